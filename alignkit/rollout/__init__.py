@@ -1,0 +1,1 @@
+"""Rollout engines: vLLM and the transformers reference, behind one protocol."""

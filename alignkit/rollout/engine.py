@@ -1,0 +1,50 @@
+"""The protocol that every rollout engine fulfils. tests/contracts/test_engines.py checks all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.types.rollout import Completion, Request
+
+
+class Engine(Protocol):
+    """Samples completions from a copy of the policy's weights."""
+
+    policy_version: int
+    """Number of updates behind the weights it holds now; stamped on every Completion."""
+
+    async def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One Completion per Request, in order.
+
+        The same request on the same weights in the same call gives the same tokens and log-probs. Log-probs are those
+        of softmax(logits / temperature) (for temperature 0: of softmax(logits)).
+        Raises EngineError when the engine died; it never returns fewer completions.
+        """
+        ...
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-prob (temperature 1) of every token after the first, per sequence; the canary compares these."""
+        ...
+
+    def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        """Replaces all weights (checkpoint names, full tensors, tied weights once) and drops cached prefixes.
+
+        Either all weights are of `version` afterwards or EngineError is raised.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Gives back memory that only sampling needs; a no-op where the platform cannot."""
+        ...
+
+    def wake(self) -> None:
+        """Undoes `sleep`."""
+        ...
+
+    def close(self) -> None:
+        """Ends every process and frees everything it holds. May be called twice."""
+        ...

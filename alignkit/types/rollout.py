@@ -1,0 +1,79 @@
+"""What the policy did. Token ids and log-probs come from the sampler and are the truth; text is derived from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from alignkit.types.score import Score
+from alignkit.types.task import Task
+
+
+class StopReason(StrEnum):
+    END_OF_TEXT = "end_of_text"  # the policy chose a stop token (it is the last completion token)
+    LENGTH = "length"  # max_new_tokens reached: truncated
+    CONTEXT_FULL = "context_full"  # the model's context is full: truncated
+    ERROR = "error"  # the engine failed on this request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One completion to sample.
+
+    prompt_ids: exact token ids. seed: names this sample's randomness, so the same seed gives the same sample on the
+    same engine and weights. temperature 0 is greedy. Sampling is pure temperature sampling: no top-p or top-k, which
+    would make the sampler's log-probs differ from the trainer's by more than rounding.
+    """
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """An engine's answer to a Request: ids (the stop token included) and the log-prob of each at its temperature."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop: StopReason
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One utterance of the policy: the exact context it saw and the tokens it chose."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...]
+    stop: StopReason
+    text: str  # completion_ids decoded without special tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One attempt at a task.
+
+    group: number of the prompt within the step (same prompt, same group); member: number within the group.
+    policy_version: updates applied to the weights that sampled it; adapter: name of the LoRA adapter or None.
+    """
+
+    task: Task
+    group: int
+    member: int
+    turns: tuple[Turn, ...]
+    policy_version: int
+    adapter: str | None = None
+    score: Score | None = None
+
+    @property
+    def text(self) -> str:
+        """The last utterance, which rewards judge."""
+        return self.turns[-1].text
+
+    @property
+    def truncated(self) -> bool:
+        return self.turns[-1].stop in (StopReason.LENGTH, StopReason.CONTEXT_FULL)
