@@ -1,0 +1,138 @@
+"""Every metric name that a run may log, with its meaning: the one place where a name is introduced.
+
+A name is `area/quantity[_unit]`. `python -m alignkit.report.names FILE` rewrites the table of names inside FILE
+(docs/glossary.md) from this one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from alignkit.errors import ContentError
+
+MEANINGS: dict[str, str] = {
+    "reward/mean": "mean reward of the step's scored completions, after blending and gates",
+    "reward/std": "standard deviation of those rewards over the whole step",
+    "reward/max": "largest reward of the step",
+    "reward/min": "smallest reward of the step",
+    "reward/part/<name>": "mean of one reward before its weight is applied, over the completions it could score",
+    "reward/unscorable_frac": "share of completions without a reward (timeout, crash, unreadable answer)",
+    "reward/faults": "number of faults that rewards recorded in the step",
+    "reward/fault/<kind>": "number of faults of one kind (timeout, crash, parse, ...)",
+    "reward/kl_penalty": "mean amount subtracted from the reward for distance from the reference model",
+    "reward/length_penalty": "mean amount subtracted from the reward for long completions",
+    "rollout/length_mean": "mean completion length, in tokens, the stop token included",
+    "rollout/length_max": "longest completion of the step, in tokens",
+    "rollout/truncated_frac": "share of completions cut by max_new_tokens or by the model's context",
+    "rollout/zero_spread_frac": "share of groups whose rewards are all equal: no signal for group-relative methods",
+    "rollout/dropped_frac": "share of sampled groups dropped because of zero spread and replaced by new prompts",
+    "rollout/refill_rounds": "extra sampling rounds that replaced dropped groups",
+    "rollout/unique_frac": "different completions in a group divided by its size, averaged over groups",
+    "rollout/prompts": "number of prompts in the step",
+    "rollout/completions": "number of completions in the step",
+    "rollout/tokens": "completion tokens sampled in the step",
+    "rollout/prompt_tokens": "prompt tokens of the step, each prompt counted once",
+    "rollout/policy_version": "updates applied to the weights that sampled the step's completions",
+    "loss/total": "the number that was minimised: every term of the objective, per unit",
+    "loss/policy": "the policy's term of the loss",
+    "loss/kl": "the term of the loss that keeps the policy near the reference model, weight included",
+    "loss/entropy": "the entropy term of the loss, weight included",
+    "loss/value": "the critic's term of the loss",
+    "loss/nll": "mean negative log-likelihood of the trained tokens, in nats",
+    "loss/tokens": "number of tokens that the loss was computed on; 0 means that everything was masked",
+    "loss/token_accuracy": "share of trained tokens that were the policy's most probable one",
+    "advantage/mean": "mean advantage over trained tokens",
+    "advantage/std": "standard deviation of the advantages over trained tokens",
+    "policy/kl_sampler": "mean of sampler minus trainer log-prob over sampled tokens (k1 estimate of their KL)",
+    "policy/kl_sampler_abs": "mean absolute difference between sampler and trainer log-probs, in nats",
+    "policy/kl_reference": "estimated KL from the policy to the reference model, per token, in nats",
+    "policy/kl_old": "estimated KL from the policy before the step to the policy now, per token, in nats",
+    "policy/entropy": "mean entropy of the distributions that the tokens were drawn from, in nats",
+    "policy/clip_frac": "share of tokens (or sequences) whose gradient the clip removed",
+    "policy/clip_low_frac": "share of tokens clipped from below",
+    "policy/clip_high_frac": "share of tokens clipped from above",
+    "policy/ratio_mean": "mean of the policy's new probability divided by its old one",
+    "policy/ratio_max": "largest such ratio of the step",
+    "policy/importance_mean": "mean trainer-over-sampler probability ratio, after truncation",
+    "policy/importance_max": "largest trainer-over-sampler probability ratio, before truncation",
+    "policy/importance_clipped_frac": "share of tokens or sequences whose importance ratio was truncated or masked",
+    "optim/grad_norm": "global gradient norm before clipping",
+    "optim/lr": "learning rate of the update",
+    "optim/updates": "optimizer updates since the start of the stage",
+    "optim/skipped": "updates skipped in the step because there was nothing to learn from",
+    "sync/canary_gap": "mean absolute log-prob difference between engine and trainer on the probe, after a sync",
+    "sync/policy_version": "number of the weights that the engine holds after the sync",
+    "fast/fallbacks": "fast paths that disagreed with the plain forward and were turned off, since the start",
+    "fast/gap_max": "largest log-prob difference seen when a fast path was compared with the plain forward",
+    "fast/shared_frac": "share of prompt tokens that were not computed again because a group shares its prompt",
+    "data/epoch": "passes over the training tasks so far, as a fraction",
+    "data/consumed": "prompts taken from the training tasks so far",
+    "eval/accuracy": "share of held-out tasks answered correctly (mean over samples per task)",
+    "eval/tasks": "number of held-out tasks",
+    "eval/truncated_frac": "share of evaluation answers cut by the length limit",
+    "eval/unscorable_frac": "share of evaluation answers that the grader could not score",
+    "eval/length_mean": "mean length of evaluation answers, in tokens",
+    "time/sample_s": "seconds spent sampling completions",
+    "time/score_s": "seconds spent scoring them",
+    "time/logprobs_s": "seconds spent on old and reference log-probs",
+    "time/estimate_s": "seconds spent on advantages and returns",
+    "time/update_s": "seconds spent on forward, backward and optimizer",
+    "time/sync_s": "seconds spent sending the weights to the engine and checking the canary",
+    "time/eval_s": "seconds spent on an evaluation after the step",
+    "time/checkpoint_s": "seconds spent writing a checkpoint after the step",
+    "time/step_s": "seconds of the whole step",
+    "time/tokens_per_s": "completion tokens per second of the whole step",
+    "time/clock_s": "Unix time when the line was written",
+    "memory/peak_gib": "largest memory of the trainer's process so far, in GiB",
+    "memory/device_peak_gib": "largest device memory allocated by the trainer so far, in GiB",
+    "user/<name>": "a metric of your own algorithm or reward file",
+}
+"""Name -> meaning. `<...>` stands for any last part without a slash."""
+
+BEGIN, END = "<!-- metric names: begin (generated) -->", "<!-- metric names: end -->"
+
+
+def meaning(name: str) -> str | None:
+    """The one-line meaning of a metric, or None when the name is not declared."""
+    if name in MEANINGS:
+        return MEANINGS[name]
+    area, _, last = name.rpartition("/")
+    family = [declared for declared in MEANINGS if declared.startswith(f"{area}/<")]
+    return MEANINGS[family[0]] if family and last else None
+
+
+def check_names(metrics: Iterable[str]) -> None:
+    """Raises ContentError, with a guess, for the first name that the table does not declare."""
+    for name in metrics:
+        if meaning(name) is None:
+            close = difflib.get_close_matches(name, MEANINGS, n=1)
+            guess = f"did you mean {close[0]}? " if close else ""
+            raise ContentError(
+                f"metric {name!r} is not declared in alignkit/report/names.py; {guess}"
+                f"(a metric of your own goes under user/)"
+            )
+
+
+def as_markdown() -> str:
+    """The table of names, as the generated block of docs/glossary.md, markers included."""
+    rows = [f"| `{name}` | {text} |" for name, text in MEANINGS.items()]
+    return "\n".join([BEGIN, "| name | meaning |", "| --- | --- |", *rows, END])
+
+
+def write_glossary(path: Path) -> None:
+    """Replaces the generated block of a Markdown file, or appends it where there is none."""
+    text = path.read_text(encoding="utf-8") if path.exists() else "# Glossary\n"
+    before, found, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2] if found else "\n"
+    gap = "" if found else "\n## Metric names\n\n"
+    path.write_text(f"{before}{gap}{as_markdown()}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        write_glossary(Path(sys.argv[1]))
+    else:
+        print(as_markdown())
