@@ -1,0 +1,127 @@
+"""GRPO (arXiv 2402.03300): A_i = (R_i - mean R) / (std R + eps) in the prompt's group, clipped ratio on tokens.
+
+    L = aggregate_t( w_t surrogate(rho_t, A_i) + kl_weight kl_t ),   rho_t = exp(l_t - l_old_t)
+
+Variants are settings: Dr.GRPO (2503.20783) scale none, aggregate sequence_mean_constant; DAPO (2503.14476) clip_high 0.28
+and `rollouts.keep_zero_spread: false`; GSPO (2507.18071) ratio sequence; CISPO (2506.13585) surrogate cispo. w_t corrects
+for the gap between sampler and trainer; it multiplies the surrogate only, never the KL. Differs from the paper by
+default: token_mean, no KL. Overlong shaping is the reward `length_penalty`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from alignkit import ops
+from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.types.metric import Max, Mean
+
+if TYPE_CHECKING:
+    from alignkit.recipe.schema import Stage
+    from alignkit.types.batch import Batch
+
+Aggregate = Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "sequence_mean_constant"]
+STD_EPS = 1e-4  # as in TRL; the group's standard deviation has the n-1 divisor
+
+
+class Config(AlgorithmConfig):
+    scale: Literal["group", "batch", "none"] = "group"
+    """Divide the centred reward by the standard deviation of its group, of the whole batch, or not at all."""
+    aggregate: Aggregate = "token_mean"
+    """How token losses become one number; `sequence_mean_constant` divides token sums by `aggregate_constant`."""
+    aggregate_constant: PositiveFloat = 256.0
+    """Tokens; Dr.GRPO uses the longest completion allowed."""
+    surrogate: Literal["clip", "cispo"] = "clip"
+    """PPO's clipped objective, or CISPO's weighted log-likelihood, in which no token loses its gradient."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Importance ratio of each token, or GSPO's geometric mean over the sequence."""
+    clip_low: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Ratios below 1 - clip_low give no further incentive (surrogate clip)."""
+    clip_high: PositiveFloat = 0.2
+    """Ratios above 1 + clip_high likewise; looser than clip_low keeps rare good tokens alive. CISPO's cap is 1 + it."""
+    clip_dual: Annotated[float, Field(gt=1)] | None = None
+    """For negative advantages the loss is at most this many times -A (surrogate clip)."""
+    kl: Literal["none", "reward", "loss"] = "none"
+    """KL to the reference: subtracted from the reward (exact), added to the loss (myopic), or nowhere."""
+    kl_weight: NonNegativeFloat = 0.0
+    """Its coefficient."""
+    kl_estimator: Literal["k2", "k3"] = "k3"
+    """Estimator in the loss; k2 has the gradient of KL(policy||reference), k3 of KL(reference||policy)."""
+    correction: Literal["none", "truncate", "mask"] = "truncate"
+    """Importance weight for the gap between sampler and trainer: capped, or zero outside [floor, cap]."""
+    correction_cap: PositiveFloat = 2.0
+    """Largest weight; `mask` drops tokens above it."""
+    correction_floor: NonNegativeFloat = 0.5
+    """`mask` drops tokens below it."""
+
+
+def estimate(config: Config, batch: Batch) -> Batch:
+    reward = batch.reward
+    if config.kl == "reward":
+        divergence = batch.require("old_logprobs") - batch.require("ref_logprobs")
+        reward = reward - config.kl_weight * batch.sum_per_sequence(divergence)
+    centred = ops.groups.centre(reward, batch.group)
+    if config.scale == "group":
+        centred = centred / (ops.groups.std(reward, batch.group) + STD_EPS)
+    elif config.scale == "batch":
+        centred = centred / (reward.std() + STD_EPS)
+    return batch.replace(advantages=batch.spread(centred))
+
+
+def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
+    mask = batch.action_mask
+    logprobs, advantages = outputs.logprobs[mask], batch.require("advantages")[mask]
+    old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[mask]
+    if config.ratio == "token":
+        ratio = ops.policy.ratio(logprobs, old)
+    else:
+        ratio = ops.policy.sequence_ratio(logprobs, old, batch.segment[mask], batch.num_sequences)
+    low, high = 1 - config.clip_low, 1 + config.clip_high
+    if config.surrogate == "clip":
+        loss = ops.policy.clipped(ratio, advantages, low=low, high=high, dual=config.clip_dual)
+    else:
+        loss = ops.policy.cispo(ratio, logprobs, advantages, cap=high)
+    sampler = batch.require("sampler_logprobs")[mask]
+    bounds = {"floor": config.correction_floor, "cap": config.correction_cap}
+    loss = loss * ops.policy.correction(old, sampler, how=config.correction, **bounds)
+    metrics = {
+        "policy/clip_frac": Mean(float(((ratio < low) | (ratio > high)).sum()), len(loss)),
+        "policy/ratio_max": Max(max([1.0, *ratio.tolist()])),
+        "policy/kl_sampler": Mean(float((sampler - old).sum()), len(loss)),
+        "policy/entropy": Mean(float(outputs.entropy[mask].sum()), len(loss)),
+    }
+    if batch.ref_logprobs is not None:
+        difference = logprobs - batch.ref_logprobs[mask]
+        metrics["policy/kl_reference"] = Mean(float(ops.kl.k1(difference).detach().sum()), len(loss))
+        if config.kl == "loss":
+            loss = loss + config.kl_weight * getattr(ops.kl, config.kl_estimator)(difference)
+    total, count = ops.aggregate.aggregate(loss, batch, config.aggregate, constant=config.aggregate_constant)
+    return Loss(total=total, count=count, metrics={"loss/policy": Mean(float(total.detach()), count), **metrics})
+
+
+def requires(config: Config, stage: Stage) -> list[str]:
+    alone, disagree = stage.rollouts.group < 2, (config.kl == "none") != (config.kl_weight == 0)
+    problems = ["grpo compares rollouts of one prompt: set rollouts.group to at least 2"] if alone else []
+    return problems + (["algorithm.kl and algorithm.kl_weight disagree: set both, or neither"] if disagree else [])
+
+
+def explain(config: Config) -> str:
+    kl = "no KL" if config.kl == "none" else f"{config.kl_weight} x KL to the reference in the {config.kl}"
+    surrogate = (
+        f"{config.surrogate} of the {config.ratio} ratio, {config.aggregate}, sampler correction {config.correction}"
+    )
+    return f"maximise E[A], A = reward centred in its group, scale {config.scale}; {surrogate}; {kl}"
+
+
+ALGORITHM = Algorithm(
+    config=Config,
+    source="rollouts",
+    roles=lambda config: ("policy",) if config.kl == "none" else ("policy", "reference"),
+    needs=lambda config: ("sampler_logprobs",) + (() if config.kl == "none" else ("old_logprobs", "ref_logprobs")),
+    estimate=estimate,
+    losses={"policy": policy_loss},
+    requires=requires,
+    explain=explain,
+)

@@ -1,0 +1,155 @@
+"""Log-probs of a packed batch's action tokens: the fast packed path, and the plain padded path that it must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from alignkit.algorithms.base import Outputs
+from alignkit.models import attention
+from alignkit.ops.logprobs import chunked_logprobs, full_logprobs
+from alignkit.types.batch import Batch
+
+HEAD_ROWS = 256  # rows of logits that exist at a time: 50 MB in float32 for a vocabulary of 49k
+
+# Largest allowed mean |difference| of log-probs between the two paths; bfloat16 rounds logits of 20 to 0.06
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+
+
+def packed(model: nn.Module, batch: Batch, *, dtype: torch.dtype, temperature: float) -> Outputs:
+    """Log-probs and entropies with shared prompts, no padding and a chunked head.
+
+    model: a transformers causal LM (or a PEFT model of one). Gradients equal those of `plain` up to rounding.
+    Raises ValueError for models whose attention or head the packed path does not know (sliding window, soft caps).
+    """
+    causal = base_model(model)
+    if getattr(causal.config, "final_logit_softcapping", None):
+        raise ValueError("the chunked head has no logit soft cap; set train.fast_paths: false")
+    attention.install()
+    plan = attention.layout(batch.blocks)
+    with _attention(causal, attention.NAME), torch.autocast(batch.tokens.device.type, dtype, enabled=_mixed(dtype)):
+        hidden = causal.get_decoder()(
+            input_ids=batch.tokens[None],
+            position_ids=batch.position[None],
+            use_cache=False,
+            alignkit_layout=plan,
+        ).last_hidden_state[0]
+    actions = batch.action_mask.nonzero().squeeze(-1)
+    weight = causal.get_output_embeddings().weight
+    logprobs, entropy = chunked_logprobs(
+        *(hidden[batch.parent[actions]].to(dtype), weight.to(dtype), batch.tokens[actions]),
+        temperature=temperature,
+        rows=HEAD_ROWS,
+    )
+    return _outputs(batch, actions, logprobs, entropy)
+
+
+def plain(model: nn.Module, batch: Batch, *, dtype: torch.dtype, temperature: float) -> Outputs:
+    """The same by the book: every sequence with its own copy of the prompt, right-padded, full logits."""
+    causal = base_model(model)
+    index, mask = padded_index(batch)
+    with torch.autocast(batch.tokens.device.type, dtype, enabled=_mixed(dtype)), _attention(causal, "sdpa"):
+        logits = causal(input_ids=batch.tokens[index], attention_mask=mask.long(), use_cache=False).logits
+    chosen = mask & batch.action_mask[index]
+    rows, columns = chosen.nonzero(as_tuple=True)
+    actions = index[rows, columns]
+    logprobs, entropy = full_logprobs(logits[rows, columns - 1], batch.tokens[actions], temperature=temperature)
+    order = actions.argsort()
+    return _outputs(batch, actions[order], logprobs[order], entropy[order])
+
+
+def padded_index(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Packed index (sequence, position) of every sequence with its prompt, and the mask of real positions."""
+    rows = []
+    for block in batch.blocks:
+        begin = block.start + block.prompt
+        for length in block.lengths:
+            prompt = torch.arange(block.start, block.start + block.prompt)
+            rows.append(torch.cat([prompt, torch.arange(begin, begin + length)]))
+            begin += length
+    index = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    return index.clamp(min=0).to(batch.tokens.device), (index >= 0).to(batch.tokens.device)
+
+
+def _outputs(batch: Batch, actions: Tensor, logprobs: Tensor, entropy: Tensor) -> Outputs:
+    blank = torch.zeros(batch.num_tokens, device=batch.tokens.device)
+    return Outputs(logprobs=blank.index_put((actions,), logprobs), entropy=blank.index_put((actions,), entropy))
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _mixed(dtype: torch.dtype) -> bool:
+    return dtype != torch.float32
+
+
+@contextmanager
+def _attention(model: nn.Module, name: str) -> Iterator[None]:
+    """Within it the model's layers use the attention function `name`; they read the config at each call."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+@dataclass
+class Forward:
+    """Chooses the path: packed once it has been seen to equal plain on this kind of batch, in this very run.
+
+    A family is (prompts are shared, longest sequence, number of sequences), the sizes rounded up to powers of two. The
+    first batch of each family is checked on a few of its sequences; a miss (or a model that the packed path does not
+    know) turns it off for the rest of the run and is reported once through `report`.
+    """
+
+    model: nn.Module
+    dtype: torch.dtype
+    fast: bool = True
+    report: Callable[[str], None] = print
+    families: set[tuple] = field(default_factory=set)
+
+    def __call__(self, batch: Batch, *, temperature: float) -> Outputs:
+        path = packed if self.fast else plain
+        return path(self.model, batch, dtype=self.dtype, temperature=temperature)
+
+    def verify(self, batch: Batch, *, temperature: float) -> None:
+        """Checks the packed path on `batch`, the same on every rank, if its family is new."""
+        shared = any(len(block.lengths) > 1 for block in batch.blocks)
+        longest = max(block.prompt + max(block.lengths) for block in batch.blocks)
+        family = (shared, (longest - 1).bit_length(), (batch.num_sequences - 1).bit_length())
+        if not self.fast or family in self.families:
+            return
+        self.families.add(family)
+        try:
+            gap = self._gap(_few(batch), temperature)
+        except ValueError as error:
+            self._fall_back(str(error))
+            return
+        if gap > TOLERANCE[self.dtype]:
+            self._fall_back(f"mean log-prob difference {gap:.2e} exceeds {TOLERANCE[self.dtype]:.0e}")
+
+    @torch.no_grad()
+    def _gap(self, batch: Batch, temperature: float) -> float:
+        fast = packed(self.model, batch, dtype=self.dtype, temperature=temperature)
+        slow = plain(self.model, batch, dtype=self.dtype, temperature=temperature)
+        return float((fast.logprobs - slow.logprobs)[batch.action_mask].abs().mean())
+
+    def _fall_back(self, reason: str) -> None:
+        self.fast = False
+        self.report(f"the packed forward is off for this run, the plain one is used: {reason}")
+
+
+def _few(batch: Batch) -> Batch:
+    """Up to 3 sequences of each of the first 2 blocks: enough for shared prompts, several blocks and padding."""
+    chosen, first = [], 0
+    for block in batch.blocks[:2]:
+        chosen += range(first, first + min(3, len(block.lengths)))
+        first += len(block.lengths)
+    return batch.select(chosen)

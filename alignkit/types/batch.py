@@ -1,0 +1,260 @@
+"""The packed batch. This file is the glossary of batch columns: a column exists only if it is documented here.
+
+Layout. The batch is a run of blocks; a block is one prompt, stored once, followed by the own tokens of every sequence
+that continues it (a GRPO group, the two sides of a pair, or a single labelled example):
+
+    | prompt of block 0 | sequence 0 | sequence 1 | ... | prompt of block 1 | sequence k | ...
+
+Everything is indexed by the *predicted* token: `logprobs[t]` is the log-prob of `tokens[t]` given its ancestors, which
+are reached through `parent`. Token ids come from the sampler and are never re-tokenised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from alignkit.errors import BatchError
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One shared prompt and its continuations. Lengths in tokens; `start` is the block's first packed index."""
+
+    start: int
+    prompt: int
+    lengths: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + self.prompt + sum(self.lengths)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One sequence on its way into a batch. Items of the same `group` and prompt that follow one another share it."""
+
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    action: Sequence[bool] | None = None  # None: every completion token was chosen by the policy
+    sampler_logprobs: Sequence[float] | None = None
+    group: int = 0
+    member: int = 0
+    reward: float = 0.0
+    truncated: bool = False
+    policy_version: int = -1
+    channels: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Columns over one token axis and one sequence axis. Optional columns are None until something fills them."""
+
+    blocks: tuple[Block, ...]
+
+    # token axis, always present
+    tokens: Int[Tensor, " token"]
+    """Token ids."""
+    position: Int[Tensor, " token"]
+    """Position in the sequence (prompt first), for rotary embeddings."""
+    parent: Int[Tensor, " token"]
+    """Packed index of the token before this one in its sequence; -1 for the first token of a prompt."""
+    segment: Int[Tensor, " token"]
+    """Index of the sequence the token belongs to; -1 for prompt tokens, which belong to all sequences of the block."""
+    action_mask: Bool[Tensor, " token"]
+    """True only where the trained policy chose the token; its stop token included."""
+
+    # token axis, filled when an algorithm needs them; 0 outside action_mask
+    sampler_logprobs: Float[Tensor, " token"] | None = None
+    """Log-probs that the rollout engine reported for the tokens it drew, at its temperature."""
+    old_logprobs: Float[Tensor, " token"] | None = None
+    """The trainer's log-probs when the update phase began. None when each batch gets one single update: then they
+    are the detached log-probs of that update's own forward."""
+    ref_logprobs: Float[Tensor, " token"] | None = None
+    """Log-probs of the frozen reference model."""
+    advantages: Float[Tensor, " token"] | None = None
+    """How much better than the baseline the choice of this token was."""
+
+    # sequence axis
+    group: Int[Tensor, " sequence"]
+    """Same prompt of the same step, same number; unique over the global batch."""
+    member: Int[Tensor, " sequence"]
+    """Number within the group."""
+    reward: Float[Tensor, " sequence"]
+    """Blended reward. Always finite: rollouts that could not be scored do not enter a batch."""
+    truncated: Bool[Tensor, " sequence"]
+    """The completion was cut at a length limit, so it has no stop token."""
+    policy_version: Int[Tensor, " sequence"]
+    """Updates behind the weights that sampled it; -1 for data that was not sampled."""
+    channels: dict[str, Float[Tensor, " sequence"]] = field(default_factory=dict)
+    """Unweighted parts of the reward by name, for logs; NaN where a part has no value."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.tokens.numel()
+
+    @property
+    def num_sequences(self) -> int:
+        return self.group.numel()
+
+    @property
+    def num_actions(self) -> int:
+        return int(self.action_mask.sum())
+
+    def replace(self, **columns: Any) -> Batch:
+        return replace(self, **columns)
+
+    def require(self, name: str) -> Tensor:
+        """The optional column `name`; raises BatchError when nothing filled it."""
+        column = getattr(self, name)
+        if column is None:
+            raise BatchError(f"the batch has no {name}: list it in the algorithm's `needs` so that the loop fills it")
+        return column
+
+    def actions_per_sequence(self) -> Int[Tensor, " sequence"]:
+        """Number of action tokens of each sequence."""
+        return torch.bincount(self.segment[self.action_mask], minlength=self.num_sequences)
+
+    def sum_per_sequence(self, values: Float[Tensor, " token"]) -> Float[Tensor, " sequence"]:
+        """Sum over the action tokens of each sequence."""
+        mask = self.action_mask
+        return values.new_zeros(self.num_sequences).index_add(0, self.segment[mask], values[mask])
+
+    def spread(self, values: Tensor) -> Float[Tensor, " token"]:
+        """A per-sequence value written on each of its action tokens, 0 elsewhere."""
+        return torch.where(self.action_mask, values[self.segment.clamp(min=0)], values.new_zeros(()))
+
+    def select(self, sequences: Sequence[int]) -> Batch:
+        """The batch of some sequences (ascending numbers), each with its prompt. Values are the same tensors' rows."""
+        blocks, tokens, start, wanted = [], [], 0, set(sequences)
+        first = 0
+        for block in self.blocks:
+            members = [m for m in range(len(block.lengths)) if first + m in wanted]
+            if members:
+                lengths = tuple(block.lengths[m] for m in members)
+                blocks.append(Block(start, block.prompt, lengths))
+                start = blocks[-1].end
+                tokens.append(torch.arange(block.start, block.start + block.prompt))
+                begins = _begins(block)
+                tokens += [torch.arange(begins[m], begins[m] + block.lengths[m]) for m in members]
+            first += len(block.lengths)
+        return self._rows(tuple(blocks), torch.cat(tokens), torch.tensor(sorted(wanted)))
+
+    def _rows(self, blocks: tuple[Block, ...], tokens: Tensor, sequences: Tensor) -> Batch:
+        columns: dict[str, Any] = {"blocks": blocks, **structure(blocks)}
+        for name in (column.name for column in fields(self)):
+            value = getattr(self, name)
+            if name == "channels":
+                columns[name] = {channel: values[sequences] for channel, values in value.items()}
+            elif name not in columns and value is not None:
+                columns[name] = value[tokens if name in TOKEN_COLUMNS else sequences]
+        return Batch(**columns)
+
+    def validate(self) -> Batch:
+        """Returns itself; raises BatchError naming the first broken rule of this file."""
+        if any(block.prompt < 1 or min(block.lengths, default=0) < 1 for block in self.blocks):
+            raise BatchError("every block needs a prompt of at least 1 token and sequences of at least 1 token")
+        if bool((self.action_mask & (self.segment < 0)).any()):
+            raise BatchError("action_mask is set on a prompt token; only tokens the policy chose may be trained on")
+        if not bool(torch.isfinite(self.reward).all()):
+            raise BatchError("reward holds NaN or inf; unscorable rollouts must leave before packing")
+        for name in FLOAT_COLUMNS:
+            column = getattr(self, name)
+            if column is None:
+                continue
+            if not bool(torch.isfinite(column).all()):
+                raise BatchError(f"{name} holds NaN or inf")
+            if bool((column[~self.action_mask] != 0).any()):
+                raise BatchError(f"{name} is not 0 outside action_mask")
+        return self
+
+
+FLOAT_COLUMNS = ("sampler_logprobs", "old_logprobs", "ref_logprobs", "advantages")
+TOKEN_COLUMNS = ("tokens", "position", "parent", "segment", "action_mask", *FLOAT_COLUMNS)
+
+
+def _begins(block: Block) -> list[int]:
+    """First packed index of each sequence of the block."""
+    begins = [block.start + block.prompt]
+    for length in block.lengths:
+        begins.append(begins[-1] + length)
+    return begins[:-1]
+
+
+def structure(blocks: Sequence[Block]) -> dict[str, Tensor]:
+    """The columns position, parent and segment, which follow from the blocks alone."""
+    position, parent, segment, sequence = [], [], [], 0
+    for block in blocks:
+        prompt = torch.arange(block.prompt)
+        position.append(prompt)
+        parent.append(torch.where(prompt == 0, -1, block.start + prompt - 1))
+        segment.append(torch.full((block.prompt,), -1))
+        for begin, length in zip(_begins(block), block.lengths, strict=True):
+            offset = torch.arange(length)
+            position.append(block.prompt + offset)
+            parent.append(torch.where(offset == 0, block.start + block.prompt - 1, begin + offset - 1))
+            segment.append(torch.full((length,), sequence))
+            sequence += 1
+    return {"position": torch.cat(position), "parent": torch.cat(parent), "segment": torch.cat(segment)}
+
+
+def pack(items: Sequence[Item], *, share_prefix: bool = True) -> Batch:
+    """A Batch of `items`, in order; with `share_prefix` a group's prompt is stored once.
+
+    Raises BatchError when there is nothing to pack or an item's columns disagree in length.
+    """
+    if not items:
+        raise BatchError("nothing to pack: every rollout of this step was dropped")
+    blocks: list[Block] = []
+    tokens: list[int] = []
+    action: list[bool] = []
+    sampler: list[float] = []
+    previous: Item | None = None
+    for item in items:
+        _check_item(item)
+        shares = share_prefix and previous is not None and item.group == previous.group
+        shares = shares and tuple(item.prompt_ids) == tuple(previous.prompt_ids)  # type: ignore[union-attr]
+        length = len(item.completion_ids)
+        if shares:
+            blocks[-1] = replace(blocks[-1], lengths=(*blocks[-1].lengths, length))
+        else:
+            blocks.append(Block(len(tokens), len(item.prompt_ids), (length,)))
+            tokens += item.prompt_ids
+            action += [False] * len(item.prompt_ids)
+            sampler += [0.0] * len(item.prompt_ids)
+        chosen = item.action if item.action is not None else [True] * length
+        tokens += item.completion_ids
+        action += chosen
+        logprobs = item.sampler_logprobs if item.sampler_logprobs is not None else [0.0] * length
+        sampler += [logprob if is_action else 0.0 for logprob, is_action in zip(logprobs, chosen, strict=True)]
+        previous = item
+    names = sorted({name for item in items for name in item.channels})
+    sampled = all(item.sampler_logprobs is not None for item in items)
+    return Batch(
+        blocks=tuple(blocks),
+        tokens=torch.tensor(tokens),
+        action_mask=torch.tensor(action),
+        sampler_logprobs=torch.tensor(sampler, dtype=torch.float32) if sampled else None,
+        group=torch.tensor([item.group for item in items]),
+        member=torch.tensor([item.member for item in items]),
+        reward=torch.tensor([item.reward for item in items], dtype=torch.float32),
+        truncated=torch.tensor([item.truncated for item in items]),
+        policy_version=torch.tensor([item.policy_version for item in items]),
+        channels={n: torch.tensor([item.channels.get(n, float("nan")) for item in items]) for n in names},
+        **structure(blocks),
+    )
+
+
+def _check_item(item: Item) -> None:
+    for name in ("action", "sampler_logprobs"):
+        column = getattr(item, name)
+        if column is not None and len(column) != len(item.completion_ids):
+            raise BatchError(
+                f"group {item.group} member {item.member}: {name} has {len(column)} entries for "
+                f"{len(item.completion_ids)} completion tokens"
+            )
