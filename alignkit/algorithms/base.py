@@ -55,17 +55,16 @@ class Algorithm:
 
     config: pydantic model, each field one documented line.
     source: where batches come from: sampled "rollouts", "labelled" completions, or preference "pairs".
-    roles: models it needs; "policy" is trained, "reference" is frozen.
     needs: optional batch columns it reads; filled by the loop before `estimate`, and checked against the recipe first.
+        `ref_logprobs` among them means that a frozen reference model is kept.
     estimate: (config, batch) -> batch with advantages, returns, targets; runs without gradient on the global batch.
-    losses: role -> (config, outputs, batch) -> Loss.
+    losses: model that is trained -> (config, outputs, batch) -> Loss.
     requires: (config, stage) -> sentences that say why this recipe's stage cannot work; each ends with the cure.
     explain: (config) -> the objective actually optimised, as text for `alignkit explain`.
     """
 
     config: type[AlgorithmConfig]
     source: Literal["rollouts", "labelled", "pairs"]
-    roles: Callable[[Any], tuple[str, ...]]
     needs: Callable[[Any], tuple[str, ...]]
     estimate: Callable[[Any, Batch], Batch]
     losses: Mapping[str, Callable[[Any, Outputs, Batch], Loss]]

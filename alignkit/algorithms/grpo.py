@@ -2,10 +2,9 @@
 
     L = aggregate_t( w_t surrogate(rho_t, A_i) + kl_weight kl_t ),   rho_t = exp(l_t - l_old_t)
 
-Variants are settings: Dr.GRPO (2503.20783) scale none, aggregate sequence_mean_constant; DAPO (2503.14476) clip_high 0.28
-and `rollouts.keep_zero_spread: false`; GSPO (2507.18071) ratio sequence; CISPO (2506.13585) surrogate cispo. w_t corrects
-for the gap between sampler and trainer; it multiplies the surrogate only, never the KL. Differs from the paper by
-default: token_mean, no KL. Overlong shaping is the reward `length_penalty`.
+Variants are settings: Dr.GRPO (2503.20783) scale none, aggregate sequence_mean_constant; DAPO (2503.14476) clip_high
+0.28, rollouts.keep_zero_spread false; GSPO (2507.18071) ratio sequence; CISPO (2506.13585) surrogate cispo. w_t is for the
+gap between sampler and trainer, in the surrogate only. By default token_mean and no KL, unlike the paper.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ class Config(AlgorithmConfig):
     scale: Literal["group", "batch", "none"] = "group"
     """Divide the centred reward by the standard deviation of its group, of the whole batch, or not at all."""
     aggregate: Aggregate = "token_mean"
-    """How token losses become one number; `sequence_mean_constant` divides token sums by `aggregate_constant`."""
+    """How token losses become one number."""
     aggregate_constant: PositiveFloat = 256.0
-    """Tokens; Dr.GRPO uses the longest completion allowed."""
+    """Divisor of `sequence_mean_constant`, in tokens; Dr.GRPO uses the longest completion allowed."""
     surrogate: Literal["clip", "cispo"] = "clip"
-    """PPO's clipped objective, or CISPO's weighted log-likelihood, in which no token loses its gradient."""
+    """PPO's clipped objective, or CISPO, in which no token loses its gradient."""
     ratio: Literal["token", "sequence"] = "token"
     """Importance ratio of each token, or GSPO's geometric mean over the sequence."""
     clip_low: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -74,51 +73,46 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     mask = batch.action_mask
     logprobs, advantages = outputs.logprobs[mask], batch.require("advantages")[mask]
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[mask]
-    if config.ratio == "token":
-        ratio = ops.policy.ratio(logprobs, old)
-    else:
+    ratio = ops.policy.ratio(logprobs, old)
+    if config.ratio == "sequence":
         ratio = ops.policy.sequence_ratio(logprobs, old, batch.segment[mask], batch.num_sequences)
     low, high = 1 - config.clip_low, 1 + config.clip_high
-    if config.surrogate == "clip":
-        loss = ops.policy.clipped(ratio, advantages, low=low, high=high, dual=config.clip_dual)
-    else:
+    if config.surrogate == "cispo":
         loss = ops.policy.cispo(ratio, logprobs, advantages, cap=high)
+    else:
+        loss = ops.policy.clipped(ratio, advantages, low=low, high=high, dual=config.clip_dual)
     sampler = batch.require("sampler_logprobs")[mask]
-    bounds = {"floor": config.correction_floor, "cap": config.correction_cap}
-    loss = loss * ops.policy.correction(old, sampler, how=config.correction, **bounds)
-    metrics = {
-        "policy/clip_frac": Mean(float(((ratio < low) | (ratio > high)).sum()), len(loss)),
-        "policy/ratio_max": Max(max([1.0, *ratio.tolist()])),
-        "policy/kl_sampler": Mean(float((sampler - old).sum()), len(loss)),
-        "policy/entropy": Mean(float(outputs.entropy[mask].sum()), len(loss)),
-    }
+    floor, cap = config.correction_floor, config.correction_cap
+    loss = loss * ops.policy.correction(old, sampler, how=config.correction, floor=floor, cap=cap)
+    means = {"clip_frac": (ratio < low) | (ratio > high), "kl_sampler": sampler - old, "entropy": outputs.entropy[mask]}
     if batch.ref_logprobs is not None:
         difference = logprobs - batch.ref_logprobs[mask]
-        metrics["policy/kl_reference"] = Mean(float(ops.kl.k1(difference).detach().sum()), len(loss))
+        means["kl_reference"] = ops.kl.k1(difference)
         if config.kl == "loss":
             loss = loss + config.kl_weight * getattr(ops.kl, config.kl_estimator)(difference)
     total, count = ops.aggregate.aggregate(loss, batch, config.aggregate, constant=config.aggregate_constant)
-    return Loss(total=total, count=count, metrics={"loss/policy": Mean(float(total.detach()), count), **metrics})
+    metrics = {f"policy/{name}": Mean(float(values.detach().sum()), len(loss)) for name, values in means.items()}
+    metrics |= {"loss/policy": Mean(float(total.detach()), count), "policy/ratio_max": Max(max([1.0, *ratio.tolist()]))}
+    return Loss(total=total, count=count, metrics=metrics)
 
 
 def requires(config: Config, stage: Stage) -> list[str]:
-    alone, disagree = stage.rollouts.group < 2, (config.kl == "none") != (config.kl_weight == 0)
-    problems = ["grpo compares rollouts of one prompt: set rollouts.group to at least 2"] if alone else []
-    return problems + (["algorithm.kl and algorithm.kl_weight disagree: set both, or neither"] if disagree else [])
+    rules = {
+        "grpo compares rollouts of one prompt: set rollouts.group to at least 2": stage.rollouts.group >= 2,
+        "kl and kl_weight disagree: set both, or neither": (config.kl == "none") == (config.kl_weight == 0),
+    }
+    return [sentence for sentence, holds in rules.items() if not holds]
 
 
 def explain(config: Config) -> str:
     kl = "no KL" if config.kl == "none" else f"{config.kl_weight} x KL to the reference in the {config.kl}"
-    surrogate = (
-        f"{config.surrogate} of the {config.ratio} ratio, {config.aggregate}, sampler correction {config.correction}"
-    )
-    return f"maximise E[A], A = reward centred in its group, scale {config.scale}; {surrogate}; {kl}"
+    how = f"{config.surrogate} of {config.ratio} ratios, {config.aggregate}, sampler correction {config.correction}"
+    return f"maximise E[A], A = reward centred in its group, scale {config.scale}; {how}; {kl}"
 
 
 ALGORITHM = Algorithm(
     config=Config,
     source="rollouts",
-    roles=lambda config: ("policy",) if config.kl == "none" else ("policy", "reference"),
     needs=lambda config: ("sampler_logprobs",) + (() if config.kl == "none" else ("old_logprobs", "ref_logprobs")),
     estimate=estimate,
     losses={"policy": policy_loss},
