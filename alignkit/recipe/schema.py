@@ -67,7 +67,7 @@ class Data(Section):
     columns: dict[str, str] = {}
     """Renames: ours (prompt, completion, chosen, rejected, label, messages, tools, reference) from theirs."""
     template: str | None = None
-    """Python format string over the row's columns that makes the prompt, e.g. `{question}`; default: column `prompt`."""
+    """Python format string over the row's columns that makes the prompt (`{question}`); default: column `prompt`."""
     system: str | None = None
     """System message put before the prompt of chat models."""
     chat: bool = True

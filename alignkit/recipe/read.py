@@ -1,0 +1,331 @@
+"""Reads a recipe: YAML -> `extends` -> overrides -> stages -> checked Recipe. All mistakes are reported at once.
+
+Nothing heavy is imported; algorithm files are loaded for their Config only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from alignkit.errors import ContentError, RecipeError
+from alignkit.recipe.document import Document, KeyPath, Place, describe, parse_value, read_document
+from alignkit.recipe.find import did_you_mean, find, load
+from alignkit.recipe.outline import function_options
+from alignkit.recipe.problems import Located, explain_validation
+from alignkit.recipe.rules import broken_rules
+from alignkit.recipe.schema import Recipe, Stage
+
+if TYPE_CHECKING:
+    from alignkit.algorithms.base import Algorithm, AlgorithmConfig
+
+STAGE_SECTIONS = ("data", "rewards", "rollouts", "algorithm", "optimizer", "train")
+RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+PATH_KEYS = ("path", "source", "name", "type")  # settings whose value may be a path relative to the recipe's folder
+COMMAND_LINE = "<command line>"
+
+
+def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The resolved recipe behind a file or a name on the shelf.
+
+    source: a path that ends in .yaml (or .json), or a name of `alignkit ls recipes`. overrides: `a.b=value` strings,
+    the value read as YAML; list items by number. An override of a top-level section holds for every stage.
+    Raises RecipeError with one `file:line: key: problem` line per mistake, ContentError when there is no such recipe.
+    """
+    path = recipe_path(source)
+    document = _read_with_bases(path, _shown(path), ())
+    problems: list[str] = []
+    for number, override in enumerate(overrides, start=1):
+        try:
+            _apply_override(document, override, number, path.parent)
+        except RecipeError as error:
+            problems += error.problems
+    document = _expand_stages(document)
+    located = Located(document.places)
+    recipe = _validate(document.tree, path, located)
+    if recipe is None or located or problems:
+        raise RecipeError([*problems, *located.lines()])
+    return recipe
+
+
+def recipe_path(source: str | Path) -> Path:
+    """The file that `read_recipe` would read."""
+    text = str(source)
+    if text.endswith(RECIPE_SUFFIXES):
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise ContentError(f"{text}: there is no such recipe file{' (it is a folder)' if path.is_dir() else ''}")
+        return path.resolve()
+    return find("recipes", text).path
+
+
+def resolve_algorithm(stage: Stage, recipe: Recipe) -> tuple[Algorithm, AlgorithmConfig]:
+    """The algorithm of a checked recipe's stage, and its Config. Imports no torch."""
+    algorithm = load_algorithm(stage.algorithm["type"], beside=recipe.file.parent if recipe.file else None)
+    return algorithm, algorithm.config.model_validate(stage.algorithm)
+
+
+def load_algorithm(name: str, *, beside: Path | None = None) -> Algorithm:
+    """The Algorithm called `name`. Raises ContentError when there is none."""
+    found = find("algorithms", name, beside=beside)
+    algorithm: Any = load(found)
+    if not (hasattr(algorithm, "config") and hasattr(algorithm, "requires")):
+        raise ContentError(f"{found.path}: {found.attribute} is not an alignkit.algorithms.base.Algorithm")
+    return algorithm
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Hex digest of all that decides what a run computes; equal hashes may resume one another."""
+    text = json.dumps(_what_matters(recipe), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def difference(old: Recipe, new: Recipe) -> list[str]:
+    """One `key: old -> new` line for each setting that differs and decides what a run computes."""
+    before, after = _flatten(_what_matters(old)), _flatten(_what_matters(new))
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key, "absent"), after.get(key, "absent")
+        if was != now:
+            lines.append(f"{key}: {was} -> {now}")
+    return lines
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as JSON (JSON keeps nulls); it can be read again as a recipe of the same hash."""
+    return json.dumps(recipe.model_dump(mode="json", exclude={"file"}), indent=2) + "\n"
+
+
+def _read_with_bases(path: Path, name: str, above: tuple[Path, ...]) -> Document:
+    """The document, laid over the one it `extends`, recursively."""
+    document = read_document(path, name)
+    base = document.tree.pop("extends", None)
+    if base is None:
+        return document
+    place = document.places[("extends",)]
+    if not isinstance(base, str):
+        raise RecipeError(place.says(f"wants the name or path of one recipe; got {describe(base)}"))
+    try:
+        base_path = _base_path(base, path.parent)
+    except ContentError as error:
+        raise RecipeError(place.says(str(error))) from error
+    if base_path in (*above, path):
+        circle = " -> ".join(step.name for step in (*above, path, base_path))
+        raise RecipeError(place.says(f"recipes extend one another in a circle: {circle}"))
+    below = _read_with_bases(base_path, _shown(base_path), (*above, path))
+    below.tree = _rebase(below.tree, base_path.parent, path.parent)
+    return _overlay(below, document)
+
+
+def _base_path(base: str, folder: Path) -> Path:
+    if base.endswith(RECIPE_SUFFIXES):
+        return recipe_path(folder / Path(base).expanduser())
+    return find("recipes", base, beside=folder).path
+
+
+def _overlay(base: Document, over: Document) -> Document:
+    """`over` laid over `base` key by key. Lists are replaced as a whole; so is `algorithm` when its type changes."""
+    replaced: list[KeyPath] = []
+    tree = _merge(base.tree, over.tree, (), replaced)
+    kept = {path: at for path, at in base.places.items() if not any(path[: len(old)] == old for old in replaced)}
+    return Document(tree, {**kept, **over.places})
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any], path: KeyPath, replaced: list[KeyPath]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        old = base.get(key)
+        other_algorithm = key == "algorithm" and isinstance(value, dict) and "type" in value
+        mergeable = isinstance(value, dict) and isinstance(old, dict)
+        if mergeable and not (other_algorithm and value["type"] != old.get("type")):
+            result[key] = _merge(old, value, (*path, key), replaced)
+        else:
+            replaced.append((*path, key))
+            result[key] = value
+    return result
+
+
+def _rebase(value: Any, old: Path, new: Path, key: str = "") -> Any:
+    """Rewrites `./` and `../` paths that were written relative to folder `old` so that they hold from `new`."""
+    if isinstance(value, dict):
+        return {name: _rebase(inner, old, new, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_rebase(inner, old, new, key) for inner in value]
+    if isinstance(value, str) and key in PATH_KEYS and value.startswith(("./", "../")) and old != new:
+        return f"./{os.path.relpath(old / value, new)}"
+    return value
+
+
+def _apply_override(document: Document, override: str, number: int, folder: Path) -> None:
+    """Sets `a.b=value` in the tree, and in every stage that has its own section of that name."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"{COMMAND_LINE}:{number}: '{override}' is not an override; write key=value")
+    parts = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    value, places = parse_value(text, COMMAND_LINE, number, key)
+    value = _rebase(value, Path.cwd(), folder, str(parts[-1]))
+    stages = document.tree.get("stages")
+    owners: list[KeyPath] = []
+    if parts[0] in STAGE_SECTIONS and isinstance(stages, list):
+        owners = [("stages", i) for i, stage in enumerate(stages) if isinstance(stage, dict) and parts[0] in stage]
+    if not owners or parts[0] in document.tree:
+        owners.append(())
+    for owner in owners:
+        _set(document, (*owner, *parts), value, Place(COMMAND_LINE, number, key))
+        document.places.update({(*owner, *parts, *path): place for path, place in places.items()})
+
+
+def _set(document: Document, path: KeyPath, value: Any, place: Place) -> None:
+    """Puts `value` at `path`, making the sections on the way; raises RecipeError where the way is blocked."""
+    node: Any = document.tree
+    for depth, part in enumerate(path):
+        here, last = path[: depth + 1], depth == len(path) - 1
+        if isinstance(node, list) and not (isinstance(part, int) and part < len(node)):
+            raise RecipeError(
+                place.says(f"'{_dotted(path[:depth])}' is a list of {len(node)}; there is no item '{part}'")
+            )
+        if not isinstance(node, dict | list):
+            raise RecipeError(place.says(f"'{_dotted(path[:depth])}' is a value, not a section"))
+        key = part if isinstance(node, list) else str(part)
+        if last:
+            node[key] = value
+        elif isinstance(node, dict) and node.get(key) is None:
+            node[key] = {}
+            document.places[here] = place
+        node = node[key]
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
+
+
+def _expand_stages(document: Document) -> Document:
+    """Moves the stage sections at the top into the stages: under each stage's own keys, or as the only stage."""
+    shared = {key: value for key, value in document.tree.items() if key in STAGE_SECTIONS}
+    tree = {key: value for key, value in document.tree.items() if key not in STAGE_SECTIONS}
+    places = {path: at for path, at in document.places.items() if not path or path[0] not in STAGE_SECTIONS}
+    base = Document(shared, {path: at for path, at in document.places.items() if path and path[0] in STAGE_SECTIONS})
+    if "stages" not in tree:
+        tree["stages"] = [shared]
+        places |= {("stages",): document.places[()], ("stages", 0): document.places[()]}
+        places |= {("stages", 0, *path): at for path, at in base.places.items()}
+        return Document(tree, places)
+    if not isinstance(tree["stages"], list):
+        return Document(tree, places)
+    stages = []
+    for i, stage in enumerate(tree["stages"]):
+        if not isinstance(stage, dict):
+            stages.append(stage)
+            continue
+        own = {path[2:]: at for path, at in document.places.items() if path[:2] == ("stages", i)}
+        merged = _overlay(base, Document(stage, own))
+        stages.append(merged.tree)
+        places |= {("stages", i, *path): at for path, at in merged.places.items()}
+    return Document({**tree, "stages": stages}, places)
+
+
+def _validate(tree: dict[str, Any], path: Path, located: Located) -> Recipe | None:
+    """The checked recipe; None (and problems in `located`) when a section is wrong."""
+    if "file" in tree:
+        located.add(("file",), "is not a setting")
+        del tree["file"]
+    recipe = None
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        explain_validation(error, model=Recipe, tree=tree, base=(), top=Recipe, located=located)
+    stages = tree["stages"] if isinstance(tree["stages"], list) else []
+    resolved = [_check_stage(stage, i, path.parent, located) for i, stage in enumerate(stages)]
+    algorithms = [pair for pair in resolved if pair is not None]
+    if recipe is None or located or len(algorithms) < len(resolved):
+        return None
+    filled = tuple(
+        stage.model_copy(update={"algorithm": config.model_dump(mode="json")})
+        for stage, (_, config) in zip(recipe.stages, algorithms, strict=True)
+    )
+    recipe = recipe.model_copy(update={"file": path, "stages": filled})
+    for key_path, problem in broken_rules(recipe, algorithms):
+        located.add(key_path, problem)
+    return recipe
+
+
+def _check_stage(stage: Any, i: int, folder: Path, located: Located) -> tuple[Algorithm, AlgorithmConfig] | None:
+    """Looks up what a stage names, whatever else may be wrong with it; returns its algorithm and Config."""
+    if not isinstance(stage, dict):
+        return None
+    rewards = stage.get("rewards")
+    for j, spec in enumerate(rewards if isinstance(rewards, list) else []):
+        _check_reward(spec, ("stages", i, "rewards", j), folder, located)
+    section = stage.get("algorithm")
+    if not isinstance(section, dict):
+        return None
+    key = ("stages", i, "algorithm")
+    name = section.get("type")
+    if not isinstance(name, str):
+        problem = f"wants a name; got {describe(name)}" if "type" in section else "is missing"
+        located.add((*key, "type"), f"{problem} (see `alignkit ls algorithms`)")
+        return None
+    try:
+        algorithm = load_algorithm(name, beside=folder)
+    except ContentError as error:
+        located.add((*key, "type"), str(error))
+        return None
+    try:
+        return algorithm, algorithm.config.model_validate_json(json.dumps(section), strict=True)
+    except ValidationError as error:
+        explain_validation(error, model=algorithm.config, tree=section, base=key, top=Recipe, located=located)
+    return None
+
+
+def _check_reward(spec: Any, key: KeyPath, folder: Path, located: Located) -> None:
+    """That the reward exists and takes the options; its file is read, not imported."""
+    name = spec.get("name") if isinstance(spec, dict) else None
+    if not isinstance(name, str):
+        return
+    try:
+        found = find("rewards", name, beside=folder)
+    except ContentError as error:
+        located.add((*key, "name"), str(error))
+        return
+    known = function_options(found.path, found.attribute or found.name)
+    options = spec.get("options")
+    if known is None or not isinstance(options, dict):
+        return
+    for option in options:
+        if option not in known:
+            problem = f"is not an option of {found.name}{did_you_mean(option, known)}"
+            located.add((*key, "options", option), problem)
+
+
+def _what_matters(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without what changes only where, how fast or how watched it runs."""
+    tree = recipe.model_dump(mode="json", exclude=set(_IMMATERIAL))
+    for stage in tree["stages"]:
+        del stage["train"]["micro_batch_tokens"]
+        for key in ("memory_gib", "gpu_memory_fraction", "reward_workers"):
+            del stage["rollouts"][key]
+    last = tree["stages"][-1]
+    if last["optimizer"]["schedule"] == "constant":
+        del last["train"]["steps"]  # a run may be made longer: no earlier step depends on its length
+    return tree
+
+
+_IMMATERIAL = ("run", "tracker", "checkpoints", "health", "file", "launch")
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict | list) and value:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return {path: text for key, inner in pairs for path, text in _flatten(inner, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): describe(value)}
+
+
+def _shown(path: Path) -> str:
+    """The path as errors show it: relative to the working folder when it lies in it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,194 @@
+"""What must hold between the settings of a recipe. One small rule per function, each problem ending with its cure.
+
+A rule yields (key path, problem); a recipe that passes its schema but breaks a rule cannot train what it says.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignkit.errors import ContentError
+from alignkit.recipe.document import KeyPath
+from alignkit.recipe.find import did_you_mean, find
+from alignkit.recipe.schema import Data, Recipe, Stage
+
+Broken = Iterator[tuple[KeyPath, str]]
+
+COLUMNS = ("prompt", "completion", "chosen", "rejected", "label", "messages", "tools", "reference")
+DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+
+
+def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:
+    """Every broken rule of a recipe whose sections are valid. algorithms: (Algorithm, Config) of each stage."""
+    folder = recipe.file.parent if recipe.file else Path()
+    for rule in (_model, _stage_names, _evaluation, _launch):
+        yield from rule(recipe)
+    if recipe.reference is not None:
+        yield from _reference(recipe, algorithms)
+    yield from _local_path(("model", "path"), recipe.model.path, folder)
+    for i, (stage, (algorithm, config)) in enumerate(zip(recipe.stages, algorithms, strict=True)):
+        key = ("stages", i)
+        yield from _data(stage.data, (*key, "data"), folder)
+        yield from _rewards(stage, algorithm, key)
+        yield from _batch(stage, algorithm, key)
+        yield from _optimizer(stage, key)
+        yield from _context(recipe, stage, algorithm, key)
+        for sentence in algorithm.requires(config, stage):
+            yield (*key, "algorithm"), sentence
+
+
+def optimizer_steps(stage: Stage, source: str) -> int:
+    """Optimizer steps of a stage: one per step for labelled data and pairs, epochs x minibatches for rollouts."""
+    passes = stage.train.epochs * stage.train.minibatches if source == "rollouts" else 1
+    return stage.train.steps * passes
+
+
+def _model(recipe: Recipe) -> Broken:
+    model = recipe.model
+    if (model.path is None) == (model.scratch is None):
+        got = "neither" if model.path is None else "both"
+        yield ("model",), f"exactly one of `path` and `scratch` must be given; got {got}"
+    scratch = model.scratch
+    if scratch is None:
+        return
+    if scratch.hidden % scratch.heads or scratch.hidden // scratch.heads % 2:
+        got = f"{scratch.hidden} / {scratch.heads}"
+        yield ("model", "scratch", "heads"), f"hidden / heads must be an even whole number; got {got}"
+    if len(set(scratch.characters)) != len(scratch.characters):
+        twice = next(letter for letter in scratch.characters if scratch.characters.count(letter) > 1)
+        yield ("model", "scratch", "characters"), f"holds {twice!r} twice; give each character once"
+
+
+def _stage_names(recipe: Recipe) -> Broken:
+    if not recipe.stages:
+        yield ("stages",), "needs at least one stage; leave the key out to make one of the top-level sections"
+    names = [stage.name for stage in recipe.stages]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            yield ("stages", i, "name"), f"two stages are called '{name}'; give each its own `name`"
+
+
+def _evaluation(recipe: Recipe) -> Broken:
+    evaluation = recipe.evaluation
+    if evaluation is None or not recipe.stages:
+        return
+    last = recipe.stages[-1]
+    if evaluation.data is None and not last.data.holdout:
+        yield ("evaluation",), "has no tasks; set `evaluation.data`, or keep rows out with `data.holdout`"
+    if evaluation.data is not None:
+        yield from _data(evaluation.data, ("evaluation", "data"), recipe.file.parent if recipe.file else Path())
+    if not any(stage.rewards for stage in recipe.stages):
+        yield ("evaluation",), "cannot grade without `rewards` in any stage; add them"
+    if evaluation.samples > 1 and evaluation.temperature == 0:
+        problem = "at temperature 0 all samples of a task are the same; set `evaluation.temperature` above 0"
+        yield ("evaluation", "samples"), problem
+
+
+def _launch(recipe: Recipe) -> Broken:
+    if recipe.launch is not None:
+        try:
+            find("launch", recipe.launch, beside=recipe.file.parent if recipe.file else None)
+        except ContentError as error:
+            yield ("launch",), str(error)
+
+
+def _reference(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:
+    assert recipe.reference is not None
+    if not any("ref_logprobs" in algorithm.needs(config) for algorithm, config in algorithms):
+        yield ("reference",), "no stage's algorithm uses a reference model; switch its KL term on or remove the section"
+    folder = recipe.file.parent if recipe.file else Path()
+    yield from _local_path(("reference", "path"), recipe.reference.path, folder)
+
+
+def _local_path(key: KeyPath, path: str | None, folder: Path) -> Broken:
+    """A path that is clearly local must exist; anything else may be a hub id."""
+    if path and path.startswith(("./", "../", "/", "~")) and not (folder / Path(path).expanduser()).exists():
+        yield key, f"there is no {folder / Path(path).expanduser()}; local paths are taken from the recipe's folder"
+
+
+def _data(data: Data, key: KeyPath, folder: Path) -> Broken:
+    kind, colon, name = data.source.partition(":")
+    source = (*key, "source")
+    if kind == "hub" and colon:
+        if name.count("/") > 1 or not name.strip("/"):
+            yield source, f"a hub dataset is written `hub:ORG/NAME`; got '{data.source}'"
+    elif not (kind == "generator" and colon):
+        yield from _data_file(data.source, source, folder)
+    for ours in data.columns:
+        if ours not in COLUMNS:
+            yield (
+                (*key, "columns", ours),
+                f"is not one of our columns: {', '.join(COLUMNS)}{did_you_mean(ours, COLUMNS)}",
+            )
+    if data.template is not None:
+        try:
+            fields = [name for _, name, _, _ in string.Formatter().parse(data.template) if name is not None]
+        except ValueError as error:
+            yield (*key, "template"), f"is not a format string: {error}; write braces as {{{{ and }}}}"
+        else:
+            if not fields:
+                yield (*key, "template"), "names no column, so all prompts are alike; write e.g. `{question}`"
+    if data.limit is not None and data.holdout >= data.limit:
+        yield (*key, "holdout"), f"leaves nothing to train on: {data.holdout} of {data.limit} rows; lower it"
+
+
+def _data_file(source: str, key: KeyPath, folder: Path) -> Broken:
+    if not source.endswith(DATA_SUFFIXES):
+        wanted = f"`generator:NAME`, `hub:ORG/NAME` or a file ({' '.join(DATA_SUFFIXES)})"
+        yield key, f"wants {wanted}; got '{source}'"
+    elif not (folder / Path(source).expanduser()).is_file():
+        yield key, f"there is no file {folder / Path(source).expanduser()}; paths are taken from the recipe's folder"
+
+
+def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
+    if algorithm.source != "rollouts":
+        return
+    kind = stage.algorithm["type"]
+    if not stage.rewards:
+        yield (*key, "rewards"), f"{kind} learns from rewards; name at least one (see `alignkit ls rewards`)"
+    elif not any(spec.weight and not spec.gate for spec in stage.rewards):
+        yield (
+            (*key, "rewards"),
+            "only gates or zero weights, so the sum is always 0; at least one reward must add to it",
+        )
+
+
+def _batch(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
+    train, kind = stage.train, stage.algorithm["type"]
+    if algorithm.source == "rollouts":
+        size = stage.rollouts.prompts * stage.rollouts.group
+        if size % train.minibatches:
+            problem = f"must divide prompts x group = {size}; got {train.minibatches}"
+            yield (*key, "train", "minibatches"), problem
+        if train.batch is not None:
+            problem = f"{kind} takes prompts x group = {size} sequences a step; set `rollouts.prompts` and remove this"
+            yield (*key, "train", "batch"), problem
+        return
+    if train.batch is None:
+        yield (*key, "train", "batch"), f"is missing; {kind} needs the number of rows per step"
+    for name in ("epochs", "minibatches"):
+        if getattr(train, name) != 1:
+            yield (*key, "train", name), f"counts within a rollout batch, which {kind} does not have; use `train.steps`"
+
+
+def _optimizer(stage: Stage, key: KeyPath) -> Broken:
+    for i, beta in enumerate(stage.optimizer.betas):
+        if not 0 <= beta < 1:
+            yield (*key, "optimizer", "betas", i), f"must be at least 0 and less than 1; got {beta}"
+    total = stage.train.steps * stage.train.epochs * stage.train.minibatches
+    if stage.optimizer.warmup_steps >= total:
+        problem = f"the warm-up ({stage.optimizer.warmup_steps}) must end before the {total} optimizer steps do"
+        yield (*key, "optimizer", "warmup_steps"), problem
+
+
+def _context(recipe: Recipe, stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
+    scratch = recipe.model.scratch
+    if scratch is None or algorithm.source != "rollouts":
+        return
+    longest = stage.rollouts.max_new_tokens
+    if longest >= scratch.context:
+        problem = f"leaves no room for a prompt in a context of {scratch.context}; got {longest}"
+        yield (*key, "rollouts", "max_new_tokens"), problem
