@@ -115,6 +115,10 @@ class Forward:
     report: Callable[[str], None] = print
     families: set[tuple] = field(default_factory=set)
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def __call__(self, batch: Batch, *, temperature: float) -> Outputs:
         path = packed if self.fast else plain
         return path(self.model, batch, dtype=self.dtype, temperature=temperature)
@@ -128,7 +132,7 @@ class Forward:
             return
         self.families.add(family)
         try:
-            gap = self._gap(_few(batch), temperature)
+            gap = self._gap(_few(batch).to(self.device), temperature)
         except ValueError as error:
             self._fall_back(str(error))
             return

@@ -109,6 +109,11 @@ class Batch:
     def replace(self, **columns: Any) -> Batch:
         return replace(self, **columns)
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **moved, channels={name: values.to(device) for name, values in self.channels.items()})
+
     def require(self, name: str) -> Tensor:
         """The optional column `name`; raises BatchError when nothing filled it."""
         column = getattr(self, name)
@@ -130,20 +135,27 @@ class Batch:
         return torch.where(self.action_mask, values[self.segment.clamp(min=0)], values.new_zeros(()))
 
     def select(self, sequences: Sequence[int]) -> Batch:
-        """The batch of some sequences (ascending numbers), each with its prompt. Values are the same tensors' rows."""
-        blocks, tokens, start, wanted = [], [], 0, set(sequences)
-        first = 0
+        """The batch of some sequences (in this batch's order), each with its prompt. Values are the same rows."""
+        wanted, blocks, start, first = set(sequences), [], 0, 0
+        for block in self.blocks:
+            lengths = tuple(length for m, length in enumerate(block.lengths) if first + m in wanted)
+            if lengths:
+                blocks.append(Block(start, block.prompt, lengths))
+                start = blocks[-1].end
+            first += len(block.lengths)
+        return self._rows(tuple(blocks), self.token_index(sequences), torch.tensor(sorted(wanted)))
+
+    def token_index(self, sequences: Sequence[int]) -> Int[Tensor, " selected"]:
+        """Packed indices of the tokens that `select(sequences)` holds, in its order."""
+        wanted, pieces, first = set(sequences), [], 0
         for block in self.blocks:
             members = [m for m in range(len(block.lengths)) if first + m in wanted]
             if members:
-                lengths = tuple(block.lengths[m] for m in members)
-                blocks.append(Block(start, block.prompt, lengths))
-                start = blocks[-1].end
-                tokens.append(torch.arange(block.start, block.start + block.prompt))
                 begins = _begins(block)
-                tokens += [torch.arange(begins[m], begins[m] + block.lengths[m]) for m in members]
+                pieces.append(torch.arange(block.start, block.start + block.prompt))
+                pieces += [torch.arange(begins[m], begins[m] + block.lengths[m]) for m in members]
             first += len(block.lengths)
-        return self._rows(tuple(blocks), torch.cat(tokens), torch.tensor(sorted(wanted)))
+        return torch.cat(pieces)
 
     def _rows(self, blocks: tuple[Block, ...], tokens: Tensor, sequences: Tensor) -> Batch:
         columns: dict[str, Any] = {"blocks": blocks, **structure(blocks)}

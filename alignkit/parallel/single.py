@@ -1,0 +1,74 @@
+"""One process, plain torch: float32 weights, AdamW, global-norm clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from alignkit.errors import CheckpointError, HealthError
+from alignkit.models.load import named_policy_weights
+from alignkit.parallel.trainer import parameter_groups
+from alignkit.recipe.schema import Optimizer
+
+
+class SingleTrainer:
+    """A Trainer for a world of one. Weights stay where `model` is; the learning rate is given at each step."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer):
+        self.model = model
+        self.max_grad_norm = optimizer.max_grad_norm or math.inf
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, optimizer),
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            fused=True,
+        )
+
+    @property
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, lr: float) -> float:
+        norm = float(nn.utils.clip_grad_norm_(self._trained.values(), self.max_grad_norm))
+        if not math.isfinite(norm):
+            raise HealthError(
+                f"the gradient norm is {norm}: no weight was changed; see events.jsonl for the last batch"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        return named_policy_weights(self.model)
+
+    def save(self, folder: Path) -> None:
+        save_file({name: p.detach().contiguous() for name, p in self._trained.items()}, folder / "model.safetensors")
+        state = {
+            f"{name}/{key}": value
+            for name, p in self._trained.items()
+            for key, value in self.optimizer.state.get(p, {}).items()
+        }
+        save_file(state, folder / "optimizer.safetensors")
+
+    def load(self, folder: Path) -> None:
+        weights, state = load_file(folder / "model.safetensors"), load_file(folder / "optimizer.safetensors")
+        if weights.keys() != self._trained.keys():
+            odd = sorted(weights.keys() ^ self._trained.keys())[:3]
+            raise CheckpointError(f"{folder}: its weights are not this model's, e.g. {', '.join(odd)}")
+        with torch.no_grad():
+            for name, p in self._trained.items():
+                p.copy_(weights[name])
+                keys = [key for key in state if key.startswith(f"{name}/")]
+                if keys:
+                    self.optimizer.state[p] = {key.removeprefix(f"{name}/"): state[key] for key in keys}

@@ -1,0 +1,54 @@
+"""The protocol of whatever owns the trained weights, their gradients and the optimizer's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from alignkit.recipe.schema import Optimizer
+
+
+class Trainer(Protocol):
+    """One trained model on this rank. `model` runs forwards; everything else goes through the methods."""
+
+    model: nn.Module
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of this rank's share of the loss. The gradients of a step are summed over all ranks."""
+        ...
+
+    def step(self, lr: float) -> float:
+        """Clips, applies and clears the summed gradient; returns its norm before clipping.
+
+        Raises HealthError, without having changed a weight where the backend allows it, when the norm is not finite.
+        """
+        ...
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(checkpoint name, full tensor) of every weight; every rank must run it to the end."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes weights and optimizer state into an existing folder; every rank must call it."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote, bit for bit; raises CheckpointError when it does not fit."""
+        ...
+
+
+def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict]:
+    """AdamW's parameter groups: weight decay on matrices only, never on norms, biases and embeddings."""
+    embeddings = {id(p) for m in model.modules() if type(m).__name__.endswith("Embedding") for p in m.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.dim() >= 2 and id(p) not in embeddings]
+    kept = {id(p) for p in decayed}
+    groups = [
+        {"params": decayed, "weight_decay": optimizer.weight_decay},
+        {"params": [p for p in trained if id(p) not in kept], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

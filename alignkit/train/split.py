@@ -1,0 +1,57 @@
+"""Who computes what: a minibatch split into micro-batches by token budget, the same number of them for every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from alignkit.types.batch import Batch
+
+
+def micro_batches(batch: Batch, sequences: Sequence[int], *, max_tokens: int, world: int) -> list[list[list[int]]]:
+    """Rounds of one micro-batch per rank, each a list of sequence numbers of `batch`; `[]` is a round to sit out.
+
+    Sequences of a block stay together, so that they share its prompt, unless the block alone exceeds max_tokens. A
+    micro-batch exceeds max_tokens only when a single sequence does. The plan is a pure function of its arguments: every
+    rank knows all of it, so no rank ever waits for a number that another one decides.
+    """
+    pieces = _pieces(batch, set(sequences), max_tokens)
+    total = sum(tokens for tokens, _ in pieces)
+    capacity = min(max_tokens, -(-total // world))  # at least one micro-batch for each rank, where pieces allow it
+    bins: list[tuple[int, list[int]]] = []
+    for tokens, members in sorted(pieces, key=lambda piece: -piece[0]):
+        fits = next((i for i, (used, _) in enumerate(bins) if used + tokens <= capacity), None)
+        if fits is None:
+            bins.append((tokens, members))
+        else:
+            bins[fits] = (bins[fits][0] + tokens, bins[fits][1] + members)
+    ordered = [sorted(members) for _, members in sorted(bins, key=lambda filled: -filled[0])]
+    ordered += [[]] * (-len(ordered) % world)
+    rounds = [ordered[i : i + world] for i in range(0, len(ordered), world)]
+    return [plan if number % 2 == 0 else plan[::-1] for number, plan in enumerate(rounds)]
+
+
+def _pieces(batch: Batch, wanted: set[int], max_tokens: int) -> list[tuple[int, list[int]]]:
+    """(tokens, sequences) of each block, cut where it would exceed max_tokens; each cut repeats the prompt."""
+    pieces: list[tuple[int, list[int]]] = []
+    first = 0
+    for block in batch.blocks:
+        tokens, members = block.prompt, []
+        for member, length in enumerate(block.lengths):
+            if first + member not in wanted:
+                continue
+            if members and tokens + length > max_tokens:
+                pieces.append((tokens, members))
+                tokens, members = block.prompt, []
+            tokens += length
+            members.append(first + member)
+        if members:
+            pieces.append((tokens, members))
+        first += len(block.lengths)
+    return pieces
+
+
+def minibatches(batch: Batch, count: int, order: Sequence[int]) -> list[list[int]]:
+    """`count` lists of sequence numbers of nearly equal length, cut from `order`."""
+    bounds = [len(order) * i // count for i in range(count + 1)]
+    return [sorted(order[begin:end]) for begin, end in pairwise(bounds) if end > begin]
