@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 PHASES = ("sample", "score", "logprobs", "estimate", "update", "sync")
 SPARKS = "▁▂▃▄▅▆▇█"
 SAMPLES_SHOWN = 3
+FIELDS = (
+    ("reward", "reward/mean", "{:.3f}"),
+    ("loss", "loss/total", "{:.4g}"),
+    ("length", "rollout/length_mean", "{:.1f}"),
+    ("truncated", "rollout/truncated_frac", "{:.0%}"),
+    ("accuracy", "eval/accuracy", "{:.3f}"),
+    ("time", "time/step_s", "{:.1f} s"),
+)
 
 Record = Mapping[str, Any]
 """One line of metrics.jsonl: `step` (from 0), `stage`, and metrics by name; a metric may be missing or None."""
@@ -90,20 +98,11 @@ def duration(seconds: float) -> str:
 
 def step_line(record: Record, total: int) -> str:
     """One step as one plain ASCII line; a metric that is missing is left out."""
-    fields = [
-        ("reward", "reward/mean", "{:.3f}"),
-        ("loss", "loss/total", "{:.4g}"),
-        ("length", "rollout/length_mean", "{:.1f}"),
-        ("truncated", "rollout/truncated_frac", "{:.0%}"),
-        ("accuracy", "eval/accuracy", "{:.3f}"),
-        ("time", "time/step_s", "{:.1f} s"),
-    ]
-    parts = [f"step {record['step'] + 1}/{total}"]
-    for label, name, form in fields:
-        value = record.get(name)
-        if value is not None:
-            parts.append(f"{label} {form.format(value)}")
-    return "  ".join(parts)
+    return "  ".join([f"step {record['step'] + 1}/{total}", *_told(record, FIELDS)])
+
+
+def _told(record: Record, fields: Sequence[tuple[str, str, str]]) -> list[str]:
+    return [f"{label} {form.format(record[name])}" for label, name, form in fields if record.get(name) is not None]
 
 
 class _Lines:
@@ -257,8 +256,9 @@ class PanelDisplay:
         if self.rewards:
             change = f"{self.rewards[0]:.3f} -> {self.rewards[-1]:.3f}"
             rows.append(_text(f"reward {change}  {spark_line(self.rewards)}", style="bold"))
-        if self.record:
-            rows.append(_text(step_line(self.record, self.total).partition("  ")[2]))
+        told = _told(self.record, FIELDS[1:])
+        if told:
+            rows.append(_text("  ".join(told)))
         spans = [(phase, self.record.get(f"time/{phase}_s")) for phase in PHASES]
         shown = [f"{phase} {duration(seconds)}" for phase, seconds in spans if seconds]
         if shown:
