@@ -1,4 +1,4 @@
-"""A reward's name in a recipe as something that scores: shelf, `./file.py:name`, `package.module:name`, `trl:function`."""
+"""From a reward's name to the thing that scores: shelf, `./file.py:name`, `package.module:name`, `trl:function`."""
 
 from __future__ import annotations
 

@@ -44,10 +44,9 @@ class RewardPool:
         call = Call()
         for task, rollouts in groups:
             for number, per_rollout in enumerate(self._per_rollout):
-                for members in (
-                    [[rollout] for rollout in rollouts] if per_rollout else [list(rollouts)] * bool(rollouts)
-                ):
-                    self._add(call, number, task, members)
+                size = 1 if per_rollout else len(rollouts)
+                for first in range(0, len(rollouts), size or 1):
+                    self._add(call, number, task, list(rollouts[first : first + size]))
         if call.jobs:
             self._supervisor.submit(call)
         else:
@@ -68,6 +67,5 @@ class RewardPool:
     def _blend(self, scores: Iterator[Score], count: int) -> list[Score]:
         """The next `count` blended scores; `scores` holds those of all rollouts by the first reward, then the next."""
         by_reward = [list(islice(scores, count)) for _ in self._specs]
-        return [
-            blend(dict(zip(self._names, parts, strict=True)), self._specs) for parts in zip(*by_reward, strict=True)
-        ]
+        by_rollout = zip(*by_reward, strict=True)
+        return [blend(dict(zip(self._names, parts, strict=True)), self._specs) for parts in by_rollout]

@@ -1,9 +1,9 @@
 """The process that runs rewards. It may be killed at any moment; whatever it prints goes nowhere.
 
-Started by rewards/supervisor.py as `python -m alignkit.rewards.worker FD PARENT`. Over the socket FD it gets one pickled
-setup, then pickled chunks of jobs; it answers one line of JSON per job, as soon as the job is done, so that the
-supervisor knows which job hangs or kills the process. Answers are JSON because the supervisor must not unpickle what a
-process that handles model output wrote.
+Started by rewards/supervisor.py as `python -m alignkit.rewards.worker FD PARENT`. Over the socket FD it gets one
+pickled setup, then pickled chunks of jobs; it answers one line of JSON per job, as soon as the job is done, so that
+the supervisor knows which job hangs or kills the process. Answers are JSON because the supervisor must not unpickle
+what a process that handles model output wrote.
 """
 
 from __future__ import annotations

@@ -1,0 +1,27 @@
+"""1 when the completion is the reference text, ignoring white space around it (and, if asked, case), else 0."""
+
+from alignkit.rewards.base import reward
+from alignkit.rewards.verdict import Case, bad_gold, verdict
+from alignkit.types.score import FaultKind, Score
+from alignkit.types.task import Task
+
+
+@reward
+def exact_match(completion: str, task: Task, *, ignore_case: bool = False) -> Score:
+    if task.reference is None or not isinstance(task.reference, str | int | float):
+        return bad_gold(task, "exact_match", "text or a number")
+    gold, answer = str(task.reference).strip(), completion.strip()
+    if ignore_case:
+        gold, answer = gold.casefold(), answer.casefold()
+    return verdict(gold == answer, "exact_match")
+
+
+SELF_TEST = (
+    Case(completion=" even\n", reference="even", expected=1),
+    Case(completion="64", reference=64, expected=1),
+    Case(completion="Even", reference="even", expected=0),
+    Case(completion="Even", reference="even", options={"ignore_case": True}, expected=1),
+    Case(completion="even.", reference="even", expected=0),
+    Case(completion="", reference="even", expected=0),
+    Case(completion="", reference=None, expected=FaultKind.GOLD),
+)
