@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alignkit.errors import EngineError
+from alignkit.rollout.limits import check_requests
 from alignkit.types.rollout import Completion, Request, StopReason
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class HfEngine:
         self._model: Any = model if share else _frozen_copy(model, self._dtype)
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        check_requests(requests, self._context, "hf engine")
+        check_requests(requests, context=self._context, engine="hf engine")
         return await asyncio.to_thread(self._generate, requests)
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -182,17 +183,6 @@ class _Row:
             stop=self.stop or StopReason.ERROR,
             policy_version=version,
         )
-
-
-def check_requests(requests: Sequence[Request], context: int, engine: str) -> None:
-    """Raises EngineError for a prompt that is empty or leaves no room for a completion within `context` tokens."""
-    for number, request in enumerate(requests):
-        length = len(request.prompt_ids)
-        if not 0 < length < context:
-            raise EngineError(
-                f"{engine}: prompt {number} has {length} tokens, wanted 1 to {context - 1} (the context is {context}); "
-                "set data.max_prompt_tokens and data.long_prompts"
-            )
 
 
 def _choose(rows: list[_Row], logits: Float[Tensor, "row vocabulary"]) -> Int[Tensor, " row"]:

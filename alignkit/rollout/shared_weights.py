@@ -1,0 +1,90 @@
+"""A policy's weights in anonymous shared memory: the trainer writes them, the engine process reads them in place.
+
+The memory is a memfd: it has no name that could be left behind, and it is not bound by the size of /dev/shm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import EngineError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALIGNMENT = 64  # bytes: a cache line
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where each tensor lies. entries: (name, shape, offset in bytes); size: bytes in all; dtype: name of a dtype."""
+
+    entries: tuple[tuple[str, tuple[int, ...], int], ...]
+    size: int
+    dtype: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"entries": self.entries, "size": self.size, "dtype": self.dtype}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Table:
+        entries = tuple((name, tuple(shape), offset) for name, shape, offset in data["entries"])
+        return cls(entries=entries, size=data["size"], dtype=data["dtype"])
+
+
+def table_of(folder: Path, dtype: str) -> Table:
+    """The table for every weight of a checkpoint folder, stored as `dtype`; a tied head is left out.
+
+    Raises EngineError when the folder holds no safetensors or no config.
+    """
+    import torch
+
+    shapes = _shapes(folder)
+    try:
+        tied = json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", False)
+    except OSError as error:
+        raise EngineError(f"engine: {folder} has no readable config.json ({error})") from error
+    if tied:
+        shapes.pop("lm_head.weight", None)
+    width = getattr(torch, dtype).itemsize
+    entries, offset = [], 0
+    for name, shape in sorted(shapes.items()):
+        entries.append((name, shape, offset))
+        offset += -(-math.prod(shape) * width // ALIGNMENT) * ALIGNMENT
+    return Table(entries=tuple(entries), size=offset, dtype=dtype)
+
+
+def map_tensors(descriptor: int, table: Table) -> dict[str, Tensor]:
+    """The tensors that `table` describes, as views of the shared memory behind the file descriptor."""
+    import torch
+
+    if os.fstat(descriptor).st_size < table.size:
+        os.ftruncate(descriptor, table.size)
+    memory = mmap.mmap(descriptor, table.size)
+    dtype = getattr(torch, table.dtype)
+    return {
+        name: torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=offset).view(shape)
+        for name, shape, offset in table.entries
+    }
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise EngineError(f"engine: {file} is damaged ({error})") from error
+    if not shapes:
+        raise EngineError(f"engine: no *.safetensors in {folder}; give the folder of a saved model")
+    return shapes

@@ -1,0 +1,159 @@
+"""The engine process: real vLLM behind JSON lines. Started by VllmEngine; `python -m alignkit.rollout.vllm_worker`.
+
+It ends itself when the trainer is gone. It catches nothing: an exception ends the process with its traceback in the
+log file, and the trainer reports the last lines of that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from alignkit.rollout import vllm_weights
+from alignkit.rollout.channel import Channel
+from alignkit.rollout.shared_weights import Table, map_tensors
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+BLOCK_TOKENS = 32  # smallest that vLLM's CPU attention allows: more of a short prompt is shared within its group
+
+
+class Worker:
+    """One vLLM engine and the commands on it. start: the arguments of VllmEngine, as JSON."""
+
+    def __init__(self, start: dict[str, Any], weights_descriptor: int):
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        self._on_cpu = current_platform.is_cpu()
+        self._descriptor = weights_descriptor
+        self._table = Table.from_json(start["table"])
+        self._version = start["version"]
+        memory = {} if self._on_cpu else {"gpu_memory_utilization": start["gpu_memory_fraction"]}
+        self._llm: Any = LLM(
+            model=start["model_folder"],
+            skip_tokenizer_init=True,
+            dtype=start["dtype"],
+            seed=start["seed"] % 2**32,
+            max_model_len=start["max_model_len"],
+            max_num_seqs=256,
+            # A prompt is read in one piece: vLLM cannot take back a draw from a request's own random generator on CPU
+            # ("CPU Generator does not use offset"), which it does after each piece but the last.
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=max(8192, start["max_model_len"]),
+            enable_prefix_caching=True,
+            block_size=BLOCK_TOKENS,
+            enforce_eager=True,
+            logprobs_mode="processed_logprobs",
+            enable_sleep_mode=not self._on_cpu,
+            **memory,
+        )
+
+    def generate(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
+        """Samples all requests. Prefixes are shared within the call only, so that a call depends on nothing before."""
+        from vllm import SamplingParams
+
+        settings = [
+            SamplingParams(
+                max_tokens=request["max_new_tokens"],
+                temperature=request["temperature"],
+                seed=request["seed"],
+                stop_token_ids=request["stop_token_ids"],
+                ignore_eos=True,  # stop_token_ids are the whole truth; the generation config adds none
+                logprobs=0,
+                detokenize=False,
+            )
+            for request in requests
+        ]
+        self._llm.reset_prefix_cache()
+        prompts = [{"prompt_token_ids": request["prompt_ids"]} for request in requests]
+        outputs = [result.outputs[0] for result in self._llm.generate(prompts, settings, use_tqdm=False)]
+        completions = [
+            {
+                "token_ids": list(output.token_ids),
+                "logprobs": [
+                    ranks[token].logprob for token, ranks in zip(output.token_ids, output.logprobs, strict=True)
+                ],
+                "finish": output.finish_reason,
+            }
+            for output in outputs
+        ]
+        return {"completions": completions, "version": self._version}
+
+    def score(self, sequences: list[list[int]]) -> dict[str, Any]:
+        from vllm import SamplingParams
+
+        settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, ignore_eos=True)
+        self._llm.reset_prefix_cache()
+        prompts = [{"prompt_token_ids": sequence} for sequence in sequences]
+        scores = [
+            [ranks[token].logprob for token, ranks in zip(sequence[1:], result.prompt_logprobs[1:], strict=True)]
+            for sequence, result in zip(sequences, self._llm.generate(prompts, settings, use_tqdm=False), strict=True)
+        ]
+        return {"scores": scores, "version": self._version}
+
+    def update(self, version: int) -> dict[str, Any]:
+        """Loads what the trainer wrote, then reads it back from the kernels."""
+        weights = map_tensors(self._descriptor, self._table)
+
+        def reload(iterator: Any) -> None:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iterator})
+
+        vllm_weights.load(weights, reload, self._llm.apply_model)
+        self._llm.reset_prefix_cache()
+        self._version = version
+        [(stale, unknown)] = self._llm.apply_model(
+            lambda model: vllm_weights.stale_modules(model, weights, version=version)
+        )
+        return {"stale": stale, "unknown": unknown, "version": version}
+
+    def sleep(self) -> dict[str, Any]:
+        if not self._on_cpu:
+            self._llm.sleep(level=1)
+        return {}
+
+    def wake(self) -> dict[str, Any]:
+        if not self._on_cpu:
+            self._llm.wake_up()
+        return {}
+
+
+def main() -> None:
+    """Arguments: socket descriptor, weights descriptor, and the trainer's process id when it may be died with."""
+    end, descriptor, trainer = (int(argument) for argument in sys.argv[1:4])
+    _die_with(trainer)
+    channel = Channel(socket.socket(fileno=end))
+    commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, commands), daemon=True).start()
+    worker = Worker(commands.get(), descriptor)
+    channel.send({"ready": True})
+    while True:
+        command = commands.get()
+        channel.send(getattr(worker, command.pop("do"))(**command))
+
+
+def _listen(channel: Channel, commands: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Queues commands; ends the process at once, also in the middle of one, when the trainer closes its end."""
+    while True:
+        try:
+            commands.put(channel.receive())
+        except EOFError:
+            os._exit(0)
+
+
+def _die_with(trainer: int) -> None:
+    """The kernel kills this process when the trainer's thread that started it ends (0: only the socket tells)."""
+    if not trainer:
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != trainer:  # it ended before the line above
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
