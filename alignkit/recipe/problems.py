@@ -144,23 +144,23 @@ def _section_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None
         if isinstance(part, int):
             continue
         field = current.model_fields.get(part) if current else None
-        current = next(_models_in(field.annotation), None) if field else None
+        current = next(models_in(field.annotation), None) if field else None
     return current
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """The models inside Optional, Annotated, tuple[...] and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Union, types.UnionType, Annotated, tuple):
         for inner in get_args(annotation):
-            yield from _models_in(inner)
+            yield from models_in(inner)
 
 
 def _all_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted path, name) of every setting, as a recipe without stages writes it."""
     for name, field in model.model_fields.items():
-        inner = None if get_origin(field.annotation) is Literal else next(_models_in(field.annotation), None)
+        inner = None if get_origin(field.annotation) is Literal else next(models_in(field.annotation), None)
         path = prefix if name == "stages" else f"{prefix}{name}."
         if name not in ("stages", "file"):
             yield f"{prefix}{name}", name

@@ -1,0 +1,131 @@
+"""`alignkit check`: every mistake of a recipe at once, then what its data, template and rewards do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignkit.cli.output import JsonOption, OverridesArgument, print_json
+from alignkit.errors import AlignkitError, RecipeError
+from alignkit.recipe.explain import batch_equation
+from alignkit.recipe.read import read_recipe, recipe_hash, resolve_algorithm
+from alignkit.recipe.rules import DATA_SUFFIXES
+
+if TYPE_CHECKING:
+    from alignkit.recipe.schema import Recipe
+    from alignkit.run.preflight import Lengths, Preflight
+
+
+def check(
+    target: Annotated[str | None, typer.Argument(help="A recipe, or data: a file or hub:ORG/NAME.")] = None,
+    overrides: OverridesArgument = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the recipe; load no tokenizer and no data.")] = False,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to render and grade.")] = 200,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes and stop.")] = False,
+    settings: Annotated[bool, typer.Option("--settings", help="Print every setting as Markdown and stop.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every mistake of a recipe; then batch sizes, prompt lengths, template checks and grades of gold answers."""
+    if schema or settings:
+        _print_settings(as_markdown=settings)
+    elif target is None:
+        raise AlignkitError("check what? Give a recipe or a data file (`alignkit ls recipes` lists shipped recipes)")
+    elif target.startswith(("hub:", "generator:")) or target.endswith(tuple(set(DATA_SUFFIXES) - {".json"})):
+        _check_data(target, rows=rows, as_json=as_json)
+    else:
+        _check_recipe(target, overrides or [], quick=quick, rows=rows, as_json=as_json)
+
+
+def _print_settings(*, as_markdown: bool) -> None:
+    from alignkit.recipe.settings import recipe_json_schema, settings_markdown
+
+    if as_markdown:
+        typer.echo(settings_markdown(), nl=False)
+    else:
+        print_json(recipe_json_schema())
+
+
+def _check_recipe(target: str, overrides: list[str], *, quick: bool, rows: int, as_json: bool) -> None:
+    try:
+        recipe = read_recipe(target, overrides)
+    except RecipeError as error:
+        if as_json:
+            print_json({"ok": False, "problems": error.problems})
+        raise
+    result: dict[str, Any] = {"ok": True, "recipe": str(recipe.file), "hash": recipe_hash(recipe), "problems": []}
+    result["stages"] = [_stage_summary(recipe, i) for i in range(len(recipe.stages))]
+    if not as_json:
+        for stage in result["stages"]:
+            typer.echo(f"stage {stage['name']}: {stage['algorithm']}\n  {stage['batch_text']}")
+    if not quick:
+        from alignkit.run.preflight import preflight
+
+        for stage, summary in zip(recipe.stages, result["stages"], strict=True):
+            found = preflight(recipe, stage, rows=rows)
+            summary["preflight"] = asdict(found)
+            result["problems"] += found.problems
+            if not as_json:
+                _print_preflight(found)
+    result["ok"] = not result["problems"]
+    if as_json:
+        print_json(result)
+    else:
+        typer.echo("\n".join(result["problems"]) if result["problems"] else f"{target} is fine")
+    if result["problems"]:
+        raise typer.Exit(1)
+
+
+def _stage_summary(recipe: Recipe, i: int) -> dict[str, Any]:
+    stage = recipe.stages[i]
+    algorithm, _ = resolve_algorithm(stage, recipe)
+    batch = batch_equation(stage, algorithm.source)
+    return {"name": stage.name, "algorithm": stage.algorithm["type"], "batch": asdict(batch), "batch_text": str(batch)}
+
+
+def _print_preflight(found: Preflight) -> None:
+    typer.echo(f"  {found.tasks:,} tasks")
+    typer.echo(f"  prompts: {_lengths_text(found.prompts)}")
+    if found.answers is not None:
+        typer.echo(f"  gold answers: {_lengths_text(found.answers)}")
+    if found.gold is not None:
+        means = ", ".join(f"{name} {_number(mean)}" for name, mean in found.gold.means.items())
+        without = f", {found.gold.without_reference} rows without one" if found.gold.without_reference else ""
+        typer.echo(f"  rewards of {found.gold.rows} gold answers: {means}{without}")
+        for fault in found.gold.faults:
+            typer.echo(f"    {fault}")
+
+
+def _lengths_text(lengths: Lengths) -> str:
+    bins = ", ".join(f"<={upper}: {count}" for upper, count in lengths.histogram if count)
+    return f"longest {lengths.longest} tokens; {lengths.over_limit} of {lengths.count} over {lengths.limit}; {bins}"
+
+
+def _number(mean: float | None) -> str:
+    return "none" if mean is None else f"{mean:.3f}"
+
+
+def _check_data(source: str, *, rows: int, as_json: bool) -> None:
+    from alignkit.data.sources import load_tasks
+    from alignkit.recipe.schema import Data
+
+    tasks = load_tasks(Data(source=source, limit=None), seed=0, beside=Path())
+    sample = tasks[:rows]
+    columns = sorted({name for task in sample for name in task.columns})
+    result = {
+        "ok": True,
+        "source": source,
+        "tasks": len(tasks),
+        "chat": sum(task.messages is not None for task in sample),
+        "with_reference": sum(task.reference is not None for task in sample),
+        "rows_read": len(sample),
+        "columns": columns,
+    }
+    if as_json:
+        print_json(result)
+        return
+    typer.echo(f"{source}: {result['tasks']:,} tasks")
+    typer.echo(f"  of the first {len(sample)}: {result['chat']} chats, {result['with_reference']} with a reference")
+    typer.echo(f"  other columns: {', '.join(columns) or 'none'}")

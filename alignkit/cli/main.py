@@ -1,0 +1,73 @@
+"""The `alignkit` command: one file per verb. Importing it loads neither torch nor transformers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from alignkit.cli.check import check
+from alignkit.cli.cp import cp
+from alignkit.cli.doctor import doctor
+from alignkit.cli.explain import explain
+from alignkit.cli.ls import ls
+from alignkit.cli.report import report
+from alignkit.cli.train import train
+from alignkit.errors import AlignkitError
+from alignkit.run.launch import report_end, report_start
+
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and leaves with its exit code.
+
+    0 done, 1 a check failed or a bug in alignkit, 2 wrong input, 3 stopped by a health rule, 85 stopped on request
+    with a checkpoint, 130 interrupted. Errors are one line each on stderr; `--debug` shows the traceback instead.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    report_start(os.environ)
+    code = run(arguments)
+    sys.exit(report_end(os.environ, code))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code."""
+    debug = "--debug" in arguments
+    try:
+        build()(args=[argument for argument in arguments if argument != "--debug"], prog_name="alignkit")
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except AlignkitError as error:
+        if debug:
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        line = str(error).partition("\n")[0]
+        print(f"alignkit failed: {type(error).__name__}: {line} (--debug shows where)", file=sys.stderr)
+        return EXIT_BUG
+    return 0
+
+
+def build() -> typer.Typer:
+    """The command with all its verbs."""
+    app = typer.Typer(
+        name="alignkit",
+        help="Trains language models from rewards and preferences, one YAML recipe at a time.",
+        epilog="--debug, anywhere, shows the traceback of an error.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for verb in (train, check, explain, ls, cp, doctor, report):
+        app.command()(verb)
+    return app

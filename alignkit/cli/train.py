@@ -1,0 +1,75 @@
+"""`alignkit train`: runs a recipe, here or under a launcher."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignkit.cli.output import JsonOption, OverridesArgument, RecipeArgument, print_json
+from alignkit.errors import AlignkitError
+from alignkit.recipe.find import Found, find
+from alignkit.recipe.read import read_recipe
+from alignkit.run.launch import accelerate_command, is_launched, run_launched, slurm_script, submit
+
+if TYPE_CHECKING:
+    from alignkit.recipe.schema import Recipe
+
+
+def train(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    launch: Annotated[str | None, typer.Option(help="Launch profile, from `alignkit ls launch`.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Processes in all, instead of the profile's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")] = False,
+    run: Annotated[str | None, typer.Option(help="Folder of the run; default runs/<recipe name>.")] = None,
+    print_only: Annotated[bool, typer.Option("--print", help="Print the exact command and start nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train what a recipe says. KEY=VALUE replaces a setting of the recipe, such as train.steps=20."""
+    settings = list(overrides or ())
+    if run is not None:
+        settings.append(f"run={run}")
+    resolved = read_recipe(recipe, settings)
+    name = launch or resolved.launch
+    arguments = ["train", recipe, *settings]
+    arguments += [flag for flag, given in (("--resume", resume), ("--json", as_json)) if given]
+    if is_launched(os.environ):
+        name = None
+    elif name is None and print_only:
+        typer.echo(shlex.join([sys.executable, "-m", "alignkit", *arguments]))
+        return
+    if name is None:
+        _train_here(resolved, resume=resume, as_json=as_json)
+    else:
+        beside = resolved.file.parent if resolved.file else None
+        _train_launched(find("launch", name, beside=beside), resolved, arguments, processes, print_only)
+
+
+def _train_here(recipe: Recipe, *, resume: bool, as_json: bool) -> None:
+    from alignkit.run.train import run as run_training
+
+    result = run_training(recipe, resume=resume)
+    if as_json and result is not None:
+        print_json(result)
+
+
+def _train_launched(
+    profile: Found, recipe: Recipe, arguments: list[str], processes: int | None, print_only: bool
+) -> None:
+    beside = recipe.file.parent if recipe.file else None
+    if profile.path.suffix == ".j2":
+        if processes is not None:
+            raise AlignkitError("--processes does not reach Slurm: copy `multi-node` and `slurm` and change them")
+        job_name = recipe.file.stem if recipe.file else "alignkit"
+        script = slurm_script(profile, arguments, job_name=job_name, beside=beside)
+        typer.echo(script if print_only else submit(script))
+        return
+    command = accelerate_command(profile, arguments, processes=processes, environ=os.environ)
+    if print_only:
+        typer.echo(shlex.join(command))
+        return
+    raise typer.Exit(run_launched(command))

@@ -1,0 +1,111 @@
+"""What a checked recipe means: the objective that is optimised, the batch equation, the settings without effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignkit.recipe.read import resolve_algorithm
+from alignkit.recipe.rules import optimizer_steps
+
+if TYPE_CHECKING:
+    from alignkit.recipe.schema import Recipe, Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchEquation:
+    """How many of what a stage handles. sequences, per_update: per step and per optimizer step. tokens: at most."""
+
+    prompts: int
+    group: int
+    sequences: int
+    epochs: int
+    minibatches: int
+    per_update: int
+    steps: int
+    optimizer_steps: int
+    sampled_tokens: int | None
+
+    def __str__(self) -> str:
+        if self.sampled_tokens is None:
+            rows = f"{self.sequences:,} rows a step x {self.steps:,} steps"
+            return f"{rows} = {self.optimizer_steps:,} optimizer steps, {self.sequences * self.steps:,} rows"
+        sampled = f"{self.prompts:,} prompts x {self.group:,} completions = {self.sequences:,} sequences a step"
+        passes = f"{self.epochs:,} epochs x {self.minibatches:,} minibatches of {self.per_update:,}"
+        steps = f"x {self.steps:,} steps = {self.optimizer_steps:,} optimizer steps"
+        return f"{sampled}; {passes} {steps}; at most {self.sampled_tokens:,} sampled tokens"
+
+
+def batch_equation(stage: Stage, source: str) -> BatchEquation:
+    """The counts of a checked stage; source: its algorithm's."""
+    rollouts, train = stage.rollouts, stage.train
+    sampled = source == "rollouts"
+    prompts = rollouts.prompts if sampled else train.batch or 0
+    group = rollouts.group if sampled else 1
+    return BatchEquation(
+        prompts=prompts,
+        group=group,
+        sequences=prompts * group,
+        epochs=train.epochs,
+        minibatches=train.minibatches,
+        per_update=prompts * group // train.minibatches,
+        steps=train.steps,
+        optimizer_steps=optimizer_steps(stage, source),
+        sampled_tokens=prompts * group * train.steps * rollouts.max_new_tokens if sampled else None,
+    )
+
+
+def explain_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Per stage: objective, source, batch equation, ineffective settings, and all of it as lines under `text`."""
+    return {"recipe": str(recipe.file), "stages": [_explain_stage(stage, recipe) for stage in recipe.stages]}
+
+
+def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
+    algorithm, config = resolve_algorithm(stage, recipe)
+    batch = batch_equation(stage, algorithm.source)
+    unused = list(_without_effect(stage, algorithm.source))
+    needs = algorithm.needs(config)
+    models = ["policy", *(["reference"] if "ref_logprobs" in needs else [])]
+    optimizer = stage.optimizer
+    lines = {
+        "objective": algorithm.explain(config),
+        "models": ", ".join(models),
+        "data": stage.data.source,
+        "reward": _reward_formula(stage) if algorithm.source == "rollouts" else None,
+        "batch": str(batch),
+        "optimizer": f"AdamW, lr {optimizer.lr:g} {optimizer.schedule}, {optimizer.warmup_steps} warm-up steps",
+        "no effect": "; ".join(unused) or None,
+    }
+    text = [f"stage {stage.name}: {stage.algorithm['type']}"]
+    text += [f"  {name:<10} {line}" for name, line in lines.items() if line is not None]
+    return {
+        "name": stage.name,
+        "algorithm": stage.algorithm,
+        "objective": lines["objective"],
+        "models": models,
+        "reward": lines["reward"],
+        "batch": asdict(batch),
+        "without_effect": unused,
+        "text": text,
+    }
+
+
+def _reward_formula(stage: Stage) -> str:
+    terms = [f"{spec.weight:g} x {spec.name}" for spec in stage.rewards if not spec.gate]
+    gates = [spec.name for spec in stage.rewards if spec.gate]
+    total = " + ".join(terms)
+    return " x ".join([f"({total})" if len(terms) > 1 else total, *gates]) if gates else total
+
+
+def _without_effect(stage: Stage, source: str) -> Iterator[str]:
+    """Settings that were given but change nothing, each with the reason."""
+    rollouts, optimizer, data = stage.rollouts, stage.optimizer, stage.data
+    if "final_lr_fraction" in optimizer.model_fields_set and optimizer.schedule == "constant":
+        yield "optimizer.final_lr_fraction (the schedule is constant)"
+    if "refill_rounds" in rollouts.model_fields_set and rollouts.keep_zero_spread:
+        yield "rollouts.refill_rounds (keep_zero_spread is true)"
+    if source != "rollouts" and rollouts.model_fields_set:
+        yield f"rollouts (this stage learns from {source} data)"
+    if data.revision is not None and not data.source.startswith("hub:"):
+        yield "data.revision (the source is not a hub dataset)"

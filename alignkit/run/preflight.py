@@ -1,0 +1,172 @@
+"""What can be learned about a recipe before training: prompt lengths, template mistakes, scores of the gold answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import ContentError
+from alignkit.types.rollout import Rollout, StopReason, Turn
+
+if TYPE_CHECKING:
+    from alignkit.recipe.schema import Model, Recipe, Stage
+    from alignkit.types.score import Score
+    from alignkit.types.task import Task
+
+SHOWN_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Token counts of a set of texts. histogram: (most tokens in the bin, how many texts), bins doubling in width."""
+
+    count: int
+    longest: int
+    limit: int
+    over_limit: int
+    histogram: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldGrades:
+    """How the rewards judge the data's own answers. means: per reward part, over the rows that it could score."""
+
+    rows: int
+    without_reference: int
+    means: dict[str, float | None]
+    unscorable: int
+    faults: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    stage: str
+    tasks: int
+    prompts: Lengths
+    answers: Lengths | None
+    template: list[str]
+    gold: GoldGrades | None
+
+    @property
+    def problems(self) -> list[str]:
+        """What will hurt the run; empty when all is well."""
+        found = [f"template: {sentence}" for sentence in self.template]
+        if self.gold and self.gold.unscorable:
+            found.append(f"gold answers: {self.gold.unscorable} of {self.gold.rows} cannot be scored")
+        return found
+
+
+def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
+    """Loads the tokenizer and at most `rows` tasks of a stage, and tries on them all that needs no model.
+
+    Raises ContentError, DataError or RewardError when one of the three cannot be used at all.
+    """
+    from alignkit.data.prompts import render, template_checks
+    from alignkit.data.sources import load_tasks
+
+    beside = recipe.file.parent if recipe.file else None
+    tokenizer = load_tokenizer(recipe.model, beside)
+    tasks = load_tasks(stage.data, seed=recipe.seed, beside=beside)
+    sample = tasks[:rows]
+    prompts = [render(tokenizer, task, stage.data) for task in sample]
+    references = [task for task in sample if task.reference is not None]
+    answers = [len(tokenizer.encode(str(task.reference), add_special_tokens=False)) for task in references]
+    return Preflight(
+        stage=stage.name,
+        tasks=len(tasks),
+        prompts=lengths([len(prompt) for prompt in prompts], limit=stage.data.max_prompt_tokens),
+        answers=lengths(answers, limit=stage.rollouts.max_new_tokens) if answers else None,
+        template=template_checks(tokenizer, stage.data, sample) if stage.data.chat else [],
+        gold=grade_gold(stage, sample, beside=beside) if stage.rewards else None,
+    )
+
+
+def lengths(counts: Sequence[int], *, limit: int) -> Lengths:
+    """Summary of token counts; `limit` is the largest allowed."""
+    histogram, upper, rest = [], 16, sorted(counts)
+    while rest:
+        inside = sum(count <= upper for count in rest)
+        histogram.append((upper, inside))
+        rest, upper = rest[inside:], upper * 2
+    return Lengths(
+        count=len(counts),
+        longest=max(counts, default=0),
+        limit=limit,
+        over_limit=sum(count > limit for count in counts),
+        histogram=histogram,
+    )
+
+
+def grade_gold(stage: Stage, tasks: Sequence[Task], *, beside: Path | None) -> GoldGrades:
+    """Scores each task's reference answer, as if the policy had said it, through the stage's rewards."""
+    from alignkit.rewards.pool import RewardPool
+
+    answered = [task for task in tasks if task.reference is not None]
+    groups = [(task, [_as_rollout(task, number)]) for number, task in enumerate(answered)]
+    pool = RewardPool(stage.rewards, workers=stage.rollouts.reward_workers, beside=beside)
+    try:
+        scores = [group[0] for group in asyncio.run(pool.score(groups))]
+    finally:
+        pool.close()
+    unscorable = [(task, score) for task, score in zip(answered, scores, strict=True) if score.value is None]
+    return GoldGrades(
+        rows=len(answered),
+        without_reference=len(tasks) - len(answered),
+        means=_means(scores),
+        unscorable=len(unscorable),
+        faults=[f"{task.id}: {_cause(score)}" for task, score in unscorable[:SHOWN_ROWS]],
+    )
+
+
+def load_tokenizer(model: Model, beside: Path | None) -> Any:
+    """The tokenizer of a recipe's model, without its weights. Raises ContentError when there is none."""
+    from alignkit.models.tokenizer import character_tokenizer
+
+    if model.scratch is not None:
+        tokenizer: Any = character_tokenizer(model.scratch.characters, context=model.scratch.context)
+    else:
+        tokenizer = _pretrained_tokenizer(str(model.path), model.revision, beside or Path())
+    if model.chat_template is not None:
+        tokenizer.chat_template = model.chat_template
+    return tokenizer
+
+
+def _pretrained_tokenizer(path: str, revision: str | None, beside: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    from alignkit.models.load import SMOLLM2, smollm2_folder
+
+    local = beside / Path(path).expanduser()
+    source = smollm2_folder() if path == SMOLLM2 else local if local.is_dir() else path
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        line = str(error).strip().partition("\n")[0]
+        raise ContentError(f"model.path: no tokenizer at '{path}': {line}") from error
+
+
+def _as_rollout(task: Task, number: int) -> Rollout:
+    text = str(task.reference)
+    turn = Turn(prompt_ids=(), completion_ids=(), sampler_logprobs=(), stop=StopReason.END_OF_TEXT, text=text)
+    return Rollout(task=task, group=number, member=0, turns=(turn,), policy_version=0)
+
+
+def _means(scores: Sequence[Score]) -> dict[str, float | None]:
+    """Mean of the blend (`total`) and of each part, over the scores that have it; None where none has."""
+    columns: dict[str, list[float | None]] = {"total": [score.value for score in scores]}
+    for score in scores:
+        for name, value in score.parts.items():
+            columns.setdefault(name, []).append(value)
+    means: dict[str, float | None] = {}
+    for name, column in columns.items():
+        known = [value for value in column if value is not None]
+        means[name] = sum(known) / len(known) if known else None
+    return means
+
+
+def _cause(score: Score) -> str:
+    fault = score.fault
+    return f"{fault.kind.value} in {fault.where} {fault.message}".strip() if fault else "no cause given"
