@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import RewardSpec
@@ -16,7 +17,7 @@ def part_names(specs: Sequence[RewardSpec]) -> list[str]:
     used: Counter[str] = Counter()
     names = []
     for spec in specs:
-        short = spec.name.rsplit(":", 1)[-1]
+        short = re.split("[:/]", spec.name)[-1].removesuffix(".py")
         used[short] += 1
         names.append(short if used[short] == 1 else f"{short}#{used[short]}")
     return names
@@ -50,12 +51,6 @@ def check_blend(specs: Sequence[RewardSpec]) -> None:
     if not any(_needed(spec) and not spec.gate for spec in specs):
         names = ", ".join(spec.name for spec in specs)
         raise RewardError(f"rewards: got only gates or zero weights ({names}); at least one reward must add something")
-
-
-def fault_counts(groups: Iterable[Iterable[Score]]) -> dict[str, int]:
-    """How many scores carry each kind of fault, by kind; notes beside a value (such as an unread answer) count too."""
-    counts = Counter(score.fault.kind.value for group in groups for score in group if score.fault)
-    return dict(sorted(counts.items()))
 
 
 def _needed(spec: RewardSpec) -> bool:

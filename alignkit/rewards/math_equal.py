@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from alignkit.rewards.answers import MAX_MATH_CHARACTERS, plain_math, read_number, same_number
+from alignkit.rewards.answers import MAX_MATH_CHARACTERS, plain_math, read_number, same_number, tidy
 
 MAX_NESTING = 30
 MAX_DIGITS = 100
@@ -17,8 +17,8 @@ _UNFINISHED = re.compile(
     r"""
     \\(?:sum|prod|int|iint|iiint|oint|lim|binom|dbinom|tbinom)(?![a-zA-Z])   # not carried out
   | !                                                                        # a factorial
-  | \^\s*\{?[^{}^]{0,20}\^                                                   # a tower of powers
-  | \^\s*\{?\s*-?[0-9]{4,}                                                   # a huge exponent
+  | \^\s*(?:\{[^{}]{0,80}|[0-9a-zA-Z]\s*)\^                                  # a tower of powers
+  | \^\s*\{?\s*-?[0-9]{3,}                                                   # a huge exponent
     """,
     re.VERBOSE,
 )
@@ -48,7 +48,7 @@ def same_math(gold: str, answer: str) -> bool | None:
         return same_number(gold_number, answer_number)
     if plain_gold.isalpha() and len(plain_gold) > 3:
         return False
-    if is_too_large(answer) or (_UNFINISHED.search(answer) and not _UNFINISHED.search(gold)):
+    if is_too_large(answer) or (_UNFINISHED.search(tidy(answer)) and not _UNFINISHED.search(tidy(gold))):
         return None
     return _verify(gold, answer)
 

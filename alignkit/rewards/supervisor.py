@@ -91,7 +91,7 @@ class Worker:
 class Supervisor:
     """A thread that owns the workers. All public methods may be called from any thread.
 
-    names: (name, options) of each reward, as `rewards.find.find` takes them. ready: set with one bool per reward, true
+    names: (name, options) of each reward, as `find_reward` takes them. ready: set with one bool per reward, true
     when it scores rollouts one at a time, or with RewardError when a reward cannot be loaded.
     """
 

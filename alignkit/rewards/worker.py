@@ -24,7 +24,7 @@ from typing import Any
 
 from alignkit.errors import AlignkitError
 from alignkit.rewards.base import FunctionReward, Reward, unscorable
-from alignkit.rewards.find import find
+from alignkit.rewards.lift import find_reward
 from alignkit.rewards.trl import TrlReward
 from alignkit.types.rollout import Rollout
 from alignkit.types.score import Fault, FaultKind, Score
@@ -39,7 +39,7 @@ def main() -> None:
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rb") as requests, asyncio.Runner() as runner:
         names, beside = pickle.load(requests)
         try:
-            rewards = [find(name, options, beside) for name, options in names]
+            rewards = [find_reward(name, options, beside) for name, options in names]
         except BaseException as error:  # a reward's file may do anything when it is imported
             _send(channel, {"error": _one_line(error)})
             return
