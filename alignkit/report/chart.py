@@ -18,6 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 26
 BUCKETS = 300
 HOVERS = 60
 COLOURS = 8
+LARGEST = 1e100  # values beyond are drawn here, where arithmetic on them cannot overflow
 DOTS = 12
 
 Points = Sequence[tuple[float, float]]
@@ -49,14 +50,15 @@ def line_chart(lines: Mapping[str, Points], *, title: str, log: bool = False) ->
     """One chart of several named lines over the same steps; a single long line on a linear axis also gets its
     running mean.
 
-    log asks for a logarithmic axis and is ignored when a value is not positive.
+    log asks for a logarithmic axis and is ignored when a value is not clearly positive.
     """
+    lines = {label: _bounded(points) for label, points in lines.items()}
     drawn = {label: thin(points) for label, points in lines.items() if points}
     if not drawn:
         return Markup("")
     values = [value for points in drawn.values() for _, value in points]
     steps = [step for points in drawn.values() for step, _ in points]
-    log = log and min(values) > 0
+    log = log and min(values) > 1 / LARGEST
     scaled = [math.log10(value) for value in values] if log else values
     low, high = _padded(min(scaled), max(scaled))
     frame = Frame(min(steps), max(steps), low, high, log)
@@ -72,12 +74,15 @@ def line_chart(lines: Mapping[str, Points], *, title: str, log: bool = False) ->
 
 
 def stacked_chart(layers: Mapping[str, Points], *, title: str) -> Markup:
-    """Layers stacked on one another, from the first at the bottom; each bucket of steps shows its means."""
+    """Layers stacked on one another, from the first at the bottom; each bucket of steps shows its means.
+
+    Values are amounts: negative ones count as 0.
+    """
     names = [name for name, points in layers.items() if points]
     steps = sorted({step for name in names for step, _ in layers[name]})
     if not steps:
         return Markup("")
-    values = {name: dict(layers[name]) for name in names}
+    values = {name: dict(_bounded(layers[name], low=0.0)) for name in names}
     size = math.ceil(len(steps) / BUCKETS)
     groups = [steps[start : start + size] for start in range(0, len(steps), size)]
     middles = [fmean(group) for group in groups]
@@ -90,7 +95,7 @@ def stacked_chart(layers: Mapping[str, Points], *, title: str) -> Markup:
             for base, group in zip(below, groups, strict=True)
         ]
         bands.append((name, below, sums))
-    frame = Frame(middles[0], middles[-1], 0.0, max(sums) * 1.05 or 1.0)
+    frame = Frame(middles[0], middles[-1], 0.0, max(max(sums) * 1.05, 1 / LARGEST))
     parts = list(_axes(frame))
     for index, (name, below, above) in enumerate(bands):
         upper = [(frame.x(step), frame.y(value)) for step, value in zip(middles, above, strict=True)]
@@ -154,6 +159,10 @@ def short_number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _bounded(points: Points, *, low: float = -LARGEST) -> list[tuple[float, float]]:
+    return [(step, min(max(value, low), LARGEST)) for step, value in points]
+
+
 def _padded(low: float, high: float) -> tuple[float, float]:
     space = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
     return low - space, high + space
@@ -161,7 +170,8 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 def _axes(frame: Frame) -> Iterator[Markup]:
     if frame.log:
-        powers = range(math.ceil(frame.y_low), math.floor(frame.y_high) + 1)
+        lowest, highest = math.ceil(frame.y_low), math.floor(frame.y_high)
+        powers = range(lowest, highest + 1, max(1, (highest - lowest) // 5))
         ticks = [10.0**power for power in powers] or [10 ** ((frame.y_low + frame.y_high) / 2)]
     else:
         ticks = nice_ticks(frame.y_low, frame.y_high)

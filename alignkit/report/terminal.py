@@ -186,7 +186,8 @@ class PanelDisplay:
         self.console = console
         self.clock = clock
         self.live = None
-        self.total, self.done_at_start, self.title, self.started_at = 0, 0, "", 0.0
+        self.total, self.done_at_start, self.title = 0, 0, ""
+        self.started_at = self.stepped_at = 0.0
         self.rewards: list[float] = []
         self.record: Record = {}
         self.samples: Sequence[Rollout] = ()
@@ -202,6 +203,7 @@ class PanelDisplay:
 
     def step(self, record: Record, samples: Sequence[Rollout] = (), lights: Sequence[Light] = ()) -> None:
         self.record, self.samples, self.lights = record, pick_samples(samples), lights
+        self.stepped_at = self.clock()
         if record.get("reward/mean") is not None:
             self.rewards.append(record["reward/mean"])
         self._redraw()
@@ -241,7 +243,7 @@ class PanelDisplay:
         here = done - self.done_at_start
         left = ""
         if here > 0:
-            each_s = (self.clock() - self.started_at) / here
+            each_s = (self.stepped_at - self.started_at) / here
             left = f"{duration(each_s)} a step, about {duration(each_s * (self.total - done))} left"
         grid = Table.grid(padding=(0, 2))
         grid.add_row(

@@ -92,7 +92,7 @@ class TensorboardTracker:
 
 
 class RunTracker:
-    """Trackio and Weights & Biases, which share one interface: init -> run, run.log, run.finish, Table."""
+    """Trackio and Weights & Biases, which share one interface: init -> run, run.log, finish, Table."""
 
     def __init__(self, library: ModuleType, run_dir: Path, config: Mapping[str, Any], options: Mapping[str, Any]):
         self.library = library
@@ -113,7 +113,7 @@ class RunTracker:
         if not self.closed:
             self.closed = True
             with contextlib.redirect_stdout(sys.stderr):
-                self.run.finish()
+                self.library.finish()
 
 
 def _run_id(run_dir: Path) -> str:

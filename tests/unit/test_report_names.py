@@ -1,0 +1,60 @@
+"""The declared metric names, their guard, and the glossary that is generated from them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from alignkit.errors import ContentError
+from alignkit.report.names import MEANINGS, as_markdown, check_names, meaning, write_glossary
+from alignkit.train.health import WATCHED
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_name_is_area_slash_quantity_with_a_meaning_on_one_line():
+    for name, text in MEANINGS.items():
+        assert re.fullmatch(r"[a-z]+(/[a-z]+)?/([a-z_]+|<[a-z]+>)", name), name
+        assert text, name
+        assert "\n" not in text, name
+        assert "|" not in text, name
+
+
+def test_every_time_names_its_unit():
+    assert all(name.endswith("_s") for name in MEANINGS if name.startswith("time/"))
+
+
+def test_a_mistyped_name_is_refused_with_a_guess():
+    with pytest.raises(ContentError, match=r"'loss/polcy' is not declared .* did you mean loss/policy\?"):
+        check_names(["loss/total", "loss/polcy"])
+    with pytest.raises(ContentError, match="goes under user/"):
+        check_names(["qqq"])
+
+
+def test_a_family_takes_any_last_part_but_not_an_empty_one():
+    check_names(["reward/part/math_answer", "reward/fault/timeout", "user/my_number"])
+    assert meaning("reward/part/x") == MEANINGS["reward/part/<name>"]
+    for bad in ("reward/part/", "reward/part/a/b", "user"):
+        with pytest.raises(ContentError):
+            check_names([bad])
+
+
+def test_every_metric_that_a_health_rule_reads_is_declared():
+    check_names(WATCHED)
+
+
+def test_the_glossary_in_the_docs_is_the_generated_one():
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    assert as_markdown() in text, "run `python -m alignkit.report.names docs/glossary.md`"
+
+
+def test_writing_the_glossary_replaces_its_block_and_leaves_the_rest(tmp_path):
+    file = tmp_path / "glossary.md"
+    file.write_text("# Glossary\n\n## Batch columns\ntokens: ids\n", encoding="utf-8")
+    write_glossary(file)
+    once = file.read_text(encoding="utf-8")
+    file.write_text(once.replace("| `loss/policy`", "| `loss/stale`") + "\nafterword\n", encoding="utf-8")
+    write_glossary(file)
+    assert file.read_text(encoding="utf-8") == once + "\nafterword\n"
+    assert once.startswith("# Glossary\n\n## Batch columns\ntokens: ids\n")
+    assert as_markdown() in once
