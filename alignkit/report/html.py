@@ -35,7 +35,7 @@ TEXT_HEAD, TEXT_TAIL = 1600, 400  # characters shown of a long text
 CHARTS = (
     ("Reward", ("reward/mean",), False),
     ("Held-out accuracy", ("eval/accuracy",), False),
-    ("Loss", ("loss/total", "loss/policy", "loss/nll"), False),
+    ("Loss", ("loss/policy",), False),
     ("Entropy, nats a token", ("policy/entropy",), False),
     ("KL, nats a token", ("policy/kl_sampler", "policy/kl_reference"), False),
     ("Gradient norm", ("optim/grad_norm",), True),
@@ -134,7 +134,11 @@ def _summary(run: RunData) -> list[tuple[str, str]]:
     total, rewards = total_steps(run.recipe), series(run.metrics, "reward/mean")
     model = run.recipe.get("model")
     path = model.get("path") if isinstance(model, Mapping) else None
-    tiles = [("status", status(run.events)), ("steps", f"{len(run.metrics)}" + (f" of {total}" if total else ""))]
+    done = len(run.metrics)
+    tiles = [
+        ("status", status(run.events, done=done, total=total)),
+        ("steps", f"{done} of {total}" if total else f"{done}"),
+    ]
     if path or model:
         tiles.append(("model", str(path or "built from nothing")))
     if rewards:
@@ -173,7 +177,7 @@ def _charts(run: RunData) -> list[Chart]:
             lines = {"eval/accuracy": list(dict(points).items())} if points else lines
         if lines:
             charts.append(Chart(title, line_chart(lines, title=title, log=log), list(lines), _notes(lines)))
-    spans = {f"time/{phase}_s": series(run.metrics, f"time/{phase}_s") for phase in (*PHASES, "eval", "checkpoint")}
+    spans = {f"time/{phase}_s": series(run.metrics, f"time/{phase}_s") for phase in PHASES}
     spans = {name: points for name, points in spans.items() if points}
     if spans:
         title = "Where a step's seconds go"

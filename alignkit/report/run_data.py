@@ -95,11 +95,13 @@ def health_summary(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return sorted(summary, key=lambda row: (row["level"] != "stop", -row["count"]))
 
 
-def status(events: Sequence[Mapping[str, Any]]) -> str:
-    """How the run stands, from its events: `end` carries a reason; a start without an end is still open."""
+def status(events: Sequence[Mapping[str, Any]], *, done: int, total: int | None) -> str:
+    """How the run stands: the reason of its `end` event, else what its steps and its start say."""
+    if total is not None and done >= total:
+        return "finished"
     for event in reversed(events):
         if event.get("kind") == "end":
-            return str(event.get("reason", "finished"))
+            return str(event.get("reason", "ended"))
         if event.get("kind") in ("start", "resume"):
             return "has not ended: still running, or killed"
     return "unknown: it recorded no start"

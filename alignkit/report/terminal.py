@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-PHASES = ("sample", "score", "logprobs", "estimate", "update", "sync")
+PHASES = ("sample", "score", "logprobs", "update", "sync")
 SPARKS = "▁▂▃▄▅▆▇█"
 SAMPLES_SHOWN = 3
 FIELDS = (
     ("reward", "reward/mean", "{:.3f}"),
-    ("loss", "loss/total", "{:.4g}"),
+    ("loss", "loss/policy", "{:.4g}"),
     ("length", "rollout/length_mean", "{:.1f}"),
     ("truncated", "rollout/truncated_frac", "{:.0%}"),
-    ("accuracy", "eval/accuracy", "{:.3f}"),
     ("time", "time/step_s", "{:.1f} s"),
 )
 

@@ -114,11 +114,6 @@ def stop_if_needed(lights: Iterable[Light]) -> None:
         raise HealthError(" | ".join(dead))
 
 
-def check_update(*, loss: float, grad_norm: float) -> None:
-    """Call between backward and optimizer step: raises HealthError while the weights are still sound."""
-    stop_if_needed([numbers({"loss/total": loss, "optim/grad_norm": grad_norm})])
-
-
 def numbers(metrics: Mapping[str, float | int | None]) -> Light:
     """NaN or infinite loss, policy statistic or gradient norm: stop, before it reaches the weights."""
     bad = [

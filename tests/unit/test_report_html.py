@@ -89,7 +89,7 @@ def whole_run(path, steps=30):
             step,
             {
                 "reward/mean": step / 100,
-                "loss/total": 0.5,
+                "loss/policy": 0.5,
                 "optim/grad_norm": 1.0 + step,
                 "time/sample_s": 3.0,
                 "time/update_s": 7.0,
@@ -177,7 +177,7 @@ def test_a_damaged_folder_is_shown_as_far_as_it_can_be_read(tmp_path):
     (path / "rollouts" / "main-000029.parquet").write_bytes(b"PAR1 not parquet")
     (path / "evaluations" / "main-000030.json").write_text('{"results": 3}')
     with (path / "metrics.jsonl").open("a") as file:
-        file.write('nonsense\n{"step": "x"}\n{"step": 30, "reward/mean": "NaN", "loss/total": {}}\n{"torn')
+        file.write('nonsense\n{"step": "x"}\n{"step": 30, "reward/mean": "NaN", "loss/policy": {}}\n{"torn')
     text = page(path).text
     assert "recipe.resolved.json cannot be read" in text
     assert "rollouts/main-000029.parquet cannot be read" in text
@@ -235,8 +235,10 @@ def test_the_health_table_counts_each_step_once_and_keeps_the_worst_level():
 
 def test_a_run_that_was_resumed_after_its_end_is_open_again():
     events = [{"kind": "start"}, {"kind": "end", "reason": "SIGTERM"}]
-    assert status(events) == "SIGTERM"
-    assert status([*events, {"kind": "resume"}, {"kind": "health"}]) == "has not ended: still running, or killed"
+    assert status(events, done=3, total=5) == "SIGTERM"
+    events += [{"kind": "resume"}, {"kind": "health"}]
+    assert status(events, done=3, total=5) == "has not ended: still running, or killed"
+    assert status(events, done=5, total=5) == "finished"
 
 
 def test_flips_pair_first_answers():

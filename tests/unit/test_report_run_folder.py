@@ -54,10 +54,10 @@ def test_a_metric_line_holds_stage_step_metrics_and_the_clock(tmp_path):
 
 def test_what_is_not_finite_is_strict_json_and_reads_back(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.metrics(0, {"loss/total": math.nan, "optim/grad_norm": math.inf, "policy/ratio_max": -math.inf})
+    folder.metrics(0, {"loss/policy": math.nan, "optim/grad_norm": math.inf, "policy/ratio_max": -math.inf})
     json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=lambda name: pytest.fail(name))
     (record,) = json_lines.read(tmp_path / "metrics.jsonl")
-    assert math.isnan(record["loss/total"])
+    assert math.isnan(record["loss/policy"])
     assert (record["optim/grad_norm"], record["policy/ratio_max"]) == (math.inf, -math.inf)
 
 

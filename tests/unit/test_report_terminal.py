@@ -123,7 +123,7 @@ def test_plain_lines_carry_the_numbers_and_the_warnings():
     stream = io.StringIO()
     display = PlainDisplay(stream)
     display.start(10, "quickstart", done=4)
-    record = {"step": 4, "reward/mean": 0.25, "rollout/truncated_frac": 0.125, "loss/total": None, "time/step_s": 33.1}
+    record = {"step": 4, "reward/mean": 0.25, "rollout/truncated_frac": 0.125, "loss/policy": None, "time/step_s": 33.1}
     display.step(record, lights=[Light(name="signal", level="stop", sentence="dead", advice="harder tasks")])
     display.message("two\nlines")
     display.close()

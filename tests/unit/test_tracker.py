@@ -29,7 +29,7 @@ def test_tensorboard_event_files_hold_every_known_number(tmp_path):
 
     tracker = open_tracker("tensorboard", tmp_path, {"seed": 0})
     for step in range(3):
-        tracker.log(step, {"reward/mean": step / 4, "policy/kl_reference": None, "loss/total": math.nan})
+        tracker.log(step, {"reward/mean": step / 4, "policy/kl_reference": None, "loss/policy": math.nan})
     tracker.table(2, ROWS)
     tracker.close()
     tracker.close()
