@@ -1,0 +1,63 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test test-slow smoke check format lock counts clean setup
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## create .venv and install the pinned packages (done by every target that needs it)
+
+# Every step can be interrupted and repeated: pip keeps what it has installed, and the stamp is written last.
+$(STAMP): requirements-cpu.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or newer, or set PYTHON=" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; set PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; install python3-venv" >&2; exit 2; }
+	@command -v $(CXX) >/dev/null || { echo "make: no C++ compiler ($(CXX)); install g++ (DeepSpeed and vLLM compile small kernels)" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages into $(VENV) (about 1.5 GB once)"
+	@grep -vE '^(#|deepspeed==)' requirements-cpu.txt > $(VENV)/without-deepspeed.txt
+	$(PIP) -r $(VENV)/without-deepspeed.txt
+	@# deepspeed's own build looks at the installed torch
+	$(PIP) --no-build-isolation $$(grep '^deepspeed==' requirements-cpu.txt)
+	$(PIP) --no-build-isolation -e .
+	@$(BIN)/python -c 'import transformers, vllm, deepspeed' >/dev/null 2>&1 || { echo "make: the installed packages do not import; run: $(BIN)/python -c 'import transformers, vllm, deepspeed'" >&2; exit 2; }
+	@touch $@
+
+quickstart: $(STAMP) ## train SmolLM2-135M on one-digit addition and print before and after
+	$(BIN)/alignkit train recipes/quickstart.yaml run=runs/quickstart $$(test -d runs/quickstart/checkpoints && echo --resume)
+	$(BIN)/alignkit report runs/quickstart
+
+test: $(STAMP) ## all checks and the fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/ty check alignkit
+	$(BIN)/lint-imports
+	$(BIN)/python .ci/counts.py
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## tests that take minutes: kill -9 and resume, vLLM, SmolLM2, two processes
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+smoke: $(STAMP) ## the smoke recipes, checked against the numbers in their headers
+	$(BIN)/python .ci/smoke.py
+
+check: $(STAMP) ## formatting, lint, types and layers only
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/ty check alignkit && $(BIN)/lint-imports
+
+format: $(STAMP) ## rewrite the code in the house format
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock: $(STAMP) ## resolve requirements-cpu.txt anew
+	$(BIN)/python .ci/lock.py > requirements-cpu.new && mv requirements-cpu.new requirements-cpu.txt
+
+counts: $(STAMP) ## lines of the reading path, checked against the promised limits
+	$(BIN)/python .ci/counts.py
+
+clean: ## remove what can be made again
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

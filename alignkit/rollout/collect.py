@@ -1,0 +1,190 @@
+"""From prompts to scored groups: samples through the engine, scores through the pool, drops what cannot teach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from alignkit.errors import RewardError
+from alignkit.recipe.schema import Rollouts
+from alignkit.rollout.engine import Engine
+from alignkit.types.rollout import Completion, Request, Rollout, StopReason, Turn
+from alignkit.types.score import Score
+from alignkit.types.seeds import child
+from alignkit.types.task import Task
+
+
+class Scorer(Protocol):
+    async def score(self, groups: Sequence[tuple[Task, Sequence[Rollout]]]) -> list[list[Score]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A task, rendered. position: its place in the stage's endless order, which names its randomness."""
+
+    task: Task
+    ids: tuple[int, ...]
+    position: int
+
+
+@dataclass(kw_only=True)
+class Collected:
+    """A step's rollouts. groups: those to train on, every rollout scored. dropped: the others, for the record."""
+
+    groups: list[list[Rollout]] = field(default_factory=list)
+    dropped: list[list[Rollout]] = field(default_factory=list)
+    consumed: list[str] = field(default_factory=list)
+    rounds: int = 0
+    sample_s: float = 0.0
+    score_s: float = 0.0
+
+    @property
+    def everything(self) -> list[Rollout]:
+        return [rollout for group in self.groups + self.dropped for rollout in group]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collector:
+    """Samples and scores. decode turns completion ids into text without special tokens; stop ends a completion."""
+
+    engine: Engine
+    scorer: Scorer
+    decode: Callable[[Sequence[int]], str]
+    stop_token_ids: tuple[int, ...]
+    settings: Rollouts
+    seed: int
+    adapter: str | None = None
+
+    async def collect(self, draw: Callable[[int], list[Prompt]]) -> Collected:
+        """Groups for one step. draw(n) gives the next n prompts of the stage's order.
+
+        Unscorable rollouts leave their group; groups of fewer than 2 scored rollouts are dropped. With
+        `keep_zero_spread: false` so are groups whose rewards are all equal, and dropped groups are replaced by new
+        prompts for at most `refill_rounds` rounds. Raises RewardError when more than `max_unscorable` of the rollouts
+        cannot be scored.
+        """
+        result = Collected()
+        while len(result.groups) < self.settings.prompts and result.rounds < self._max_rounds:
+            prompts = draw(self.settings.prompts - len(result.groups))
+            result.rounds += 1
+            result.consumed += [prompt.task.id for prompt in prompts]
+            begun = time.perf_counter()
+            groups = await self.sample(prompts, first_group=len(result.everything))
+            sampled = time.perf_counter()
+            groups = await self.score(groups)
+            result.sample_s += sampled - begun
+            result.score_s += time.perf_counter() - sampled
+            for group in groups:
+                (result.groups if self._teaches(group) else result.dropped).append(group)
+        self._check_scorable(result.everything)
+        return result
+
+    @property
+    def _max_rounds(self) -> int:
+        return 1 if self.settings.keep_zero_spread else 1 + self.settings.refill_rounds
+
+    async def sample(self, prompts: Sequence[Prompt], *, first_group: int = 0) -> list[list[Rollout]]:
+        """`settings.group` rollouts per prompt, unscored."""
+        size = self.settings.group
+        requests = [self._request(prompt, member) for prompt in prompts for member in range(size)]
+        completions = iter(await self.engine.generate(requests))
+        return [
+            [self._rollout(prompt, first_group + number, member, next(completions)) for member in range(size)]
+            for number, prompt in enumerate(prompts)
+        ]
+
+    async def score(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
+        """The same rollouts with their scores."""
+        scores = await self.scorer.score([(group[0].task, group) for group in groups])
+        return [
+            [replace(rollout, score=score) for rollout, score in zip(group, group_scores, strict=True)]
+            for group, group_scores in zip(groups, scores, strict=True)
+        ]
+
+    def _request(self, prompt: Prompt, member: int) -> Request:
+        return Request(
+            prompt_ids=prompt.ids,
+            seed=child(self.seed, "sample", prompt.position, member),
+            max_new_tokens=self.settings.max_new_tokens,
+            temperature=self.settings.temperature,
+            stop_token_ids=self.stop_token_ids,
+        )
+
+    def _rollout(self, prompt: Prompt, group: int, member: int, completion: Completion) -> Rollout:
+        turn = Turn(
+            prompt_ids=prompt.ids,
+            completion_ids=completion.token_ids,
+            sampler_logprobs=completion.logprobs,
+            stop=completion.stop,
+            text=self.decode(completion.token_ids),
+        )
+        version = completion.policy_version
+        return Rollout(
+            task=prompt.task, group=group, member=member, turns=(turn,), policy_version=version, adapter=self.adapter
+        )
+
+    def _teaches(self, group: list[Rollout]) -> bool:
+        values = [value for rollout in group if (value := _value(rollout)) is not None]
+        return len(values) >= 2 and (self.settings.keep_zero_spread or max(values) > min(values))
+
+    def _check_scorable(self, rollouts: list[Rollout]) -> None:
+        faults = [rollout.score.fault for rollout in rollouts if rollout.score and rollout.score.value is None]
+        if len(faults) > self.settings.max_unscorable * len(rollouts):
+            first = faults[0]
+            cause = f"{first.kind} in {first.where}: {first.message}" if first else "no cause given"
+            raise RewardError(
+                f"{len(faults)} of {len(rollouts)} rollouts could not be scored (allowed: share "
+                f"{self.settings.max_unscorable}); the first: {cause}; mend the reward or raise rollouts.max_unscorable"
+            )
+
+
+def _value(rollout: Rollout) -> float | None:
+    """The reward, or None when the rollout cannot be trained on."""
+    if rollout.score is None or rollout.turns[-1].stop is StopReason.ERROR:
+        return None
+    return rollout.score.value
+
+
+def trainable(groups: Sequence[Sequence[Rollout]]) -> list[Rollout]:
+    """The rollouts of `groups` that have a reward and at least one token, in order."""
+    return [r for group in groups for r in group if _value(r) is not None and r.turns[-1].completion_ids]
+
+
+def describe(collected: Collected, settings: Rollouts) -> dict[str, Any]:
+    """The step's rollout and reward metrics, over everything that was sampled, dropped groups included."""
+    rollouts = collected.everything
+    groups = collected.groups + collected.dropped
+    values = [value for rollout in rollouts if (value := _value(rollout)) is not None]
+    lengths = [len(rollout.turns[-1].completion_ids) for rollout in rollouts]
+    mean = sum(values) / len(values) if values else None
+    metrics: dict[str, Any] = {
+        "reward/mean": mean,
+        "reward/std": (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5 if mean is not None else None,
+        "reward/unscorable_frac": 1 - len(values) / len(rollouts),
+        "rollout/length_mean": sum(lengths) / len(lengths),
+        "rollout/length_max": max(lengths),
+        "rollout/tokens": sum(lengths),
+        "rollout/completions": len(rollouts),
+        "rollout/prompts": len(groups),
+        "rollout/truncated_frac": sum(rollout.truncated for rollout in rollouts) / len(rollouts),
+        "rollout/zero_spread_frac": sum(_equal(group) for group in groups) / len(groups),
+        "rollout/unique_frac": sum(len({r.turns[-1].completion_ids for r in g}) / len(g) for g in groups) / len(groups),
+        "rollout/dropped_frac": len(collected.dropped) / len(groups),
+        "rollout/refill_rounds": collected.rounds - 1,
+        "rollout/policy_version": rollouts[0].policy_version,
+        "time/sample_s": collected.sample_s,
+        "time/score_s": collected.score_s,
+    }
+    scores = [rollout.score for rollout in rollouts if rollout.score]
+    for name in sorted({name for score in scores for name in score.parts}):
+        parts = [value for score in scores if (value := score.parts.get(name)) is not None]
+        metrics[f"reward/part/{name}"] = sum(parts) / len(parts) if parts else None
+    for kind in sorted({score.fault.kind for score in scores if score.fault}):
+        metrics[f"reward/fault/{kind}"] = sum(score.fault is not None and score.fault.kind == kind for score in scores)
+    return metrics
+
+
+def _equal(group: Sequence[Rollout]) -> bool:
+    return len({_value(rollout) for rollout in group}) == 1

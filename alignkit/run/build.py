@@ -1,0 +1,195 @@
+"""From a recipe to objects. This module and run/train.py are the only places that know everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from alignkit.data.prompts import fit_prompts, render, render_completion
+from alignkit.data.sources import load_tasks, split_holdout
+from alignkit.errors import DataError
+from alignkit.models.load import load_policy, save_pretrained
+from alignkit.models.tokenizer import stop_token_ids
+from alignkit.parallel.group import Group
+from alignkit.parallel.single import SingleTrainer
+from alignkit.parallel.trainer import Trainer
+from alignkit.recipe.read import resolve_algorithm
+from alignkit.recipe.schema import Data, Evaluation, Optimizer, Recipe, Stage
+from alignkit.rewards.blend import part_names
+from alignkit.rewards.pool import RewardPool
+from alignkit.rollout.collect import Collector
+from alignkit.rollout.engine import Engine
+from alignkit.train.evaluate import Evaluator, grader_name
+from alignkit.train.source import Example, LabelledSource, Order, RolloutSource, Source
+from alignkit.types.seeds import child
+from alignkit.types.task import Task
+
+PROBE_TOKENS = 64
+
+
+@dataclass(kw_only=True)
+class Policy:
+    """The trained model, as loaded; `tokenizer` and `stop` belong to it."""
+
+    model: nn.Module
+    tokenizer: Any
+    stop: tuple[int, ...]
+
+    @property
+    def context(self) -> int:
+        return self.model.config.max_position_embeddings
+
+
+def build_policy(recipe: Recipe) -> Policy:
+    """Loads or builds the policy; the same weights on every rank and at every start."""
+    model, tokenizer = load_policy(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
+    if torch.cuda.is_available():
+        model.to(f"cuda:{torch.cuda.current_device()}")
+    return Policy(model=model, tokenizer=tokenizer, stop=stop_token_ids(tokenizer, model))
+
+
+def build_reference(recipe: Recipe, initial: dict[str, torch.Tensor] | None) -> nn.Module:
+    """The frozen reference: `reference.path`, else the policy as it was when the stage began.
+
+    initial: the stage's first weights by parameter name; None when these are the recipe's own initial weights.
+    """
+    path = recipe.reference.path if recipe.reference else None
+    model_section = recipe.model.model_copy(update={"path": path, "scratch": None}) if path else recipe.model
+    model, _ = load_policy(model_section, seed=child(recipe.seed, "model"), beside=beside(recipe))
+    if initial is not None and path is None:
+        model.load_state_dict(initial, strict=False)
+    return model.requires_grad_(False).eval()
+
+
+def build_engine(recipe: Recipe, policy: Policy, folder: Path, *, log_file: Path) -> Engine:
+    """Starts the recipe's rollout engine with the policy's present weights. folder: for its files."""
+    settings = recipe.stages[-1].rollouts
+    if settings.engine == "hf":
+        from alignkit.rollout.hf import HfEngine
+
+        return HfEngine(policy.model, dtype=recipe.model.dtype)
+    from alignkit.rollout.vllm import VllmEngine
+
+    dtype = getattr(torch, recipe.model.dtype)
+    save_pretrained(policy.model, policy.tokenizer, folder / "initial-model", dtype=dtype)
+    return VllmEngine(
+        folder / "initial-model",
+        dtype=recipe.model.dtype,
+        max_model_len=longest_sequence(recipe, policy.context),
+        memory_gib=settings.memory_gib,
+        gpu_memory_fraction=settings.gpu_memory_fraction,
+        threads=torch.get_num_threads(),
+        log_file=log_file,
+        seed=recipe.seed,
+    )
+
+
+def longest_sequence(recipe: Recipe, context: int) -> int:
+    """Longest prompt plus completion that any stage or the evaluation may ask for, within the model's context."""
+    evaluation = recipe.evaluation.max_new_tokens if recipe.evaluation else None
+    needed = [
+        stage.data.max_prompt_tokens + max(stage.rollouts.max_new_tokens, evaluation or 0) for stage in recipe.stages
+    ]
+    return min(context, max(*needed, PROBE_TOKENS))
+
+
+def build_trainer(model: nn.Module, optimizer: Optimizer, group: Group) -> Trainer:
+    """Plain torch for one process, DeepSpeed ZeRO for several."""
+    if group.world == 1:
+        return SingleTrainer(model, optimizer)
+    from alignkit.parallel.zero import ZeroTrainer
+
+    return ZeroTrainer(model, optimizer, group)
+
+
+def build_examples(
+    data: Data, policy: Policy, *, labelled: bool, recipe: Recipe, report: Callable[[str], None]
+) -> list[Example]:
+    """Loads, splits and tokenises a stage's training data; raises DataError when nothing is left to train on."""
+    tasks = load_tasks(data, seed=recipe.seed, beside=beside(recipe))
+    training, _ = split_holdout(tasks, data.holdout, recipe.seed)
+    examples = _tokenise(training, data, policy, labelled=labelled, report=report)
+    if not examples:
+        raise DataError(f"{data.source}: no task is left to train on after holdout and length filters")
+    return examples
+
+
+def _tokenise(tasks: Sequence[Task], data: Data, policy: Policy, *, labelled: bool, report: Callable) -> list[Example]:
+    limit = min(data.max_prompt_tokens, policy.context - 1)
+    prompts, counts = fit_prompts(
+        [(task, render(policy.tokenizer, task, data)) for task in tasks], limit, data.long_prompts
+    )
+    if counts.filtered or counts.truncated:
+        report(f"{data.source}: {counts.filtered} prompts of more than {limit} tokens left out, "
+               f"{counts.truncated} truncated, of {len(tasks)}")  # fmt: skip
+    return [
+        Example(
+            task=task,
+            prompt=tuple(ids),
+            completion=tuple(render_completion(policy.tokenizer, task, data)) if labelled else (),
+        )
+        for task, ids in prompts
+    ]
+
+
+def build_pool(recipe: Recipe, stage: Stage) -> RewardPool | None:
+    """The stage's rewards in their worker processes; None without rewards."""
+    if not stage.rewards:
+        return None
+    return RewardPool(stage.rewards, workers=stage.rollouts.reward_workers, beside=beside(recipe))
+
+
+def build_collector(recipe: Recipe, stage: Stage, policy: Policy, engine: Engine, pool: RewardPool) -> Collector:
+    def decode(ids: Sequence[int]) -> str:
+        return policy.tokenizer.decode(ids, skip_special_tokens=True)
+
+    return Collector(
+        engine=engine,
+        scorer=pool,
+        decode=decode,
+        stop_token_ids=policy.stop,
+        settings=stage.rollouts,
+        seed=child(recipe.seed, stage.name),
+        adapter="policy" if recipe.model.lora else None,
+    )
+
+
+def build_source(stage: Stage, examples: list[Example], collector: Collector | None, seed: int) -> Source:
+    order = Order(examples=examples, seed=child(seed, stage.name, "order"), shuffle=stage.data.shuffle)
+    if collector is not None:
+        return RolloutSource(order=order, collector=collector, share_prefix=stage.train.fast_paths)
+    return LabelledSource(order=order, size=stage.train.batch or 1)
+
+
+def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Evaluator:
+    """The recipe's evaluation, graded by the last stage's rewards, on `evaluation.data` or the tasks held out there."""
+    settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
+    data = settings.data or stage.data
+    tasks = load_tasks(data, seed=recipe.seed, beside=beside(recipe))
+    if settings.data is None:
+        _, tasks = split_holdout(tasks, data.holdout, recipe.seed)
+    if not tasks:
+        raise DataError("evaluation: there are no held-out tasks; set data.holdout or evaluation.data")
+    examples = _tokenise(tasks[: settings.limit], data, policy, labelled=False, report=lambda message: None)
+    grader = grader_name(stage.rewards, part_names(stage.rewards))
+    return Evaluator(collector=collector, examples=examples, settings=settings, grader=grader)
+
+
+def save_final(policy: Policy, weights: dict[str, torch.Tensor], folder: Path, *, dtype: torch.dtype) -> None:
+    """An ordinary transformers folder of the trained policy; `weights` are whole, by checkpoint name."""
+    save_pretrained(policy.model, policy.tokenizer, folder, dtype=dtype, weights=weights)
+
+
+def algorithm_of(recipe: Recipe, stage: Stage):
+    """(Algorithm, its Config) of a stage."""
+    return resolve_algorithm(stage, recipe)
+
+
+def beside(recipe: Recipe) -> Path | None:
+    """Folder of the recipe file: relative names in the recipe are looked up there first."""
+    return recipe.file.parent if recipe.file else None

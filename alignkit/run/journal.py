@@ -1,0 +1,66 @@
+"""Everything a finished step leaves behind: the folder's files, the terminal, the tracker."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignkit.parallel.group import Group
+from alignkit.report.light import Light
+from alignkit.report.run_folder import RunFolder
+from alignkit.report.terminal import Display, pick_samples
+from alignkit.report.tracker import Tracker
+from alignkit.train.source import Drawn
+
+
+@dataclass(kw_only=True)
+class Journal:
+    """Writes for the first rank; the others hold one that writes nothing."""
+
+    folder: RunFolder
+    group: Group
+    display: Display | None = None
+    tracker: Tracker | None = None
+
+    def report(self, message: str) -> None:
+        """One sentence for the person who watches and for events.jsonl."""
+        if self.group.first:
+            self.folder.event("message", text=message)
+            if self.display:
+                self.display.message(message)
+
+    def step(self, step: int, stage: str, drawn: Drawn, metrics: dict[str, Any], lights: Sequence[Light]) -> None:
+        """Records one finished step."""
+        if not self.group.first:
+            return
+        metrics = {**metrics, "memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+        self.folder.consumed(step, drawn.consumed, stage=stage)
+        if drawn.rollouts:
+            self.folder.rollouts(step, drawn.rollouts, stage=stage, advantages=_advantages(drawn))
+        self.folder.lights(step, lights, stage=stage)
+        self.folder.metrics(step, metrics, stage=stage)
+        samples = pick_samples(drawn.rollouts) if drawn.rollouts else []
+        if self.display:
+            self.display.step({"stage": stage, "step": step, **metrics}, samples, lights)
+        if self.tracker:
+            self.tracker.log(step, metrics)
+
+    def evaluation(self, step: int, stage: str, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+        """Records an evaluation of the weights after `step` steps."""
+        more = {name.removeprefix("eval/"): value for name, value in summary.items() if name != "eval/accuracy"}
+        self.folder.evaluation(step, rows, stage=stage, **more)
+        accuracy = summary["eval/accuracy"]
+        shown = "no answer could be scored" if accuracy is None else f"accuracy {accuracy:.3f}"
+        self.report(f"evaluation after {step} steps: {shown} on {summary['eval/tasks']} held-out tasks")
+
+
+def _advantages(drawn: Drawn) -> list[float | None]:
+    """One advantage per rollout (the mean over its tokens); None for rollouts that were not trained on."""
+    batch = drawn.batch
+    if batch is None or batch.advantages is None:
+        return [None] * len(drawn.rollouts)
+    means = (batch.sum_per_sequence(batch.advantages) / batch.actions_per_sequence()).tolist()
+    known = {(r.group, r.member): mean for r, mean in zip(drawn.trained, means, strict=True)}
+    return [known.get((rollout.group, rollout.member)) for rollout in drawn.rollouts]

@@ -1,0 +1,232 @@
+"""A run over its stages: builds each stage's loop, evaluates, checkpoints, and concludes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from alignkit.errors import CheckpointError, HealthError
+from alignkit.evaluate.before_after import compare_results
+from alignkit.models.forward import Forward
+from alignkit.parallel.group import Group
+from alignkit.parallel.trainer import Trainer
+from alignkit.recipe.read import dump_recipe
+from alignkit.recipe.schema import Recipe, Stage
+from alignkit.report.light import Light
+from alignkit.report.run_folder import step_of
+from alignkit.rewards.pool import RewardPool
+from alignkit.rollout.collect import Collector
+from alignkit.rollout.engine import Engine
+from alignkit.run import build
+from alignkit.run.journal import Journal
+from alignkit.train import checkpoint
+from alignkit.train.checkpoint import State
+from alignkit.train.evaluate import Evaluator
+from alignkit.train.health import Health, Limits, stop_if_needed
+from alignkit.train.loop import StageLoop
+from alignkit.train.source import Drawn, Source
+from alignkit.train.step import Step
+from alignkit.train.sync import Sync
+from alignkit.types.seeds import child
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run in progress on this rank. engine and evaluator exist on the first rank only.
+
+    start: the checkpoint to go on from, or None. interrupted: set by a signal; honoured after the step in progress.
+    """
+
+    recipe: Recipe
+    group: Group
+    policy: build.Policy
+    journal: Journal
+    engine: Engine | None
+    sync: Sync
+    resources: contextlib.ExitStack
+    state: State
+    start: Path | None
+    health: Health = field(default_factory=Health)
+    evaluator: Evaluator | None = None
+    trainer: Trainer | None = None
+    forward: Forward | None = None
+    interrupted: bool = False
+    _pools: dict[int, RewardPool] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> Stage:
+        return self.recipe.stages[self.state.stage]
+
+    @property
+    def path(self) -> Path:
+        return self.journal.folder.path
+
+    def train(self) -> bool:
+        """Runs the remaining stages; False when the run was interrupted (a checkpoint is on the disk)."""
+        while True:
+            loop = self._enter_stage()
+            if self.state.done == 0:
+                self._evaluate()
+            if not loop.run(self.state):
+                return False
+            if self.state.stage + 1 == len(self.recipe.stages):
+                self._evaluate()
+                self._checkpoint(final=True)
+                return True
+            self._leave_stage()
+
+    def _enter_stage(self) -> StageLoop:
+        """Everything the present stage needs, restored from the checkpoint when the run resumes inside it."""
+        stage, recipe = self.stage, self.recipe
+        algorithm, config = build.algorithm_of(recipe, stage)
+        needs = algorithm.needs(config)
+        initial = self._first_weights() if "ref_logprobs" in needs and self.state.stage else None
+        trainer = build.build_trainer(self.policy.model, stage.optimizer, self.group)
+        dtype = getattr(torch, recipe.model.dtype)
+        self.forward = Forward(trainer.model, dtype, fast=stage.train.fast_paths, report=self.journal.report)
+        self.trainer = trainer
+        limits = Limits(
+            dead_steps=recipe.health.dead_steps,
+            max_kl=recipe.health.max_kl,
+            max_unscorable=stage.rollouts.max_unscorable,
+            canary_tolerance=stage.rollouts.canary_tolerance,
+        )
+        self.health = Health(limits)
+        if self.start is not None:
+            trainer.load(self.start)
+            self.health.restore(self.state.health)
+            self.start = None
+        reference = None
+        if "ref_logprobs" in needs:
+            reference = Forward(build.build_reference(recipe, initial).to(self.forward.device), dtype, fast=False)
+        step = Step(
+            algorithm=algorithm,
+            config=config,
+            trainer=trainer,
+            forward=self.forward,
+            group=self.group,
+            temperature=stage.rollouts.temperature if algorithm.source == "rollouts" else 1.0,
+            max_tokens=stage.train.micro_batch_tokens,
+        )
+        return StageLoop(
+            stage=stage,
+            source=self._source(algorithm.source) if self.group.first else None,
+            step=step,
+            reference=reference,
+            seed=child(recipe.seed, stage.name),
+            sync=lambda state: self._sync(),
+            finish=self._finish,
+        )
+
+    def _source(self, kind: str) -> Source:
+        stage, number = self.stage, self.state.stage
+        labelled, report = kind != "rollouts", self.journal.report
+        examples = build.build_examples(stage.data, self.policy, labelled=labelled, recipe=self.recipe, report=report)
+        collector = None if labelled else self._collector(number)
+        return build.build_source(stage, examples, collector, self.recipe.seed)
+
+    def _collector(self, number: int) -> Collector:
+        """The collector of a stage; its reward processes start once and live as long as the run."""
+        stage = self.recipe.stages[number]
+        if number not in self._pools:
+            self._pools[number] = build.build_pool(self.recipe, stage)
+            self.resources.callback(self._pools[number].close)
+        return build.build_collector(self.recipe, stage, self.policy, self.engine, self._pools[number])
+
+    def _first_weights(self) -> dict[str, torch.Tensor]:
+        """The weights with which the present stage began, kept in a file so that a resumed run finds them."""
+        file = self.path / f"stage-{self.state.stage}-first.safetensors"
+        if self.state.step == 0 and self.start is None and self.group.first:
+            weights = {name: p.detach().contiguous() for name, p in self.policy.model.named_parameters()}
+            save_file(weights, file.with_suffix(".unfinished"))
+            file.with_suffix(".unfinished").rename(file)
+        self.group.barrier()
+        return load_file(file)
+
+    def _leave_stage(self) -> None:
+        """The next stage goes on with these weights, a fresh optimizer and fresh health."""
+        if self.group.world > 1:  # a sharded model cannot be sharded again: start from whole weights
+            whole = {name: tensor.cpu().clone() for name, tensor in self.trainer.weights()}
+            self.policy = build.build_policy(self.recipe)
+            self.policy.model.load_state_dict(whole, strict=False)
+        state = self.state
+        state.stage, state.step, state.cursor = state.stage + 1, 0, 0
+
+    def _sync(self) -> dict[str, Any]:
+        return self.sync(self.state.version, self.trainer, self.forward)
+
+    def _finish(self, state: State, drawn: Drawn, metrics: dict[str, Any]) -> bool:
+        """Records a finished step, looks after health, evaluates and checkpoints; False ends the run here."""
+        lights = self.health.lights(metrics) if self.group.first else []
+        self.journal.step(state.done - 1, self.stage.name, drawn, metrics, lights)
+        verdict = self.group.from_first(_stop_sentence(lights))
+        if verdict:
+            raise HealthError(verdict)
+        every = self.recipe.evaluation.every if self.recipe.evaluation else None
+        if every and state.done % every == 0 and state.step < self.stage.train.steps:
+            self._evaluate()
+        stopping = any(self.group.gather(self.interrupted))
+        period = self.recipe.checkpoints.every
+        if stopping or (period and state.done % period == 0):
+            self._checkpoint(final=stopping)
+        return not stopping
+
+    def _evaluate(self) -> None:
+        if self.recipe.evaluation is None:
+            return
+        self._sync()
+        if not self.group.first:
+            return
+        if self.evaluator is None:
+            collector = self._collector(len(self.recipe.stages) - 1)
+            self.evaluator = build.build_evaluator(self.recipe, self.policy, collector)
+        rows, summary = self.evaluator.run()
+        self.journal.evaluation(self.state.done, self.stage.name, rows, summary)
+
+    def _checkpoint(self, *, final: bool = False) -> None:
+        """Writes a checkpoint. A full disk costs the checkpoint, not the run, unless the run ends with it."""
+        self.state.health = self.health.state()
+        try:
+            checkpoint.save(
+                self.path / "checkpoints",
+                self.state,
+                recipe=dump_recipe(self.recipe),
+                trainer=self.trainer,
+                group=self.group,
+                keep=self.recipe.checkpoints.keep,
+            )
+        except CheckpointError as error:
+            if final:
+                raise
+            self.journal.report(f"{error} (training goes on; the checkpoints before it are whole)")
+
+    def conclude(self) -> dict[str, Any] | None:
+        """Saves the final model, compares before with after; the run's summary on the first rank."""
+        weights = dict(self.trainer.weights())
+        if not self.group.first:
+            return None
+        final = self.path / "final"
+        build.save_final(self.policy, weights, final, dtype=getattr(torch, self.recipe.model.dtype))
+        summary: dict[str, Any] = {"run": str(self.path), "steps": self.state.done, "model": str(final)}
+        files = sorted((self.path / "evaluations").glob("*.json"), key=step_of)
+        if len(files) >= 2:
+            results = [json.loads(file.read_text())["results"] for file in (files[0], files[-1])]
+            comparison, _ = compare_results(*results, seed=self.recipe.seed)
+            summary["comparison"] = {**asdict(comparison), "sentence": comparison.sentence}
+            self.journal.report(comparison.sentence)
+        return summary
+
+
+def _stop_sentence(lights: Sequence[Light]) -> str | None:
+    try:
+        stop_if_needed(lights)
+    except HealthError as error:
+        return str(error)
+    return None

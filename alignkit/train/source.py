@@ -1,0 +1,134 @@
+"""Where a stage's batches come from. Sources live on the first rank and hold no state but what a cursor can restore."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from alignkit.data.order import draw
+from alignkit.errors import BatchError
+from alignkit.rollout.collect import Collector, Prompt, describe, trainable
+from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.rollout import Rollout
+from alignkit.types.task import Task
+
+
+@dataclass(kw_only=True)
+class Drawn:
+    """A step's data. batch: None when nothing of it can be trained on. cursor: where the next step goes on."""
+
+    batch: Batch | None
+    cursor: int
+    consumed: list[str]
+    rollouts: list[Rollout] = field(default_factory=list)
+    trained: list[Rollout] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    def next(self, cursor: int, version: int) -> Drawn:
+        """The data of one step, starting at `cursor`; sampled data must stem from weights of `version`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One task, tokenised. completion is empty for prompts to be answered."""
+
+    task: Task
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The endless, seeded order of a stage's examples."""
+
+    examples: Sequence[Example]
+    seed: int
+    shuffle: bool
+
+    def take(self, cursor: int, count: int) -> list[Example]:
+        places = draw(len(self.examples), seed=self.seed, start=cursor, count=count, shuffle=self.shuffle)
+        return [self.examples[index] for _, index in places]
+
+    def epoch(self, cursor: int) -> float:
+        return cursor / len(self.examples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledSource:
+    """Given completions, `size` a step."""
+
+    order: Order
+    size: int
+
+    def next(self, cursor: int, version: int) -> Drawn:
+        examples = self.order.take(cursor, self.size)
+        items = [Item(prompt_ids=e.prompt, completion_ids=e.completion, group=i) for i, e in enumerate(examples)]
+        cursor += self.size
+        return Drawn(
+            batch=pack(items),
+            cursor=cursor,
+            consumed=[example.task.id for example in examples],
+            metrics={"data/epoch": self.order.epoch(cursor), "data/consumed": cursor},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutSource:
+    """Completions sampled by the engine and scored by the rewards. run: runs the collector's coroutines."""
+
+    order: Order
+    collector: Collector
+    share_prefix: bool
+    run: Callable = asyncio.run
+
+    def next(self, cursor: int, version: int) -> Drawn:
+        taken = cursor
+
+        def draw_prompts(count: int) -> list[Prompt]:
+            nonlocal taken
+            examples = self.order.take(taken, count)
+            prompts = [Prompt(task=e.task, ids=e.prompt, position=taken + i) for i, e in enumerate(examples)]
+            taken += count
+            return prompts
+
+        collected = self.run(self.collector.collect(draw_prompts))
+        rollouts = trainable(collected.groups)
+        metrics = describe(collected, self.collector.settings)
+        metrics |= {"data/epoch": self.order.epoch(taken), "data/consumed": taken}
+        return Drawn(
+            batch=pack_rollouts(rollouts, version=version, share_prefix=self.share_prefix) if rollouts else None,
+            cursor=taken,
+            consumed=collected.consumed,
+            rollouts=collected.everything,
+            trained=rollouts,
+            metrics=metrics,
+        )
+
+
+def pack_rollouts(rollouts: Sequence[Rollout], *, version: int, share_prefix: bool) -> Batch:
+    """The batch of scored single-turn rollouts; raises BatchError when one stems from other weights than `version`."""
+    stale = next((rollout for rollout in rollouts if rollout.policy_version != version), None)
+    if stale is not None:
+        raise BatchError(
+            f"task {stale.task.id}: sampled by policy version {stale.policy_version}, the trainer is at {version}; "
+            "on-policy updates refuse it: sync the engine before sampling"
+        )
+    items = [
+        Item(
+            prompt_ids=rollout.turns[0].prompt_ids,
+            completion_ids=rollout.turns[0].completion_ids,
+            sampler_logprobs=rollout.turns[0].sampler_logprobs,
+            group=rollout.group,
+            member=rollout.member,
+            reward=rollout.score.value,  # ty: ignore[unresolved-attribute, invalid-argument-type]  trainable() checked it
+            truncated=rollout.truncated,
+            policy_version=rollout.policy_version,
+        )
+        for rollout in rollouts
+    ]
+    return pack(items, share_prefix=share_prefix).validate()

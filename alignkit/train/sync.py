@@ -1,0 +1,57 @@
+"""Weight sync with proof: the engine never samples before it has been shown to compute what the trainer computes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alignkit.models.forward import Forward
+from alignkit.parallel.group import Group
+from alignkit.parallel.trainer import Trainer
+from alignkit.rollout.canary import check
+from alignkit.rollout.engine import Engine
+from alignkit.types.batch import Item, pack
+
+
+@dataclass(kw_only=True)
+class Sync:
+    """Keeps the engine (on the first rank; None elsewhere) at the trainer's version. Called by every rank together.
+
+    probe: fixed sequences of token ids. tolerance: largest mean |log-prob difference| on them. version: of the weights
+    that the engine holds, the same on every rank; -1 before the first push.
+    """
+
+    engine: Engine | None
+    group: Group
+    probe: Sequence[Sequence[int]]
+    tolerance: float
+    version: int = -1
+
+    def __call__(self, version: int, trainer: Trainer, forward: Forward) -> dict[str, Any]:
+        """Pushes the weights unless the engine holds them already; raises SyncError when the canary disagrees."""
+        if version == self.version:
+            return {}
+        weights = trainer.weights()
+        if self.engine is not None:
+            self.engine.update(weights, version=version)
+        for _ in weights:  # the other ranks help to gather sharded weights
+            pass
+        self.version = version
+        expected = self._trainer_logprobs(forward)
+        if self.engine is None:
+            return {}
+        report = check(asyncio.run(self.engine.score(self.probe)), expected, tolerance=self.tolerance, version=version)
+        return {"sync/canary_gap": report.mean_gap, "sync/policy_version": version}
+
+    @torch.no_grad()
+    def _trainer_logprobs(self, forward: Forward) -> list[list[float]]:
+        """The trainer's log-prob of every probe token after the first; every rank computes all of them."""
+        items = [Item(prompt_ids=ids[:1], completion_ids=ids[1:], group=i) for i, ids in enumerate(self.probe)]
+        batch = pack(items)
+        forward.model.eval()
+        logprobs = forward(batch.to(forward.device), temperature=1.0).logprobs.cpu()
+        return [logprobs[(batch.segment == i)].tolist() for i in range(len(items))]
