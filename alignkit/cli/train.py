@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignkit.cli.output import JsonOption, OverridesArgument, RecipeArgument, print_json
+from alignkit.cli.output import JsonOption, OverridesArgument, RecipeArgument
 from alignkit.errors import AlignkitError
 from alignkit.recipe.find import Found, find
 from alignkit.recipe.read import read_recipe
@@ -52,9 +53,9 @@ def train(
 def _train_here(recipe: Recipe, *, resume: bool, as_json: bool) -> None:
     from alignkit.run.train import run as run_training
 
-    result = run_training(recipe, resume=resume)
+    result = run_training(recipe, resume=resume, as_json=as_json)
     if as_json and result is not None:
-        print_json(result)
+        typer.echo(json.dumps({"event": "result", **result}, default=str))
 
 
 def _train_launched(

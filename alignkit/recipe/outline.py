@@ -33,9 +33,15 @@ def function_options(path: Path, function: str) -> set[str] | None:
         if getattr(node, "name", None) == function:
             definition = _initializer(node) if isinstance(node, ast.ClassDef) else node
             if isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef) and not definition.args.kwarg:
-                arguments = definition.args
-                return {argument.arg for argument in (*arguments.args, *arguments.kwonlyargs)}
+                return _arguments(definition)
     return None
+
+
+def keyword_functions(path: Path, wanted: set[str]) -> dict[str, set[str]]:
+    """The public functions of a file that parses whose arguments are all keywords, `wanted` among them; the others."""
+    functions = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+    public = {node.name: _arguments(node) for node in functions if not node.name.startswith("_") and not node.args.args}
+    return {name: arguments - wanted for name, arguments in public.items() if wanted <= arguments}
 
 
 def module_file(module: str) -> Path | None:
@@ -55,6 +61,10 @@ def module_file(module: str) -> Path | None:
             if path.is_file():
                 return path
     return None
+
+
+def _arguments(definition: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    return {argument.arg for argument in (*definition.args.args, *definition.args.kwonlyargs)}
 
 
 def _initializer(node: ast.ClassDef) -> ast.stmt | None:

@@ -96,6 +96,9 @@ def _sentence(detail: Any, path: KeyPath, section: type[BaseModel] | None, top: 
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"{words} {detail['ctx'][name]:g}; got {describe(got)}"
+    if kind in ("too_long", "too_short"):
+        bound = f"at most {detail['ctx'].get('max_length')}" if kind == "too_long" else "more"
+        return f"wants {bound} items; got {describe(got)}"
     wanted = _WANTED.get(kind, detail["msg"].removeprefix("Value error, "))
     return f"{wanted}; got {describe(got)}"
 

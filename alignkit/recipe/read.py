@@ -5,6 +5,7 @@ Nothing heavy is imported; algorithm files are loaded for their Config only.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -270,6 +271,8 @@ def _check_stage(stage: Any, i: int, folder: Path, located: Located) -> tuple[Al
     if not isinstance(name, str):
         problem = f"wants a name; got {describe(name)}" if "type" in section else "is missing"
         located.add((*key, "type"), f"{problem} (see `alignkit ls algorithms`)")
+        for near in difflib.get_close_matches("type", [other for other in section if other != "type"], n=1):
+            located.add((*key, near), "is not a setting (did you mean 'type'?)")
         return None
     try:
         algorithm = load_algorithm(name, beside=folder)

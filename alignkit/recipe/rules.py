@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import ContentError
+from alignkit.recipe.data_file import data_file, data_folders
 from alignkit.recipe.document import KeyPath
 from alignkit.recipe.find import did_you_mean, find
+from alignkit.recipe.outline import keyword_functions
 from alignkit.recipe.schema import Data, Recipe, Stage
 
 Broken = Iterator[tuple[KeyPath, str]]
 
-COLUMNS = ("prompt", "completion", "chosen", "rejected", "label", "messages", "tools", "reference")
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 
 
@@ -110,19 +111,7 @@ def _local_path(key: KeyPath, path: str | None, folder: Path) -> Broken:
 
 
 def _data(data: Data, key: KeyPath, folder: Path) -> Broken:
-    kind, colon, name = data.source.partition(":")
-    source = (*key, "source")
-    if kind == "hub" and colon:
-        if name.count("/") > 1 or not name.strip("/"):
-            yield source, f"a hub dataset is written `hub:ORG/NAME`; got '{data.source}'"
-    elif not (kind == "generator" and colon):
-        yield from _data_file(data.source, source, folder)
-    for ours in data.columns:
-        if ours not in COLUMNS:
-            yield (
-                (*key, "columns", ours),
-                f"is not one of our columns: {', '.join(COLUMNS)}{did_you_mean(ours, COLUMNS)}",
-            )
+    yield from _source(data, key, folder)
     if data.template is not None:
         try:
             fields = [name for _, name, _, _ in string.Formatter().parse(data.template) if name is not None]
@@ -135,12 +124,41 @@ def _data(data: Data, key: KeyPath, folder: Path) -> Broken:
         yield (*key, "holdout"), f"leaves nothing to train on: {data.holdout} of {data.limit} rows; lower it"
 
 
+def _source(data: Data, key: KeyPath, folder: Path) -> Broken:
+    """That the source can exist, and that it takes the options."""
+    kind, colon, name = data.source.partition(":")
+    source = (*key, "source")
+    options: set[str] = set()
+    if kind == "hub" and colon:
+        options = {"name"}
+        if name.count("/") > 1 or not name.strip("/"):
+            yield source, f"a hub dataset is written `hub:ORG/NAME`; got '{data.source}'"
+    elif kind == "generator" and colon:
+        generators = _generators()
+        options = generators.get(name, set(data.options))
+        if name not in generators:
+            known = ", ".join(generators)
+            yield source, f"no generator is called '{name}'{did_you_mean(name, generators)}; there are {known}"
+    else:
+        yield from _data_file(data.source, source, folder)
+    for option in data.options:
+        if option not in options:
+            problem = f"is not an option of '{data.source}'{did_you_mean(option, options)}"
+            yield (*key, "options", option), problem
+
+
+def _generators() -> dict[str, set[str]]:
+    """Every generator and its options, read from the source text: the data layer lies above this one."""
+    return keyword_functions(Path(__file__).resolve().parents[1] / "data" / "generators.py", {"split", "seed"})
+
+
 def _data_file(source: str, key: KeyPath, folder: Path) -> Broken:
     if not source.endswith(DATA_SUFFIXES):
         wanted = f"`generator:NAME`, `hub:ORG/NAME` or a file ({' '.join(DATA_SUFFIXES)})"
         yield key, f"wants {wanted}; got '{source}'"
-    elif not (folder / Path(source).expanduser()).is_file():
-        yield key, f"there is no file {folder / Path(source).expanduser()}; paths are taken from the recipe's folder"
+    elif data_file(source, folder) is None:
+        looked = ", ".join(str(place) for place in data_folders(folder))
+        yield key, f"there is no file '{source}' in {looked}; fetch it, or set ALIGNKIT_DATA to its folder"
 
 
 def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
