@@ -199,6 +199,8 @@ def _notes(lines: Mapping[str, list[tuple[float, float]]]) -> list[str]:
 def _metric_rows(run: RunData) -> list[dict[str, Any]]:
     rows = []
     for name in metric_names(run.metrics):
+        if name == "time/clock_s":
+            continue
         values = [value for _, value in series(run.metrics, name)]
         told = {"first": values[0], "last": values[-1], "low": min(values), "high": max(values)} if values else {}
         rows.append({"name": name, "meaning": meaning(name) or "", "numbers": told})
