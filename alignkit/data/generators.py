@@ -1,0 +1,144 @@
+"""Generated tasks with exact references: arithmetic, comparison, parity. Rows are in TRL's columns.
+
+Every generator takes `split` ("train" or "heldout") and `seed`. Which problems are held out depends on the problem
+alone, so no seed ever trains on another run's held-out problems.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+from alignkit.errors import DataError
+from alignkit.types.seeds import child
+
+Row = dict[str, Any]
+Split = Literal["train", "heldout"]
+
+HELD_OUT = 0.3
+MOST_ENUMERATED = 100_000
+SIGNS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+
+
+def arithmetic(
+    *,
+    split: Split,
+    seed: int,
+    digits: int = 1,
+    operations: str = "+",
+    reversed: bool = False,
+    style: Literal["chat", "characters"] = "chat",
+    count: int | None = None,
+) -> list[Row]:
+    """Sums, differences or products of two numbers of `digits` digits (0-9, 10-99, ...), as ordered pairs.
+
+    style: "chat" asks in words; "characters" gives `12+34=`, to be completed with `46`. reversed: the answer's digits
+    from last to first (`64`), which is easier to learn. One-digit addition has 100 pairs: 70 to train on, 30 held out.
+    """
+    unknown = sorted(set(operations) - set(SIGNS))
+    if unknown or not operations:
+        raise DataError(f"generator:arithmetic: operations is {operations!r}; wanted some of {' '.join(SIGNS)}")
+    numbers = range(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+    size = len(numbers)
+    parts = [_split(f"{digits}{sign}", size * size, split=split, seed=seed, count=count) for sign in operations]
+    rows = []
+    for numbers_of_pairs in zip(*parts, strict=True):
+        for sign, pair in zip(operations, numbers_of_pairs, strict=True):
+            left, right = numbers[pair // size], numbers[pair % size]
+            answer = _answer(SIGNS[sign](left, right), reversed=reversed)
+            question = f"What is {left} {sign} {right}? Answer with a number only."
+            rows.append(_row(question if style == "chat" else f"{left}{sign}{right}=", answer))
+    return rows
+
+
+def comparison(*, split: Split, seed: int, digits: int = 1, count: int | None = None) -> list[Row]:
+    """Which of two different numbers of `digits` digits is larger (90 ordered pairs of one-digit numbers)."""
+    numbers = range(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+    size = len(numbers)
+    rows = []
+    for number in _split(f"larger {digits}", size * (size - 1), split=split, seed=seed, count=count):
+        first, rest = divmod(number, size - 1)
+        second = rest + (rest >= first)
+        left, right = numbers[first], numbers[second]
+        question = f"Which number is larger, {left} or {right}? Answer with a number only."
+        rows.append(_row(question, str(max(left, right))))
+    return rows
+
+
+def parity(*, split: Split, seed: int, digits: int = 2, count: int | None = None) -> list[Row]:
+    """Whether a number of at most `digits` digits is even or odd."""
+    rows = []
+    for number in _split("parity", 10**digits, split=split, seed=seed, count=count):
+        question = f"Is {number} even or odd? Answer with one word."
+        rows.append(_row(question, "odd" if number % 2 else "even"))
+    return rows
+
+
+GENERATORS: dict[str, Callable[..., list[Row]]] = {
+    "arithmetic": arithmetic,
+    "comparison": comparison,
+    "parity": parity,
+}
+
+
+def generate(name: str, options: dict[str, Any], *, split: str, seed: int) -> list[Row]:
+    """The rows of generator `name`. Raises DataError for an unknown generator, option, type or split."""
+    if name not in GENERATORS:
+        raise DataError(f"generator:{name}: unknown; wanted one of {', '.join(GENERATORS)}")
+    if split not in ("train", "heldout"):
+        raise DataError(f"generator:{name}: split is {split!r}; wanted train or heldout")
+    function = GENERATORS[name]
+    known = inspect.signature(function).parameters
+    for option, value in options.items():
+        if option not in known or option in ("split", "seed"):
+            allowed = ", ".join(other for other in known if other not in ("split", "seed"))
+            raise DataError(f"generator:{name}: no option {option}; wanted one of {allowed}")
+        _check_type(name, option, value, known[option].default)
+    return function(split=split, seed=seed, **options)
+
+
+def _check_type(name: str, option: str, value: object, default: object) -> None:
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, str):
+        fits, wanted = isinstance(value, str), "text"
+    else:
+        fits, wanted = type(value) is int and value > 0, "a whole number above 0"
+    if not fits:
+        raise DataError(f"generator:{name}: {option} is {value!r}; wanted {wanted}")
+    if option == "style" and value not in ("chat", "characters"):
+        raise DataError(f"generator:{name}: style is {value!r}; wanted chat or characters")
+
+
+def _row(prompt: str, answer: str) -> Row:
+    return {"prompt": prompt, "completion": answer, "reference": answer}
+
+
+def _answer(value: int, *, reversed: bool) -> str:
+    sign, digits = ("-" if value < 0 else ""), str(abs(value))
+    return sign + (digits[::-1] if reversed else digits)
+
+
+def _split(name: str, size: int, *, split: Split, seed: int, count: int | None) -> list[int]:
+    """Numbers (below `size`) of the problems of family `name` that are in a split, at most `count`.
+
+    Small families are listed whole, 30% of them held out. Of a large one `count` (default 10,000) different problems
+    are drawn with `seed`, from those whose own hash puts them in the split.
+    """
+    if size <= MOST_ENUMERATED:
+        order = sorted(range(size), key=lambda number: child(0, "generator", name, number))
+        num_held_out = round(size * HELD_OUT)
+        return (order[:num_held_out] if split == "heldout" else order[num_held_out:])[:count]
+    count = count or 10_000
+    most = int(size * HELD_OUT / 2)
+    if count > most:
+        raise DataError(f"generator: count is {count}; there are only enough problems for {most}")
+    chosen: dict[int, None] = {}
+    attempt = 0
+    while len(chosen) < count:
+        number = child(seed, "generator", name, "draw", attempt) % size
+        if (child(0, "generator", name, number) % 1000 < HELD_OUT * 1000) == (split == "heldout"):
+            chosen[number] = None
+        attempt += 1
+    return list(chosen)

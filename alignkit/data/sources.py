@@ -1,0 +1,98 @@
+"""Tasks from files, hub datasets and generators, in TRL's column conventions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignkit.data.generators import generate
+from alignkit.data.rows import Row, read_rows
+from alignkit.data.tasks import make_task
+from alignkit.errors import DataError
+from alignkit.recipe.data_file import data_file, data_folders
+from alignkit.recipe.schema import Data
+from alignkit.types.seeds import child
+from alignkit.types.task import Task
+
+
+def load_tasks(data: Data, *, seed: int, beside: Path | None = None) -> list[Task]:
+    """All tasks of a recipe's `data` section, in the source's order; at most `data.limit`.
+
+    seed: draws problems from generators too large to list; nothing else here is random. beside: the recipe's folder;
+    relative files are looked for there, in the working folder, and in the folders of $ALIGNKIT_DATA.
+    Task ids are stable: they name the source as the recipe does (a hub dataset with its commit) and the row.
+    Raises DataError that names the file, the row, the column, what was found, what was wanted and the cure.
+    """
+    if data.system is not None and not data.chat:
+        raise DataError("data.system is given but data.chat is false; put it into data.template instead")
+    kind, _, name = data.source.partition(":")
+    if kind == "generator":
+        source, rows = f"{data.source}:{data.split}", _generated(name, data, seed)
+    elif kind == "hub":
+        source, rows = _from_hub(name, data)
+    else:
+        source, rows = data.source, _from_file(data, beside)
+    tasks = [make_task(row, data, source=source, number=number) for number, row in enumerate(rows[: data.limit])]
+    if "id" in data.columns:
+        _check_unique(tasks, rows)
+    return tasks
+
+
+def split_holdout(tasks: Sequence[Task], holdout: int, seed: int) -> tuple[list[Task], list[Task]]:
+    """(to train on, held out): `holdout` tasks chosen by the seed; both keep the given order.
+
+    Raises DataError when nothing would be left to train on.
+    """
+    from numpy.random import Generator, Philox
+
+    if holdout >= len(tasks):
+        raise DataError(f"data.holdout is {holdout} of {len(tasks)} rows; nothing is left to train on: lower it")
+    order = Generator(Philox(key=child(seed, "holdout"))).permutation(len(tasks))
+    chosen = {int(index) for index in order[:holdout]}
+    train = [task for index, task in enumerate(tasks) if index not in chosen]
+    return train, [task for index, task in enumerate(tasks) if index in chosen]
+
+
+def _generated(name: str, data: Data, seed: int) -> list[Row]:
+    rows = generate(name, data.options, split=data.split, seed=seed)
+    return [Row(f"{data.source} row {number}", columns) for number, columns in enumerate(rows, start=1)]
+
+
+def _from_file(data: Data, beside: Path | None) -> list[Row]:
+    if data.options or data.revision:
+        raise DataError(f"{data.source}: data.options and data.revision are for generators and hub datasets; remove")
+    path = data_file(data.source, beside)
+    if path is None:
+        looked = ", ".join(str(folder.resolve()) for folder in data_folders(beside))
+        raise DataError(f"{data.source}: no such file in {looked}; fetch it, or set ALIGNKIT_DATA to its folder")
+    return read_rows(path, data.limit)
+
+
+def _from_hub(name: str, data: Data) -> tuple[str, list[Row]]:
+    """The dataset's rows, and its name with the commit that was really loaded."""
+    from datasets import load_dataset
+
+    unknown = sorted(set(data.options) - {"name"})
+    if unknown:
+        raise DataError(f"{data.source}: unknown data.options.{unknown[0]}; a hub dataset takes only `name`")
+    try:
+        dataset = load_dataset(name, data.options.get("name"), split=data.split, revision=data.revision)
+    except (OSError, ValueError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise DataError(f"{data.source}: cannot load split '{data.split}': {type(error).__name__}: {line}") from error
+    if data.limit is not None:
+        dataset = dataset.select(range(min(data.limit, len(dataset))))
+    checksums = " ".join(getattr(dataset.info, "download_checksums", None) or {})
+    commit = re.search(r"@([0-9a-f]{40})/", checksums)
+    revision = commit[1] if commit else data.revision or "main"
+    source = f"{data.source}@{revision}:{data.split}"
+    return source, [Row(f"{source} row {number}", row) for number, row in enumerate(dataset.to_list(), start=1)]
+
+
+def _check_unique(tasks: Sequence[Task], rows: Sequence[Row]) -> None:
+    seen: dict[str, str] = {}
+    for task, row in zip(tasks, rows, strict=False):
+        if task.id in seen:
+            raise DataError(f"{row.where}: the id of {task.id} is also that of {seen[task.id]}; ids must differ")
+        seen[task.id] = row.where
