@@ -65,7 +65,8 @@ class Data(Section):
     options: dict[str, Any] = {}
     """Arguments of the generator (or, under `name`, the configuration of a hub dataset)."""
     columns: dict[str, str] = {}
-    """Renames: ours (prompt, completion, chosen, rejected, label, messages, tools, reference) from theirs."""
+    """Renames: ours (prompt, completion, chosen, rejected, label, messages, tools, reference; `id`; `solution`, which
+    TRL's rewards read) from theirs."""
     template: str | None = None
     """Python format string over the row's columns that makes the prompt (`{question}`); default: column `prompt`."""
     system: str | None = None
