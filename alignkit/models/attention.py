@@ -12,6 +12,7 @@ with transformers' AttentionInterface under NAME by `install`, so stock models r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -98,26 +99,27 @@ class _PackedAttention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
         query, key, value, output, normaliser = ctx.saved_tensors
         sources = (grad, query, key, value, output)
         padded = [torch.nn.functional.pad(x, (0, 0, 0, 1)) for x in sources]
         padded_normaliser = torch.nn.functional.pad(normaliser, (0, 1))
-        grads = [torch.zeros_like(padded[0]) for _ in range(3)]
+        totals = [torch.zeros_like(padded[0]) for _ in range(3)]
         for index in ctx.plan.buckets:
             parts = [x[:, index].transpose(0, 1) for x in padded]
             log = padded_normaliser[:, index].transpose(0, 1)
-            for total, part in zip(grads, _backward(*parts, log, 0.0, True, scale=ctx.scale), strict=True):
+            for total, part in zip(totals, _backward(*parts, log, 0.0, True, scale=ctx.scale), strict=True):
                 total[:, index] = part.transpose(0, 1)
         for start, middle, end in ctx.plan.crosses:
             continued = slice(middle, end)
             parts = (grad[None, :, continued], *_cross(query, key, value, start, middle, end))
             state = (output[None, :, continued], normaliser[None, :, continued])
             grad_query, grad_key, grad_value = _backward(*parts, *state, 0.0, False, scale=ctx.scale)
-            grads[0][:, continued] += grad_query[0]
-            grads[1][:, start:middle] += grad_key[0]
-            grads[2][:, start:middle] += grad_value[0]
-        return *(total[:, :-1] for total in grads), None, None
+            totals[0][:, continued] += grad_query[0]
+            totals[1][:, start:middle] += grad_key[0]
+            totals[2][:, start:middle] += grad_value[0]
+        return *(total[:, :-1] for total in totals), None, None
 
 
 def _cross(query, key, value, start: int, middle: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,7 +170,7 @@ def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, s
     return out.transpose(0, 1)
 
 
-def _interface(module, query, key, value, attention_mask, *, scaling, alignkit_layout=None, **kwargs):
+def _interface(module, query, key, value, attention_mask, *, scaling, alignkit_layout: Layout, **kwargs):
     """transformers' attention function: (1, head, token, width) in, (1, token, head, width) out."""
     if kwargs.get("sliding_window") is not None or kwargs.get("softcap") is not None:
         raise ValueError("packed attention has no sliding window and no soft cap; set train.fast_paths: false")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ def _outputs(batch: Batch, actions: Tensor, logprobs: Tensor, entropy: Tensor) -
     return Outputs(logprobs=blank.index_put((actions,), logprobs), entropy=blank.index_put((actions,), entropy))
 
 
-def base_model(model: nn.Module) -> nn.Module:
+def base_model(model: Any) -> Any:
     """The transformers model inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
@@ -90,7 +91,7 @@ def _mixed(dtype: torch.dtype) -> bool:
 
 
 @contextmanager
-def _attention(model: nn.Module, name: str) -> Iterator[None]:
+def _attention(model: Any, name: str) -> Generator[None]:
     """Within it the model's layers use the attention function `name`; they read the config at each call."""
     before = model.config._attn_implementation
     model.config._attn_implementation = name

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,15 +73,24 @@ def named_policy_weights(model: Module) -> Iterator[tuple[str, Tensor]]:
         yield from _checkpoint_names(base, weights).items()
 
 
-def save_pretrained(model: Module, tokenizer: Any, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+def save_pretrained(
+    model: Module,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Writes an ordinary checkpoint folder (config, safetensors, tokenizer) that loads without alignkit.
 
     LoRA is merged; the adapter by itself is written to `folder/adapter`. dtype: of the stored weights, None: as held.
+    weights: whole weights by checkpoint name, for models that hold only shards of them; default: the model's own.
     """
     base = _base(model)
-    weights = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in named_policy_weights(model)}
+    whole = weights if weights is not None else dict(named_policy_weights(model))
+    stored = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in whole.items()}
     # the weights already have their checkpoint names
-    base.save_pretrained(folder, state_dict=weights, save_original_format=False)
+    base.save_pretrained(folder, state_dict=stored, save_original_format=False)
     if dtype is not None:
         config = copy.deepcopy(base.config)
         config.dtype = dtype

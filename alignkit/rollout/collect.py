@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import Rollouts
 from alignkit.rollout.engine import Engine
-from alignkit.types.rollout import Completion, Request, Rollout, StopReason, Turn
+from alignkit.types.rollout import Completion, Request, Rollout, Turn
 from alignkit.types.score import Score
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
@@ -126,7 +126,7 @@ class Collector:
         )
 
     def _teaches(self, group: list[Rollout]) -> bool:
-        values = [value for rollout in group if (value := _value(rollout)) is not None]
+        values = [value for rollout in group if (value := rollout.reward) is not None]
         return len(values) >= 2 and (self.settings.keep_zero_spread or max(values) > min(values))
 
     def _check_scorable(self, rollouts: list[Rollout]) -> None:
@@ -140,23 +140,16 @@ class Collector:
             )
 
 
-def _value(rollout: Rollout) -> float | None:
-    """The reward, or None when the rollout cannot be trained on."""
-    if rollout.score is None or rollout.turns[-1].stop is StopReason.ERROR:
-        return None
-    return rollout.score.value
-
-
 def trainable(groups: Sequence[Sequence[Rollout]]) -> list[Rollout]:
     """The rollouts of `groups` that have a reward and at least one token, in order."""
-    return [r for group in groups for r in group if _value(r) is not None and r.turns[-1].completion_ids]
+    return [r for group in groups for r in group if r.reward is not None and r.turns[-1].completion_ids]
 
 
 def describe(collected: Collected, settings: Rollouts) -> dict[str, Any]:
     """The step's rollout and reward metrics, over everything that was sampled, dropped groups included."""
     rollouts = collected.everything
     groups = collected.groups + collected.dropped
-    values = [value for rollout in rollouts if (value := _value(rollout)) is not None]
+    values = [value for rollout in rollouts if (value := rollout.reward) is not None]
     lengths = [len(rollout.turns[-1].completion_ids) for rollout in rollouts]
     mean = sum(values) / len(values) if values else None
     metrics: dict[str, Any] = {
@@ -187,4 +180,4 @@ def describe(collected: Collected, settings: Rollouts) -> dict[str, Any]:
 
 
 def _equal(group: Sequence[Rollout]) -> bool:
-    return len({_value(rollout) for rollout in group}) == 1
+    return len({rollout.reward for rollout in group}) == 1

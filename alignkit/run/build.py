@@ -36,7 +36,7 @@ PROBE_TOKENS = 64
 class Policy:
     """The trained model, as loaded; `tokenizer` and `stop` belong to it."""
 
-    model: nn.Module
+    model: Any
     tokenizer: Any
     stop: tuple[int, ...]
 
@@ -137,10 +137,8 @@ def _tokenise(tasks: Sequence[Task], data: Data, policy: Policy, *, labelled: bo
     ]
 
 
-def build_pool(recipe: Recipe, stage: Stage) -> RewardPool | None:
-    """The stage's rewards in their worker processes; None without rewards."""
-    if not stage.rewards:
-        return None
+def build_pool(recipe: Recipe, stage: Stage) -> RewardPool:
+    """The stage's rewards in their worker processes."""
     return RewardPool(stage.rewards, workers=stage.rollouts.reward_workers, beside=beside(recipe))
 
 

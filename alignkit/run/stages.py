@@ -16,7 +16,6 @@ from alignkit.errors import CheckpointError, HealthError
 from alignkit.evaluate.before_after import compare_results
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
-from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.read import dump_recipe
 from alignkit.recipe.schema import Recipe, Stage
 from alignkit.report.light import Light
@@ -55,8 +54,7 @@ class Run:
     start: Path | None
     health: Health = field(default_factory=Health)
     evaluator: Evaluator | None = None
-    trainer: Trainer | None = None
-    forward: Forward | None = None
+    loop: StageLoop = field(init=False)
     interrupted: bool = False
     _pools: dict[int, RewardPool] = field(default_factory=dict)
 
@@ -71,10 +69,10 @@ class Run:
     def train(self) -> bool:
         """Runs the remaining stages; False when the run was interrupted (a checkpoint is on the disk)."""
         while True:
-            loop = self._enter_stage()
+            self.loop = self._enter_stage()
             if self.state.done == 0:
                 self._evaluate()
-            if not loop.run(self.state):
+            if not self.loop.run(self.state):
                 return False
             if self.state.stage + 1 == len(self.recipe.stages):
                 self._evaluate()
@@ -90,8 +88,7 @@ class Run:
         initial = self._first_weights() if "ref_logprobs" in needs and self.state.stage else None
         trainer = build.build_trainer(self.policy.model, stage.optimizer, self.group)
         dtype = getattr(torch, recipe.model.dtype)
-        self.forward = Forward(trainer.model, dtype, fast=stage.train.fast_paths, report=self.journal.report)
-        self.trainer = trainer
+        forward = Forward(trainer.model, dtype, fast=stage.train.fast_paths, report=self.journal.report)
         limits = Limits(
             dead_steps=recipe.health.dead_steps,
             max_kl=recipe.health.max_kl,
@@ -105,12 +102,12 @@ class Run:
             self.start = None
         reference = None
         if "ref_logprobs" in needs:
-            reference = Forward(build.build_reference(recipe, initial).to(self.forward.device), dtype, fast=False)
+            reference = Forward(build.build_reference(recipe, initial).to(forward.device), dtype, fast=False)
         step = Step(
             algorithm=algorithm,
             config=config,
             trainer=trainer,
-            forward=self.forward,
+            forward=forward,
             group=self.group,
             temperature=stage.rollouts.temperature if algorithm.source == "rollouts" else 1.0,
             max_tokens=stage.train.micro_batch_tokens,
@@ -134,6 +131,7 @@ class Run:
 
     def _collector(self, number: int) -> Collector:
         """The collector of a stage; its reward processes start once and live as long as the run."""
+        assert self.engine is not None, "collectors live on the first rank, which has the engine"
         stage = self.recipe.stages[number]
         if number not in self._pools:
             self._pools[number] = build.build_pool(self.recipe, stage)
@@ -153,14 +151,14 @@ class Run:
     def _leave_stage(self) -> None:
         """The next stage goes on with these weights, a fresh optimizer and fresh health."""
         if self.group.world > 1:  # a sharded model cannot be sharded again: start from whole weights
-            whole = {name: tensor.cpu().clone() for name, tensor in self.trainer.weights()}
+            whole = {name: tensor.cpu().clone() for name, tensor in self.loop.step.trainer.weights()}
             self.policy = build.build_policy(self.recipe)
             self.policy.model.load_state_dict(whole, strict=False)
         state = self.state
         state.stage, state.step, state.cursor = state.stage + 1, 0, 0
 
     def _sync(self) -> dict[str, Any]:
-        return self.sync(self.state.version, self.trainer, self.forward)
+        return self.sync(self.state.version, self.loop.step.trainer, self.loop.step.forward)
 
     def _finish(self, state: State, drawn: Drawn, metrics: dict[str, Any]) -> bool:
         """Records a finished step, looks after health, evaluates and checkpoints; False ends the run here."""
@@ -198,7 +196,7 @@ class Run:
                 self.path / "checkpoints",
                 self.state,
                 recipe=dump_recipe(self.recipe),
-                trainer=self.trainer,
+                trainer=self.loop.step.trainer,
                 group=self.group,
                 keep=self.recipe.checkpoints.keep,
             )
@@ -209,7 +207,7 @@ class Run:
 
     def conclude(self) -> dict[str, Any] | None:
         """Saves the final model, compares before with after; the run's summary on the first rank."""
-        weights = dict(self.trainer.weights())
+        weights = dict(self.loop.step.trainer.weights())
         if not self.group.first:
             return None
         final = self.path / "final"

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,11 @@ def _open(recipe: Recipe, group: Group, *, resume: bool, as_json: bool, resource
         scratch = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="alignkit-")))
         engine = build.build_engine(recipe, policy, scratch, log_file=path / "engine.log")
         resources.callback(engine.close)
+    sequences = probe(policy.tokenizer, vocab_size=policy.model.config.vocab_size, seed=recipe.seed)
     sync = Sync(
         engine=engine,
         group=group,
-        probe=probe(policy.tokenizer, policy.model.config.vocab_size, recipe.seed),
+        probe=[sequence[: policy.context] for sequence in sequences],
         tolerance=recipe.stages[-1].rollouts.canary_tolerance,
     )
     return Run(
@@ -121,7 +122,7 @@ def _starting_point(recipe: Recipe, path: Path, journal: Journal) -> Path | None
 
 
 @contextlib.contextmanager
-def _interruptible(job: Run) -> Iterator[None]:
+def _interruptible(job: Run) -> Generator[None]:
     """SIGTERM and the first Ctrl-C end the run after the step in progress; a second Ctrl-C ends it at once."""
 
     def ask(number: int, frame: object) -> None:

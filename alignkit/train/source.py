@@ -125,10 +125,11 @@ def pack_rollouts(rollouts: Sequence[Rollout], *, version: int, share_prefix: bo
             sampler_logprobs=rollout.turns[0].sampler_logprobs,
             group=rollout.group,
             member=rollout.member,
-            reward=rollout.score.value,  # ty: ignore[unresolved-attribute, invalid-argument-type]  trainable() checked it
+            reward=reward,
             truncated=rollout.truncated,
             policy_version=rollout.policy_version,
         )
         for rollout in rollouts
+        if (reward := rollout.reward) is not None
     ]
     return pack(items, share_prefix=share_prefix).validate()

@@ -45,5 +45,5 @@ def combine(parts: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
     result: dict[str, Metric] = {}
     for part in parts:
         for name, metric in part.items():
-            result[name] = result[name] + metric if name in result else metric  # type: ignore[operator]
+            result[name] = result[name] + metric if name in result else metric  # ty: ignore[unsupported-operator]  same name, same kind
     return result

@@ -75,5 +75,12 @@ class Rollout:
         return self.turns[-1].text
 
     @property
+    def reward(self) -> float | None:
+        """The blended reward; None when the rollout was not scored, could not be, or the engine failed on it."""
+        if self.score is None or self.turns[-1].stop is StopReason.ERROR:
+            return None
+        return self.score.value
+
+    @property
     def truncated(self) -> bool:
         return self.turns[-1].stop in (StopReason.LENGTH, StopReason.CONTEXT_FULL)
