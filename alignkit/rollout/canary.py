@@ -74,8 +74,8 @@ def check(
     if not report.mean_gap <= tolerance:  # also when it is NaN
         raise SyncError(
             f"canary: after the sync to version {version} engine and trainer differ by {report.mean_gap:.3g} nats a "
-            f"token on the probe (largest {report.max_gap:.3g}), allowed {tolerance:g}: the engine does not compute with the "
-            "trainer's weights; run with rollouts.engine: hf to see which is wrong, and raise "
+            f"token on the probe (largest {report.max_gap:.3g}), allowed {tolerance:g}: the engine does not compute "
+            "with the trainer's weights; run with rollouts.engine: hf to see which is wrong, and raise "
             "rollouts.canary_tolerance only if the gap is there before the first update too"
         )
     return report

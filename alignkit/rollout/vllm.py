@@ -38,6 +38,7 @@ LAUNCHER_VARIABLES = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0  # vLLM raises lower ones silently, and refuses higher ones
 LOG_LINES = 3  # last lines of the log that an error quotes
 
 
@@ -100,6 +101,12 @@ class VllmEngine:
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
         check_requests(requests, context=self._max_model_len, engine="vllm engine")
+        for request in requests:
+            if request.temperature and not LOWEST_TEMPERATURE <= request.temperature <= HIGHEST_TEMPERATURE:
+                raise EngineError(
+                    f"vllm engine: temperature {request.temperature}: vLLM takes 0 or {LOWEST_TEMPERATURE} to "
+                    f"{HIGHEST_TEMPERATURE}; set rollouts.temperature, or rollouts.engine: hf"
+                )
         message = {"do": "generate", "requests": [_as_json(request) for request in requests]}
         reply = await asyncio.to_thread(self._call, message, self._timeout_s)
         self._check_version(reply["version"])

@@ -15,7 +15,6 @@ import sys
 import threading
 from typing import Any
 
-from alignkit.rollout import vllm_weights
 from alignkit.rollout.channel import Channel
 from alignkit.rollout.shared_weights import Table, map_tensors
 
@@ -99,6 +98,8 @@ class Worker:
 
     def update(self, version: int) -> dict[str, Any]:
         """Loads what the trainer wrote, then reads it back from the kernels."""
+        from alignkit.rollout import vllm_weights
+
         weights = map_tensors(self._descriptor, self._table)
 
         def reload(iterator: Any) -> None:
