@@ -93,9 +93,10 @@ def _print_preflight(found: Preflight) -> None:
     if found.gold is not None:
         means = ", ".join(f"{name} {_number(mean)}" for name, mean in found.gold.means.items())
         without = f", {found.gold.without_reference} rows without one" if found.gold.without_reference else ""
-        typer.echo(f"  rewards of {found.gold.rows} gold answers: {means}{without}")
-        for fault in found.gold.faults:
-            typer.echo(f"    {fault}")
+        below = f"; {found.gold.below_best} below the best" if found.gold.below_best else ""
+        typer.echo(f"  rewards of {found.gold.rows} gold answers: {means}{below}{without}")
+        for row in found.gold.shown:
+            typer.echo(f"    {row}")
 
 
 def _lengths_text(lengths: Lengths) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ MAX_BYTES = 64 * 1024
 MAX_DEPTH = 24
 MAX_VALUES = 20_000  # counted with aliases written out
 
+_BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -120,6 +122,8 @@ def _compose(text: str, name: str, fixed: Place | None = None) -> Node | None:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    if max(accumulate(_BRACKETS.get(letter, 0) for letter in text), default=0) > 10 * MAX_DEPTH:
+        raise RecipeError((fixed or Place(name, 1)).says(f"is nested deeper than {MAX_DEPTH} levels"))
     try:
         return YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:

@@ -28,13 +28,14 @@ class BatchEquation:
     sampled_tokens: int | None
 
     def __str__(self) -> str:
+        steps = f"x {_count(self.steps, 'step')} = {_count(self.optimizer_steps, 'optimizer step')}"
         if self.sampled_tokens is None:
-            rows = f"{self.sequences:,} rows a step x {self.steps:,} steps"
-            return f"{rows} = {self.optimizer_steps:,} optimizer steps, {self.sequences * self.steps:,} rows"
-        sampled = f"{self.prompts:,} prompts x {self.group:,} completions = {self.sequences:,} sequences a step"
-        passes = f"{self.epochs:,} epochs x {self.minibatches:,} minibatches of {self.per_update:,}"
-        steps = f"x {self.steps:,} steps = {self.optimizer_steps:,} optimizer steps"
-        return f"{sampled}; {passes} {steps}; at most {self.sampled_tokens:,} sampled tokens"
+            return f"{_count(self.sequences, 'row')} a step {steps}, {_count(self.sequences * self.steps, 'row')}"
+        sampled = f"{_count(self.prompts, 'prompt')} x {self.group:,} = {_count(self.sequences, 'completion')} a step"
+        passes = (
+            f"{_count(self.epochs, 'epoch')} x {_count(self.minibatches, 'minibatch', 'es')} of {self.per_update:,}"
+        )
+        return f"{sampled}; {passes} {steps}; at most {_count(self.sampled_tokens, 'sampled token')}"
 
 
 def batch_equation(stage: Stage, source: str) -> BatchEquation:
@@ -89,6 +90,10 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
         "without_effect": unused,
         "text": text,
     }
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def _reward_formula(stage: Stage) -> str:

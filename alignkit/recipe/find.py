@@ -106,7 +106,7 @@ def find(kind: str, name: str, *, beside: Path | None = None) -> Found:
     explicit = _find_explicit(entry, name, beside or Path())
     if explicit is not None:
         return explicit
-    for place in _places(entry, beside):
+    for place in _places(entry, beside, name):
         matches = [found for found in place if _answers_to(found, name)]
         if len(matches) > 1:
             names = ", ".join(sorted(_long_name(found) for found in matches))
@@ -209,17 +209,17 @@ def _find_trl(function: str) -> Found:
     )
 
 
-def _places(kind: Kind, beside: Path | None) -> Iterator[list[Found]]:
-    """The places that are searched for plain names, in order; each as all it holds."""
-    yield _in_folder(kind, (beside or Path()) / kind.folder, "beside the recipe" if beside else "working folder")
+def _places(kind: Kind, beside: Path | None, name: str = "") -> Iterator[list[Found]]:
+    """The places that are searched for plain names, in order; each as all it holds that could be called `name`."""
+    yield _in_folder(kind, (beside or Path()) / kind.folder, "beside the recipe" if beside else "working folder", name)
     for folder in filter(None, os.environ.get("ALIGNKIT_PATH", "").split(os.pathsep)):
-        yield _in_folder(kind, Path(folder).expanduser() / kind.folder, "$ALIGNKIT_PATH")
+        yield _in_folder(kind, Path(folder).expanduser() / kind.folder, "$ALIGNKIT_PATH", name)
     if kind.is_python:
         yield _in_entry_points(kind)
-    yield _in_folder(kind, kind.shelf, "shelf")
+    yield _in_folder(kind, kind.shelf, "shelf", name)
 
 
-def _in_folder(kind: Kind, folder: Path, origin: str) -> list[Found]:
+def _in_folder(kind: Kind, folder: Path, origin: str, name: str) -> list[Found]:
     results = []
     on_shelf = folder.resolve() == kind.shelf.resolve()
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
@@ -228,6 +228,8 @@ def _in_folder(kind: Kind, folder: Path, origin: str) -> list[Found]:
             continue
         stem = _strip(relative.as_posix(), kind.suffixes)
         plain = stem.rsplit("/", 1)[-1]
+        if name and plain != name.rsplit("/", 1)[-1]:
+            continue  # spares reading the file
         summary, defined = outline(path)
         attribute = (kind.attribute or plain) if kind.is_python else None
         if attribute and defined is not None and attribute not in defined:

@@ -32,13 +32,18 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldGrades:
-    """How the rewards judge the data's own answers. means: per reward part, over the rows that it could score."""
+    """How the rewards judge the data's own answers.
+
+    means: the blend (`total`) and each reward part, over the rows that it could score. below_best: rows that score less
+    than the best row. shown: the first rows that have no score, or less than the best one.
+    """
 
     rows: int
     without_reference: int
     means: dict[str, float | None]
     unscorable: int
-    faults: list[str]
+    below_best: int
+    shown: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +54,15 @@ class Preflight:
     answers: Lengths | None
     template: list[str]
     gold: GoldGrades | None
+    long_prompts: str
 
     @property
     def problems(self) -> list[str]:
         """What will hurt the run; empty when all is well."""
         found = [f"template: {sentence}" for sentence in self.template]
+        if self.prompts.over_limit and self.long_prompts == "error":
+            rows = f"{self.prompts.over_limit} of {self.prompts.count} rows"
+            found.append(f"prompts: {rows} are longer than {self.prompts.limit} tokens; see data.long_prompts")
         if self.gold and self.gold.unscorable:
             found.append(f"gold answers: {self.gold.unscorable} of {self.gold.rows} cannot be scored")
         return found
@@ -81,6 +90,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
         answers=lengths(answers, limit=stage.rollouts.max_new_tokens) if answers else None,
         template=template_checks(tokenizer, stage.data, sample) if stage.data.chat else [],
         gold=grade_gold(stage, sample, beside=beside) if stage.rewards else None,
+        long_prompts=stage.data.long_prompts,
     )
 
 
@@ -111,13 +121,18 @@ def grade_gold(stage: Stage, tasks: Sequence[Task], *, beside: Path | None) -> G
         scores = [group[0] for group in asyncio.run(pool.score(groups))]
     finally:
         pool.close()
-    unscorable = [(task, score) for task, score in zip(answered, scores, strict=True) if score.value is None]
+    graded = list(zip(answered, scores, strict=True))
+    best = max((score.value for score in scores if score.value is not None), default=0.0)
+    unscorable = [f"{task.id}: {_cause(score)}" for task, score in graded if score.value is None]
+    lower = [(task.id, score.value) for task, score in graded if score.value is not None and score.value < best]
+    below = [f"{name}: {value:.3g}" for name, value in lower]
     return GoldGrades(
         rows=len(answered),
         without_reference=len(tasks) - len(answered),
         means=_means(scores),
         unscorable=len(unscorable),
-        faults=[f"{task.id}: {_cause(score)}" for task, score in unscorable[:SHOWN_ROWS]],
+        below_best=len(below),
+        shown=[*unscorable[:SHOWN_ROWS], *below[:SHOWN_ROWS]],
     )
 
 
