@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,7 @@ def gold_text(task: Task) -> str | None:
     """
     reference = task.reference
     if isinstance(reference, int | float) and not isinstance(reference, bool):
-        return repr(reference)
+        return repr(reference) if math.isfinite(reference) else None
     if not isinstance(reference, str):
         return None
     if "####" in reference:

@@ -8,9 +8,10 @@ from alignkit.types.task import Task
 
 @reward
 def exact_match(completion: str, task: Task, *, ignore_case: bool = False) -> Score:
-    if task.reference is None or not isinstance(task.reference, str | int | float):
-        return bad_gold(task, "exact_match", "text or a number")
+    is_number = isinstance(task.reference, int | float) and not isinstance(task.reference, bool)
     gold, answer = str(task.reference).strip(), completion.strip()
+    if not gold or not (is_number or isinstance(task.reference, str)):
+        return bad_gold(task, "exact_match", "text or a number")
     if ignore_case:
         gold, answer = gold.casefold(), answer.casefold()
     return verdict(gold == answer, "exact_match")

@@ -1,0 +1,159 @@
+"""TRL reward functions run unchanged: the stock ones of the installed trl, and users' own."""
+
+import asyncio
+import importlib.util
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from reward_rollouts import question, rollouts
+
+from alignkit.recipe.schema import RewardSpec
+from alignkit.rewards.pool import RewardPool
+from alignkit.rewards.trl import is_trl_style, trl_arguments
+from alignkit.types.score import FaultKind
+from alignkit.types.task import Task
+
+
+def scored(name, task, *texts, beside=None, tokens=3, deadline_s=10.0, **options):
+    spec = RewardSpec(name=name, options=options, deadline_s=deadline_s)
+    with closing(RewardPool([spec], workers=1, beside=beside)) as pool:
+        return asyncio.run(pool.score([(task, rollouts(task, *texts, tokens=tokens))]))[0]
+
+
+def test_accuracy_reward_grades_in_the_worker_with_its_own_timers():
+    task = question(solution=r"\frac{1}{3}")
+    scores = scored("trl:accuracy_reward", task, r"\boxed{\frac{1}{3}}", r"\boxed{\frac{1}{2}}", r"\boxed{\frac{2}{6}}")
+    assert [one.value for one in scores] == [1.0, 0.0, 1.0]
+
+
+def test_a_gold_answer_that_trl_cannot_read_is_refused_and_not_zero():
+    scores = scored("trl:accuracy_reward", question(solution="no mathematics at all"), r"\boxed{1}")
+    assert scores[0].value is None
+    assert scores[0].fault.kind is FaultKind.REFUSED
+
+
+def test_accuracy_reward_on_a_tower_of_powers_ends_by_its_own_alarm():
+    """math-verify's timers need the main thread; in any other thread this answer would run until it is killed."""
+    start = time.monotonic()
+    scores = scored("trl:accuracy_reward", question(solution="1"), r"\boxed{9^{9^{9^9}}}", deadline_s=60)
+    assert scores[0].value == 0.0
+    assert time.monotonic() - start < 20
+
+
+def test_the_other_stock_rewards_give_trls_own_numbers():
+    task = question(solution="1")
+    think = scored("trl:think_format_reward", task, "<think>a</think> b", "b")
+    assert [one.value for one in think] == [1.0, 0.0]
+    overlong = scored(
+        "trl:get_soft_overlong_punishment", task, "x", tokens=90, max_completion_len=100, soft_punish_cache=20
+    )
+    assert overlong[0].value == -0.5
+    repeated = scored("trl:get_repetition_penalty_reward", task, "x", tokens=5, ngram_size=2)
+    assert repeated[0].value == 0.0  # five different tokens
+    reasoned = scored(
+        "trl:reasoning_accuracy_reward", task, r"a @@ \boxed{1}", r"\boxed{1}", reasoning_delimiters=["@@"]
+    )
+    assert [one.value for one in reasoned] == [1.0, 0.0]
+    cosine = scored("trl:get_cosine_scaled_reward", task, r"\boxed{1}", r"\boxed{2}", tokens=50, max_len=100)
+    assert [one.value for one in cosine] == pytest.approx([0.75, -0.75])
+
+
+def test_arguments_are_those_of_the_installed_trainer():
+    package = importlib.util.find_spec("trl").submodule_search_locations[0]
+    source = (Path(package) / "trainer" / "grpo_trainer.py").read_text()
+    task = question(5, solution="5", level=3)
+    arguments = trl_arguments(task, rollouts(task, "a", "b"))
+    assert "prompts=prompts, completions=completions, completion_ids=completion_ids_list, **reward_kwargs" in source
+    for extra in ("trainer_state", "log_extra", "log_metric"):
+        assert f'reward_kwargs["{extra}"]' in source
+        assert extra in arguments
+    assert arguments["prompts"] == [[{"role": "user", "content": "?"}]] * 2
+    assert arguments["completions"] == [[{"role": "assistant", "content": text}] for text in "ab"]
+    assert arguments["completion_ids"] == [[0, 1, 2]] * 2
+    assert arguments["solution"] == ["5", "5"]
+    assert arguments["level"] == [3, 3]
+    assert arguments["trainer_state"].global_step == 7
+    plain = Task(id="p", text="say:", columns={"completion": "gold", "x": 1})
+    assert trl_arguments(plain, rollouts(plain, "a"))["completions"] == ["a"]
+    assert trl_arguments(plain, rollouts(plain, "a"))["prompts"] == ["say:"]
+    assert "completion" not in trl_arguments(plain, rollouts(plain, "a"))
+
+
+USERS = """
+import asyncio
+
+def by_length(completions, **kwargs):
+    return [float(len(c[0]["content"])) for c in completions]
+
+async def slowly(prompts, completions, level, log_metric=None, **kwargs):
+    await asyncio.sleep(0.01)
+    log_metric("mean", 1.0)
+    return [l + len(p) for l, p in zip(level, prompts)]
+
+def some_none(completions, **kwargs):
+    return [None if i else 1 for i, _ in enumerate(completions)]
+
+def too_few(completions, **kwargs):
+    return [1.0]
+
+def no_list(completions, **kwargs):
+    return 1.0
+
+def not_numbers(completions, **kwargs):
+    return [1.0, "x", float("nan")]
+
+def needs(completions, colour, **kwargs):
+    return [1.0 for _ in completions]
+
+def without_kwargs(completions, level):
+    return [float(l) for l in level]
+
+def scheduled(completions, trainer_state, **kwargs):
+    return [trainer_state.global_step] * len(completions)
+
+def raises(completions, **kwargs):
+    raise KeyError("solution")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "mine.py").write_text(USERS)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("by_length", [1.0, 2.0, 3.0]),
+        ("slowly", [5.0, 5.0, 5.0]),
+        ("some_none", [1.0, FaultKind.REFUSED, FaultKind.REFUSED]),
+        ("too_few", [FaultKind.CONTRACT] * 3),
+        ("no_list", [FaultKind.CONTRACT] * 3),
+        ("not_numbers", [1.0, FaultKind.CONTRACT, FaultKind.NOT_A_NUMBER]),
+        ("needs", [FaultKind.CRASH] * 3),
+        ("without_kwargs", [4.0, 4.0, 4.0]),
+        ("scheduled", [7.0, 7.0, 7.0]),
+        ("raises", [FaultKind.CRASH] * 3),
+    ],
+)
+def test_users_trl_functions_run_unchanged_and_their_failures_are_named(folder, name, expected):
+    scores = scored(f"./mine.py:{name}", question(level=4), "a", "bb", "ccc", beside=folder)
+    assert [one.fault.kind if one.value is None else one.value for one in scores] == expected
+
+
+def test_a_missing_column_is_named_with_those_the_data_has(folder):
+    [score] = scored("./mine.py:needs", question(1, level=4), "a", beside=folder)
+    assert (
+        score.fault.message == "needs the column colour, the data has level, reference; rename one with `data.columns`"
+    )
+
+
+def test_the_two_forms_of_a_reward_are_told_apart_by_their_arguments():
+    assert is_trl_style(lambda completions, **kwargs: [])
+    assert is_trl_style(lambda prompts, completions: [])
+    assert is_trl_style(lambda completion_ids, **kwargs: [])
+    assert not is_trl_style(lambda completion, task: 1.0)
+    assert not is_trl_style(lambda completion, task, *, rollout: 1.0)
