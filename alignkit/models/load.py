@@ -7,10 +7,11 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,13 @@ from alignkit.types.seeds import child
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from torch.nn import Module
+    from torch.nn import Module, Parameter
 
 __all__ = ["load_policy", "named_policy_weights", "save_pretrained", "smollm2_folder", "stop_token_ids"]
 
 SMOLLM2 = "smollm2-135m-instruct"
+
+Gather = Callable[["list[Parameter]"], AbstractContextManager[Any]]
 
 
 def load_policy(model: Model, *, seed: int, beside: Path | None = None) -> tuple[Module, Any]:
@@ -51,26 +54,41 @@ def load_policy(model: Model, *, seed: int, beside: Path | None = None) -> tuple
     return policy, tokenizer
 
 
-def named_policy_weights(model: Module) -> Iterator[tuple[str, Tensor]]:
+def named_policy_weights(model: Module, *, gather: Gather = nullcontext) -> Iterator[tuple[str, Tensor]]:
     """(checkpoint name, full tensor) of every weight, tied weights once; LoRA is merged on the fly into a new tensor.
 
     The model is not changed. Tensors without LoRA are the parameters themselves (detached), not copies.
+    gather: a context within which the given parameters are whole, for models whose weights are sharded. One layer is
+    gathered at a time; every rank must run the iterator to its end.
     """
     import torch
 
     base = _base(model)
     adapted = {id(layer.base_layer.weight): layer for layer in base.modules() if _has_lora(layer)}
-    with torch.no_grad():
-        weights = {
-            name.replace(".base_layer.", "."): _merged(adapted[id(tensor)])
-            if id(tensor) in adapted
-            else tensor.detach()
-            for name, tensor in base.named_parameters()
-            if ".lora_" not in name
-        }
-        persistent = set(base.state_dict())
-        weights.update({name: tensor for name, tensor in base.named_buffers() if name in persistent})
-        yield from _checkpoint_names(base, weights).items()
+    for layer in _by_layer(base):
+        with gather(list(layer.values())):
+            with torch.no_grad():
+                weights = {
+                    name.replace(".base_layer.", "."): _merged(adapted[id(tensor)])
+                    if id(tensor) in adapted
+                    else tensor.detach()
+                    for name, tensor in layer.items()
+                    if ".lora_" not in name
+                }
+            yield from _checkpoint_names(base, weights).items()
+    persistent = set(base.state_dict())
+    buffers = {name: tensor for name, tensor in base.named_buffers() if name in persistent}
+    yield from _checkpoint_names(base, buffers).items()
+
+
+def _by_layer(base: Module) -> list[dict[str, Parameter]]:
+    """The parameters by name, those of one transformer layer together; of the rest, those of one module together."""
+    layers: dict[str, dict[str, Parameter]] = {}
+    for name, parameter in base.named_parameters():
+        numbered = re.match(r"(.*?\.\d+)\.", name)
+        module = numbered[1] if numbered else re.split(r"\.(?:base_layer|lora_)", name)[0].rpartition(".")[0]
+        layers.setdefault(module, {})[name] = parameter
+    return list(layers.values())
 
 
 def save_pretrained(
