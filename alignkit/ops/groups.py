@@ -14,9 +14,10 @@ def _members(group: Int[Tensor, " sequence"]) -> tuple[Int[Tensor, " sequence"],
 
 
 def mean(values: Float[Tensor, " sequence"], group: Int[Tensor, " sequence"]) -> Float[Tensor, " sequence"]:
-    """Mean of each sequence's group."""
+    """Mean of each sequence's group; to the last bit the common value where all are equal, so that centring gives 0."""
     index, size = _members(group)
-    return (values.new_zeros(len(size)).index_add(0, index, values) / size)[index]
+    low = values.new_full((len(size),), float("inf")).scatter_reduce(0, index, values, "amin")
+    return (low + values.new_zeros(len(size)).index_add(0, index, values - low[index]) / size)[index]
 
 
 def centre(values: Float[Tensor, " sequence"], group: Int[Tensor, " sequence"]) -> Float[Tensor, " sequence"]:
