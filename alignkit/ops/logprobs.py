@@ -21,8 +21,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
             logits = (hidden[part] @ weight.t()).float().div_(temperature)
             normaliser[part] = logits.logsumexp(-1)
             logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - normaliser[part]
-            probabilities = logits.sub(normaliser[part, None]).exp_()
-            entropy[part] = normaliser[part] - probabilities.mul_(logits).sum(-1)
+            logs = logits.sub_(normaliser[part, None])
+            entropy[part] = -logs.exp().mul_(logs).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, normaliser)
         ctx.temperature, ctx.rows = temperature, rows
         ctx.mark_non_differentiable(entropy)
