@@ -1,0 +1,87 @@
+"""The chunked head against full logits: values, entropy and both gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from alignkit.ops.logprobs import chunked_logprobs, full_logprobs
+
+
+def random_head(rows: int = 37, width: int = 16, vocabulary: int = 29) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(rows, width, generator=generator).requires_grad_()
+    weight = torch.randn(vocabulary, width, generator=generator).requires_grad_()
+    return hidden, weight, torch.randint(vocabulary, (rows,), generator=generator)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 36, 37, 38, 256])
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+def test_it_equals_the_full_head_for_every_chunk_size(chunk, temperature):
+    hidden, weight, targets = random_head()
+    got, got_entropy = chunked_logprobs(hidden, weight, targets, temperature=temperature, rows=chunk)
+    wanted, entropy = full_logprobs(hidden @ weight.t(), targets, temperature=temperature)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got_entropy, entropy, rtol=1e-5, atol=1e-5)
+    downstream = torch.linspace(-1, 2, len(targets))
+    gradients = torch.autograd.grad((got * downstream).sum(), (hidden, weight))
+    for gradient, expected in zip(
+        gradients, torch.autograd.grad((wanted * downstream).sum(), (hidden, weight)), strict=True
+    ):
+        assert (gradient - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_two_logits_by_hand():
+    """Logits (2, 0) at temperature 2: log sigmoid(1) = -0.313262 for the first, entropy 0.582203."""
+    got, entropy = chunked_logprobs(
+        torch.tensor([[2.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([0]), temperature=2.0
+    )
+    assert got.item() == pytest.approx(-0.313262, abs=1e-6)
+    assert entropy.item() == pytest.approx(0.582203, abs=1e-6)
+
+
+def test_the_entropy_is_detached_and_a_frozen_head_gets_no_gradient():
+    hidden, weight, targets = random_head()
+    got, entropy = chunked_logprobs(hidden, weight.detach(), targets, rows=8)
+    assert got.requires_grad
+    assert not entropy.requires_grad
+    got.sum().backward()
+    wanted = torch.autograd.grad(full_logprobs(hidden @ weight.detach().t(), targets)[0].sum(), hidden)[0]
+    torch.testing.assert_close(hidden.grad, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_frozen_trunk_still_trains_the_head():
+    hidden, weight, targets = random_head()
+    chunked_logprobs(hidden.detach(), weight, targets, rows=8)[0].sum().backward()
+    wanted = torch.autograd.grad(full_logprobs(hidden.detach() @ weight.t(), targets)[0].sum(), weight)[0]
+    torch.testing.assert_close(weight.grad, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_no_rows_at_all_are_no_error():
+    hidden, weight, targets = random_head()
+    got, entropy = chunked_logprobs(hidden[:0], weight, targets[:0])
+    assert got.shape == entropy.shape == (0,)
+    got.sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_bfloat16_inputs_give_float32_logprobs_and_gradients_of_their_own_dtype():
+    hidden, weight, targets = random_head()
+    low_hidden, low_weight = (x.detach().bfloat16().requires_grad_() for x in (hidden, weight))
+    got, _ = chunked_logprobs(low_hidden, low_weight, targets, rows=8)
+    wanted, _ = full_logprobs(low_hidden.float() @ low_weight.float().t(), targets)
+    assert got.dtype is torch.float32
+    assert (got - wanted).abs().mean() < 0.03
+    got.sum().backward()
+    assert low_hidden.grad is not None
+    assert low_hidden.grad.dtype is torch.bfloat16
+
+
+def test_huge_logits_stay_finite():
+    hidden, weight, targets = random_head()
+    got, entropy = chunked_logprobs(hidden * 1e4, weight, targets, rows=8)
+    assert torch.isfinite(got).all()
+    assert torch.isfinite(entropy).all()
+    assert torch.isfinite(torch.autograd.grad(got.sum(), weight)[0]).all()
