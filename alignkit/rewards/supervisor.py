@@ -30,6 +30,7 @@ from alignkit.types.task import Task
 LOAD_DEADLINE_S = 120.0
 SEND_DEADLINE_S = 30.0
 LARGEST_CHUNK = 128
+MOST_GRACE = 9  # a starved worker gets at most ten times its deadline
 
 
 @dataclass(eq=False)
@@ -76,16 +77,44 @@ class Worker:
 
     process: subprocess.Popen
     channel: socket.socket
-    since: float
     ready: bool = False
     buffer: bytearray = field(default_factory=bytearray)
     chunk: deque[Job] = field(default_factory=deque)
+    since: float = 0.0
+    starved_before_s: float = 0.0
+    grace_s: float = 0.0
+
+    @property
+    def limit_s(self) -> float | None:
+        """What it is doing may take this long; None when it has nothing to do."""
+        if not self.ready:
+            return LOAD_DEADLINE_S
+        return self.chunk[0].deadline_s if self.chunk else None
 
     @property
     def late_at(self) -> float | None:
-        if not self.ready:
-            return self.since + LOAD_DEADLINE_S
-        return self.since + self.chunk[0].deadline_s if self.chunk else None
+        return None if self.limit_s is None else self.since + self.limit_s + self.grace_s
+
+    def start_clock(self) -> None:
+        self.since = time.monotonic()
+        self.starved_before_s = starved_s(self.process.pid)
+        self.grace_s = 0.0
+
+    def is_late(self) -> bool:
+        """Past its deadline. Time in which the machine did not let it run, being busy with others, does not count."""
+        if self.late_at is None or time.monotonic() < self.late_at:
+            return False
+        starved = starved_s(self.process.pid) - self.starved_before_s
+        self.grace_s = min(starved, MOST_GRACE * (self.limit_s or 0.0))
+        return time.monotonic() >= self.late_at
+
+
+def starved_s(pid: int) -> float:
+    """Seconds that a process has been ready to run without a processor; 0 where the kernel does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 class Supervisor:
@@ -175,7 +204,8 @@ class Supervisor:
             start_new_session=True,
         )
         theirs.close()
-        worker = Worker(process=process, channel=ours, since=time.monotonic())
+        worker = Worker(process=process, channel=ours)
+        worker.start_clock()
         self._workers.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, worker)
         self._send(worker, self._setup)
@@ -212,11 +242,12 @@ class Supervisor:
                 self._answer(worker, json.loads(line))
         except (ValueError, TypeError, LookupError):  # a reward wrote into the socket: what it says is worth nothing
             data = b""
+        if lines:
+            worker.start_clock()
         if not data:
             self._replace_dead(worker)
 
     def _answer(self, worker: Worker, message: Any) -> None:
-        worker.since = time.monotonic()
         if worker.ready:
             worker.chunk[0].done([decode(fields) for fields in message])
             worker.chunk.popleft()
@@ -229,9 +260,8 @@ class Supervisor:
             self.ready.set_result(message["per_rollout"])
 
     def _kill_late(self) -> None:
-        now = time.monotonic()
         for worker in [*self._workers]:
-            if worker.late_at is None or now < worker.late_at:
+            if not worker.is_late():
                 continue
             if not worker.ready:
                 raise RewardError(f"a reward worker did not finish loading its rewards in {LOAD_DEADLINE_S:.0f} s")
@@ -273,4 +303,4 @@ class Supervisor:
             jobs = [self._queue.popleft() for _ in range(size)]
             worker.chunk.extend(jobs)
             self._send(worker, pickle.dumps([(job.reward, job.task, job.rollouts) for job in jobs]))
-            worker.since = time.monotonic()
+            worker.start_clock()

@@ -129,10 +129,10 @@ def test_every_gold_answer_of_math500_is_right_in_every_frame():
 
 @needs_data
 def test_answers_of_other_problems_are_wrong_and_all_can_be_judged():
-    """4,000 pairs of MATH-500 answers, drawn at random; most of them reach math-verify, the slowest path."""
+    """1,000 pairs of MATH-500 answers, drawn at random; most of them reach math-verify, the slowest path."""
     golds = [row["answer"] for row in rows("math/math500_test.jsonl.gz")]
     rng = Random(0)
-    pairs = [(gold, rf"\boxed{{{other}}}") for gold in golds for other in rng.sample(golds, 8)]
+    pairs = [(gold, rf"\boxed{{{other}}}") for gold in golds for other in rng.sample(golds, 2)]
     start = time.monotonic()
     scores = graded("boxed_answer", pairs)
     print(f"\nboxed_answer on random pairs: {len(pairs) / (time.monotonic() - start):,.0f} answers/s")

@@ -126,7 +126,7 @@ def test_hostile_answers_end_by_the_deadline_and_the_others_score(tmp_path, monk
         assert score.value in (0.0, None), hostile[:60]
         if HOSTILE[hostile] is None:
             assert score.fault.kind is FaultKind.TIMEOUT
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
     assert not (tmp_path / "owned").exists()
 
 
