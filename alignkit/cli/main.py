@@ -38,7 +38,8 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
     debug = "--debug" in arguments
     try:
-        build()(args=[argument for argument in arguments if argument != "--debug"], prog_name="alignkit")
+        given = [argument for argument in arguments if argument != "--debug"]
+        build()(args=given, prog_name="alignkit", obj=debug)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
     except KeyboardInterrupt:
@@ -46,15 +47,23 @@ def run(arguments: Sequence[str]) -> int:
     except AlignkitError as error:
         if debug:
             raise
-        print(error, file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
     except Exception as error:
         if debug:
             raise
         line = str(error).partition("\n")[0]
-        print(f"alignkit failed: {type(error).__name__}: {line} (--debug shows where)", file=sys.stderr)
+        _complain(f"alignkit failed: {type(error).__name__}: {line} (--debug shows where)")
         return EXIT_BUG
     return 0
+
+
+def _complain(text: str) -> None:
+    """Error lines on stderr; those of one process among several say which one it is."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    prefix = f"rank {os.environ.get('RANK')}: " if several else ""
+    for line in text.splitlines():
+        print(f"{prefix}{line}", file=sys.stderr)
 
 
 def build() -> typer.Typer:

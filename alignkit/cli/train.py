@@ -14,13 +14,14 @@ from alignkit.cli.output import JsonOption, OverridesArgument, RecipeArgument
 from alignkit.errors import AlignkitError
 from alignkit.recipe.find import Found, find
 from alignkit.recipe.read import read_recipe
-from alignkit.run.launch import accelerate_command, is_launched, run_launched, slurm_script, submit
+from alignkit.run.launch import accelerate_command, is_launched, quiet, run_launched, slurm_script, submit
 
 if TYPE_CHECKING:
     from alignkit.recipe.schema import Recipe
 
 
 def train(
+    context: typer.Context,
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     launch: Annotated[str | None, typer.Option(help="Launch profile, from `alignkit ls launch`.")] = None,
@@ -47,7 +48,9 @@ def train(
         _train_here(resolved, resume=resume, as_json=as_json)
     else:
         beside = resolved.file.parent if resolved.file else None
-        _train_launched(find("launch", name, beside=beside), resolved, arguments, processes, print_only)
+        profile = find("launch", name, beside=beside)
+        debug = bool(context.obj)
+        _train_launched(profile, resolved, [*arguments, *(["--debug"] if debug else [])], processes, print_only)
 
 
 def _train_here(recipe: Recipe, *, resume: bool, as_json: bool) -> None:
@@ -73,4 +76,4 @@ def _train_launched(
     if print_only:
         typer.echo(shlex.join(command))
         return
-    raise typer.Exit(run_launched(command))
+    raise typer.Exit(run_launched(command if "--debug" in arguments else quiet(command)))

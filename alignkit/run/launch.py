@@ -24,7 +24,6 @@ from alignkit.recipe.find import Found, find
 EXIT_PREEMPTED = 85  # the run wrote a checkpoint because it was asked to stop
 DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 REPORT_FOLDER = "ALIGNKIT_REPORT_FOLDER"
-SHUTDOWN_TIMEOUT = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 LAUNCHER_MARKS = ("RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION")
 
 
@@ -75,6 +74,11 @@ def slurm_script(profile: Found, arguments: Sequence[str], *, job_name: str, bes
     )
 
 
+def quiet(command: Sequence[str]) -> list[str]:
+    """The same `accelerate launch` without the traceback with which it answers a failure of what it started."""
+    return [sys.executable, "-m", "alignkit.run.quiet_launch", *command[1:]]
+
+
 def run_launched(command: Sequence[str]) -> int:
     """Runs the command to its end and returns the exit code that its alignkit processes reported.
 
@@ -82,7 +86,7 @@ def run_launched(command: Sequence[str]) -> int:
     launcher between would give them too little time. Ctrl-C reaches all processes by itself.
     """
     with tempfile.TemporaryDirectory(prefix="alignkit-") as folder:
-        environ = {SHUTDOWN_TIMEOUT: "600", **os.environ, REPORT_FOLDER: folder}
+        environ = {**os.environ, REPORT_FOLDER: folder}
         process = subprocess.Popen(command, env=environ)
         before = signal.signal(signal.SIGTERM, lambda *_: _stop(process, Path(folder)))
         try:

@@ -235,3 +235,17 @@ def test_the_cpu_profile_starts_two_processes_that_know_their_ranks(folder, monk
     assert {process["WORLD_SIZE"] for process in seen} == {"2"}
     assert {process["ACCELERATE_USE_DEEPSPEED"] for process in seen} == {"true"}
     assert deepspeed_file(seen[0]) == ROOT / "launch" / "deepspeed" / "zero2.json"
+
+
+@pytest.mark.slow
+def test_a_launched_run_that_fails_says_so_in_one_line_per_process_and_gives_its_exit_code(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "metrics.jsonl").touch()
+    command = [sys.executable, "-m", "alignkit", "train", "r.yaml", "--run", "out", "--launch", "zero2-cpu"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    ours = sorted(line for line in done.stderr.splitlines() if line.startswith("rank "))
+    assert ours
+    assert all("out holds a run already: --resume goes on with it" in line for line in ours)
