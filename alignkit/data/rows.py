@@ -62,7 +62,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 where = f"{path} line {number}"
-                yield Row(where, _object(_parse(line, where), where))
+                yield Row(where, _object(_parse(line.rstrip("\n"), where), where))
 
 
 def _json_list(path: Path) -> Iterator[Row]:

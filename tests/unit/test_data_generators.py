@@ -1,0 +1,105 @@
+"""Generated tasks: exact references, and held-out problems that no run ever trains on."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignkit.data.generators import generate
+from alignkit.errors import DataError
+
+
+def rows(name, split="train", seed=0, **options):
+    return generate(name, options, split=split, seed=seed)
+
+
+def prompts(*args, **options):
+    return [row["prompt"] for row in rows(*args, **options)]
+
+
+def test_one_digit_addition_has_70_sums_to_train_on_and_30_held_out():
+    train, heldout = prompts("arithmetic"), prompts("arithmetic", "heldout")
+    assert (len(train), len(heldout)) == (70, 30)
+    every = {f"What is {a} + {b}? Answer with a number only." for a in range(10) for b in range(10)}
+    assert set(train) | set(heldout) == every
+    assert not set(train) & set(heldout)
+
+
+@given(
+    st.sampled_from(["+", "-", "*", "+-", "+-*"]),
+    st.integers(1, 2),
+    st.booleans(),
+    st.sampled_from(["train", "heldout"]),
+)
+def test_every_reference_is_the_value_of_its_expression(operations, digits, reversed, split):
+    for row in rows("arithmetic", split, operations=operations, digits=digits, reversed=reversed, style="characters")[
+        :50
+    ]:
+        left, sign, right = re.fullmatch(r"(\d+)([-+*])(\d+)=", row["prompt"]).groups()
+        assert len(left) == len(right) == digits
+        value = {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}[sign]
+        written = str(abs(value))[::-1] if reversed else str(abs(value))
+        assert row["completion"] == row["reference"] == ("-" if value < 0 else "") + written
+
+
+def test_character_prompts_are_those_of_the_smoke_recipe():
+    [row] = [r for r in rows("arithmetic", digits=2, style="characters") + rows("arithmetic", "heldout", digits=2, style="characters") if r["prompt"] == "12+34="]  # fmt: skip  # noqa: E501
+    assert row["completion"] == "46"
+    assert len(rows("arithmetic", digits=2)) == 5670
+    assert len(rows("arithmetic", "heldout", digits=2)) == 2430
+
+
+def test_a_problem_is_held_out_whatever_else_is_asked():
+    """Training on + and - must not see the sums that an addition-only run holds out."""
+    both = set(prompts("arithmetic", operations="+-"))
+    assert not both & set(prompts("arithmetic", "heldout", operations="+"))
+    assert both >= set(prompts("arithmetic", operations="-"))
+
+
+def test_the_seed_never_moves_a_problem_between_the_splits():
+    assert rows("arithmetic", seed=0) == rows("arithmetic", seed=1)
+    train = {seed: set(prompts("arithmetic", seed=seed, digits=4, count=300)) for seed in (0, 1)}
+    heldout = set(prompts("arithmetic", "heldout", seed=0, digits=4, count=300))
+    assert train[0] != train[1]
+    assert len(train[0]) == 300
+    assert not heldout & (train[0] | train[1])
+
+
+def test_comparison_asks_for_the_larger_of_two_different_numbers():
+    everything = rows("comparison") + rows("comparison", "heldout")
+    assert len(everything) == len({row["prompt"] for row in everything}) == 90
+    for row in everything:
+        left, right = map(int, re.findall(r"\d+", row["prompt"]))
+        assert left != right
+        assert int(row["reference"]) == max(left, right)
+
+
+def test_parity_covers_all_numbers_once():
+    everything = rows("parity") + rows("parity", "heldout")
+    assert len(everything) == 100
+    for row in everything:
+        number = int(re.search(r"\d+", row["prompt"])[0])
+        assert row["reference"] == ("odd" if number % 2 else "even")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "split", "message"),
+    [
+        ("arithmetik", {}, "train", "unknown"),
+        ("arithmetic", {"digit": 2}, "train", "no option digit; wanted one of digits"),
+        ("arithmetic", {"seed": 2}, "train", "no option seed"),
+        ("arithmetic", {"digits": 0}, "train", "whole number above 0"),
+        ("arithmetic", {"digits": True}, "train", "whole number above 0"),
+        ("arithmetic", {"digits": "2"}, "train", "whole number above 0"),
+        ("arithmetic", {"reversed": 1}, "train", "true or false"),
+        ("arithmetic", {"style": "chars"}, "train", "chat or characters"),
+        ("arithmetic", {"operations": "+/"}, "train", "wanted some of + - *"),
+        ("arithmetic", {"digits": 3, "count": 10**6}, "train", "only enough problems"),
+        ("arithmetic", {}, "test", "wanted train or heldout"),
+    ],
+)
+def test_wrong_options_are_named(name, options, split, message):
+    with pytest.raises(DataError) as caught:
+        generate(name, options, split=split, seed=0)
+    assert message in str(caught.value)

@@ -1,0 +1,144 @@
+"""Prompts as token ids: the template once, stop tokens trained, BOS once, prefixes kept."""
+
+import pytest
+
+from alignkit.data.prompts import fit_prompts, render, render_completion, template_checks
+from alignkit.errors import DataError
+from alignkit.recipe.schema import Data
+from alignkit.types.task import Task
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CHAT, TEXT = Data(source="generator:parity"), Data(source="generator:parity", chat=False)
+
+
+def make_tokenizer(*, template=CHATML, eos="<|im_end|>", adds_bos=False, merge=None):
+    """One token per character, with ChatML's special tokens; `merge` makes one token of two characters."""
+    from tokenizers import Tokenizer, decoders, models, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(code) for code in range(32, 127)] + ["\n"]
+    words = ["<s>", "<|im_start|>", "<|im_end|>", "</s>", *letters] + ([merge] if merge else [])
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(merge)] if merge else []))
+    tokenizer.decoder = decoders.Fuse()
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 3)]
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token=eos,
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    fast.chat_template = template
+    return fast
+
+
+def chat(completion=None, content="2+3?", **columns):
+    columns |= {} if completion is None else {"completion": completion}
+    return Task(id="c", messages=({"role": "user", "content": content},), columns=columns)
+
+
+def text(prompt, completion=None):
+    return Task(id="p", text=prompt, columns={} if completion is None else {"completion": completion})
+
+
+def test_the_chat_template_is_applied_exactly_once():
+    tokenizer = make_tokenizer()
+    ids = render(tokenizer, chat(), CHAT)
+    assert tokenizer.decode(ids) == "<|im_start|>user\n2+3?<|im_end|>\n<|im_start|>assistant\n"
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
+
+
+def test_a_tokenizer_that_adds_specials_of_its_own_adds_none_to_a_rendered_chat():
+    plain, adding = make_tokenizer(), make_tokenizer(adds_bos=True)
+    assert render(adding, chat(), CHAT) == render(plain, chat(), CHAT)
+
+
+def test_text_gets_one_bos_where_the_tokenizer_adds_it_and_never_an_eos():
+    adding = make_tokenizer(adds_bos=True, eos="</s>")
+    assert adding("1+1=")["input_ids"][-1] == adding.eos_token_id
+    for prompt in ("1+1=", "<s>1+1="):
+        assert adding.decode(render(adding, text(prompt), TEXT)) == "<s>1+1="
+    plain = make_tokenizer()
+    assert plain.decode(render(plain, text("1+1="), TEXT)) == "1+1="
+
+
+def test_a_completion_ends_with_the_stop_token_and_nothing_after_it():
+    tokenizer = make_tokenizer()
+    for completion in ("5", [{"role": "assistant", "content": "5"}]):
+        ids = render_completion(tokenizer, chat(completion), CHAT)
+        assert tokenizer.decode(ids) == "5<|im_end|>"  # ChatML's line break behind it is never sampled
+        assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(render_completion(tokenizer, text("2+3=", "5"), TEXT)) == "5<|im_end|>"
+    assert tokenizer.decode(render_completion(tokenizer, text("2+3=", ""), TEXT)) == "<|im_end|>"
+
+
+def test_a_template_without_a_stop_token_gets_the_eos():
+    bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"  # fmt: skip  # noqa: E501
+    tokenizer = make_tokenizer(template=bare)
+    assert tokenizer.decode(render_completion(tokenizer, chat("5"), CHAT)) == "5\n<|im_end|>"
+
+
+def test_a_completion_that_changes_the_prompts_tokens_is_an_error_that_shows_both():
+    tokenizer = make_tokenizer(merge="=5")
+    with pytest.raises(DataError) as caught:
+        render_completion(tokenizer, text("2+3=", "5"), TEXT)
+    assert "'2+3=' alone, '2+3=5' with it" in str(caught.value)
+    assert tokenizer.decode(render_completion(tokenizer, text("2+3= ", "5"), TEXT)) == "5<|im_end|>"
+
+
+def test_a_template_that_writes_the_assistants_turn_differently_is_found():
+    thinking = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}")
+    tokenizer = make_tokenizer(template=thinking)
+    [problem] = template_checks(tokenizer, CHAT, [chat("5"), chat("6"), chat()])
+    assert problem.startswith("the prompt's tokens change when the completion follows")
+    assert problem.endswith("(3 of 3 rows)")
+
+
+def test_template_checks_find_an_untrained_stop_and_a_doubled_bos():
+    tasks = [chat("5"), chat()]
+    assert template_checks(make_tokenizer(), CHAT, tasks) == []
+    [stop] = template_checks(make_tokenizer(eos="</s>"), CHAT, tasks)
+    assert "answers end with '<|im_end|>', but sampling stops at '</s>'" in stop
+    [bos] = template_checks(make_tokenizer(template="<s>{{ bos_token }}" + CHATML), CHAT, tasks)
+    assert "begins with two BOS tokens ('<s>')" in bos
+    assert template_checks(make_tokenizer(template="{{ bos_token }}" + CHATML, adds_bos=True), CHAT, tasks) == []
+    [doubled] = template_checks(make_tokenizer(adds_bos=True), TEXT, [text("<s><s>1+1=")])
+    assert "two BOS" in doubled
+
+
+def test_missing_and_refusing_templates_are_errors_with_a_cure():
+    with pytest.raises(DataError, match=r"no chat template; set model.chat_template, or data.chat to false"):
+        render(make_tokenizer(template=None), chat(), CHAT)
+    refusing = make_tokenizer(template="{{ raise_exception('no system role') }}")
+    with pytest.raises(DataError, match="task c: the chat template refuses its messages: no system role"):
+        render(refusing, chat(), CHAT)
+    with pytest.raises(DataError, match="no column 'completion'"):
+        render_completion(make_tokenizer(), chat(), CHAT)
+    with pytest.raises(DataError, match="no EOS token"):
+        render_completion(make_tokenizer(eos=None), text("a", "b"), TEXT)
+
+
+def test_tools_reach_the_template():
+    tokenizer = make_tokenizer(template="{% if tools %}{{ tools[0]['name'] }}{% endif %}" + CHATML)
+    tools = [{"name": "calculator", "description": "", "parameters": {}}]
+    assert tokenizer.decode(render(tokenizer, chat(tools=tools), CHAT)).startswith("calculator<|im_start|>")
+
+
+def test_long_prompts_are_refused_dropped_or_cut_with_counts():
+    prompts = [(text(str(n)), list(range(n))) for n in (2, 5, 9)]
+    with pytest.raises(DataError, match="2 of 3 prompts have more than 4 tokens"):
+        fit_prompts(prompts, 4, "error")
+    kept, counts = fit_prompts(prompts, 4, "filter")
+    assert [(task.text, ids) for task, ids in kept] == [("2", [0, 1])]
+    assert (counts.given, counts.filtered, counts.truncated, counts.longest) == (3, 2, 0, 9)
+    kept, counts = fit_prompts(prompts, 4, "truncate")
+    assert [ids for _, ids in kept] == [[0, 1], [1, 2, 3, 4], [5, 6, 7, 8]]
+    assert (counts.filtered, counts.truncated) == (0, 2)
+    assert fit_prompts(prompts, 9, "error")[0] == prompts
+    assert fit_prompts([], 9, "error") == ([], counts.__class__(given=0, filtered=0, truncated=0, longest=0))
