@@ -168,7 +168,11 @@ def _apply_override(document: Document, override: str, number: int, folder: Path
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"{COMMAND_LINE}:{number}: '{override}' is not an override; write key=value")
-    parts = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+    if key == "extends":
+        raise RecipeError(
+            f"{COMMAND_LINE}:{number}: extends: belongs in a recipe file; overrides only replace settings"
+        )
+    parts = tuple(int(part) if part.isdecimal() and part.isascii() else part for part in key.split("."))
     value, places = parse_value(text, COMMAND_LINE, number, key)
     value = _rebase(value, Path.cwd(), folder, str(parts[-1]))
     stages = document.tree.get("stages")

@@ -18,7 +18,8 @@ def test_a_shipped_recipe_is_valid_and_can_be_explained(found):
         recipe = read_recipe(found.path)
     except RecipeError as error:
         absent = [line for line in error.problems if "set ALIGNKIT_DATA to its folder" in line]
-        assert error.problems == absent
+        if error.problems != absent:
+            raise
         pytest.skip(f"its data file is not here: {absent[0]}")
     assert all(stage["objective"] for stage in explain_recipe(recipe)["stages"])
 
