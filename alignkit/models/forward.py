@@ -108,6 +108,8 @@ class Forward:
     A family is (prompts are shared, longest sequence, number of sequences), the sizes rounded up to powers of two. The
     first batch of each family is checked on a few of its sequences; a miss (or a model that the packed path does not
     know) turns it off for the rest of the run and is reported once through `report`.
+
+    run: Trainer.run of a model whose weights a trainer may have sharded; None: the paths read the model as it is.
     """
 
     model: nn.Module
@@ -115,6 +117,7 @@ class Forward:
     fast: bool = True
     report: Callable[[str], None] = print
     families: set[tuple] = field(default_factory=set)
+    run: Callable[..., Outputs] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -122,7 +125,10 @@ class Forward:
 
     def __call__(self, batch: Batch, *, temperature: float) -> Outputs:
         path = packed if self.fast else plain
-        return path(self.model, batch, dtype=self.dtype, temperature=temperature)
+        return self._run(path, batch, dtype=self.dtype, temperature=temperature)
+
+    def _run(self, path: Callable[..., Outputs], batch: Batch, **options: Any) -> Outputs:
+        return path(self.model, batch, **options) if self.run is None else self.run(path, batch, **options)
 
     def verify(self, batch: Batch, *, temperature: float) -> None:
         """Checks the packed path on `batch`, the same on every rank, if its family is new."""
@@ -142,8 +148,8 @@ class Forward:
 
     @torch.no_grad()
     def _gap(self, batch: Batch, temperature: float) -> float:
-        fast = packed(self.model, batch, dtype=self.dtype, temperature=temperature)
-        slow = plain(self.model, batch, dtype=self.dtype, temperature=temperature)
+        fast = self._run(packed, batch, dtype=self.dtype, temperature=temperature)
+        slow = self._run(plain, batch, dtype=self.dtype, temperature=temperature)
         return float((fast.logprobs - slow.logprobs)[batch.action_mask].abs().mean())
 
     def _fall_back(self, reason: str) -> None:

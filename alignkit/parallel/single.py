@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from alignkit.algorithms.base import Outputs
 from alignkit.errors import CheckpointError, HealthError
 from alignkit.models.load import named_policy_weights
 from alignkit.parallel.trainer import parameter_groups
 from alignkit.recipe.schema import Optimizer
+from alignkit.types.batch import Batch
 
 
 class SingleTrainer:
@@ -33,6 +36,9 @@ class SingleTrainer:
     @property
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def run(self, path: Callable[..., Outputs], batch: Batch, **options: Any) -> Outputs:
+        return path(self.model, batch, **options)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()

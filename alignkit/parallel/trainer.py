@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from alignkit.algorithms.base import Outputs
     from alignkit.recipe.schema import Optimizer
+    from alignkit.types.batch import Batch
 
 
 class Trainer(Protocol):
-    """One trained model on this rank. `model` runs forwards; everything else goes through the methods."""
+    """One trained model on this rank. Its weights may be sharded: they are read through `run` and `weights` only."""
 
     model: nn.Module
+
+    def run(self, path: Callable[..., Outputs], batch: Batch, **options: Any) -> Outputs:
+        """path(model, batch, **options), with the weights whole where the path reads them; all ranks call it."""
+        ...
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of this rank's share of the loss. The gradients of a step are summed over all ranks."""

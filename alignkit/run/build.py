@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import nn
 
 from alignkit.data.prompts import fit_prompts, render, render_completion
 from alignkit.data.sources import load_tasks, split_holdout
-from alignkit.errors import DataError
+from alignkit.errors import AlignkitError, DataError
 from alignkit.models.load import load_policy, save_pretrained
 from alignkit.models.tokenizer import stop_token_ids
 from alignkit.parallel.group import Group
@@ -24,6 +26,7 @@ from alignkit.rewards.blend import part_names
 from alignkit.rewards.pool import RewardPool
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.engine import Engine
+from alignkit.run.launch import deepspeed_file
 from alignkit.train.evaluate import Evaluator, grader_name
 from alignkit.train.source import Example, LabelledSource, Order, RolloutSource, Source
 from alignkit.types.seeds import child
@@ -99,12 +102,18 @@ def longest_sequence(recipe: Recipe, context: int) -> int:
 
 
 def build_trainer(model: nn.Module, optimizer: Optimizer, group: Group) -> Trainer:
-    """Plain torch for one process, DeepSpeed ZeRO for several."""
+    """Plain torch for one process, DeepSpeed ZeRO as the launch profile says for several."""
     if group.world == 1:
         return SingleTrainer(model, optimizer)
+    sharding = deepspeed_file(os.environ)
+    if sharding is None:
+        raise AlignkitError(
+            f"{group.world} processes, but the launch profile names no DeepSpeed file to shard by: use one that does "
+            "(`alignkit ls launch`: zero2, zero3, ...), or a single process"
+        )
     from alignkit.parallel.zero import ZeroTrainer
 
-    return ZeroTrainer(model, optimizer, group)
+    return ZeroTrainer(model, optimizer, group, json.loads(sharding.read_text()))
 
 
 def build_examples(

@@ -88,7 +88,8 @@ class Run:
         initial = self._first_weights() if "ref_logprobs" in needs and self.state.stage else None
         trainer = build.build_trainer(self.policy.model, stage.optimizer, self.group)
         dtype = getattr(torch, recipe.model.dtype)
-        forward = Forward(trainer.model, dtype, fast=stage.train.fast_paths, report=self.journal.report)
+        fast, report = stage.train.fast_paths, self.journal.report
+        forward = Forward(trainer.model, dtype, fast=fast, report=report, run=trainer.run)
         limits = Limits(
             dead_steps=recipe.health.dead_steps,
             max_kl=recipe.health.max_kl,

@@ -1,0 +1,200 @@
+"""Several processes: DeepSpeed ZeRO-2 or ZeRO-3 shards gradients, optimizer state and (stage 3) weights.
+
+Weights, gradients and optimizer state are float32; bfloat16 arithmetic is done by autocast inside the forward, as in
+one process. What is gathered when, and what was measured: docs/distributed.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from alignkit.algorithms.base import Outputs
+from alignkit.errors import CheckpointError, HealthError, RecipeError
+from alignkit.models.forward import base_model, plain
+from alignkit.models.load import named_policy_weights
+from alignkit.parallel.group import Group
+from alignkit.parallel.trainer import parameter_groups
+from alignkit.recipe.schema import Optimizer
+from alignkit.types.batch import Batch, Item, pack
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+        "managed_gradient_accumulation", "optimizer", "scheduler", "fp16", "bf16", "torch_autocast")  # fmt: skip
+
+
+class ZeroTrainer:
+    """A Trainer for several ranks. Steps may differ in their number of micro-batches, ranks within a step may not.
+
+    sharding: the launch profile's DeepSpeed settings, which say only how to shard.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, group: Group, sharding: dict[str, Any]):
+        self.model, self.group = model, group
+        self.updates = 0
+        settings = _settings(sharding, optimizer, group)
+        deepspeed = _import_deepspeed()
+        adam = torch.optim.AdamW(
+            parameter_groups(model, optimizer),
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            fused=True,
+        )
+        wrapped = _Reader(model)
+        self.engine, *_ = deepspeed.initialize(model=wrapped, optimizer=adam, config=settings)
+        head = base_model(model).get_output_embeddings().weight
+        if hasattr(head, "ds_id"):  # sharded; the chunked head reads it outside its own module
+            deepspeed.zero.register_external_parameter(wrapped, head)
+
+    @property
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def run(self, path: Callable[..., Outputs], batch: Batch, **options: Any) -> Outputs:
+        logprobs, entropy = self.engine(path=path, batch=batch, options=options)
+        return Outputs(logprobs=logprobs, entropy=entropy)
+
+    def backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss * self.group.world)  # DeepSpeed averages gradients over the ranks
+
+    def step(self, lr: float) -> float:
+        self.engine.optimizer.set_lr(lr)
+        self.engine.step()
+        norm = float(self.engine.get_global_grad_norm())
+        if not math.isfinite(norm):
+            raise HealthError(
+                "the gradient norm is not finite: no weight was changed; see events.jsonl for the last batch"
+            )
+        self.updates += 1
+        return norm
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        return named_policy_weights(self.model, gather=_gather)
+
+    def save(self, folder: Path) -> None:
+        """Each rank writes every world-th parameter, whole; `SingleTrainer` uses the same names and keys."""
+        weights, state = {}, {}
+        for number, (name, p) in enumerate(self._trained.items()):
+            tensors = _read(p, with_moments=self.updates > 0)
+            if number % self.group.world == self.group.rank:
+                weights[name] = tensors.pop("weight")
+                state |= {f"{name}/{key}": tensor for key, tensor in tensors.items()}
+                if self.updates:
+                    state[f"{name}/step"] = torch.tensor(float(self.updates))
+        save_file(weights, folder / f"model-{self.group.rank}.safetensors")
+        save_file(state, folder / f"optimizer-{self.group.rank}.safetensors")
+
+    def load(self, folder: Path) -> None:
+        weights, state = _open(folder, "model"), _open(folder, "optimizer")
+        if weights.keys() != self._trained.keys():
+            odd = sorted(weights.keys() ^ self._trained.keys())[:3]
+            raise CheckpointError(f"{folder}: its weights are not this model's, e.g. {', '.join(odd) or 'none at all'}")
+        if state:
+            self._create_optimizer_state()
+        for name, p in self._trained.items():
+            moments = {key: state[f"{name}/{key}"]() for key in MOMENTS if state}
+            _write(p, weights[name](), moments)
+        if state:
+            self.updates = int(state[next(name for name in state if name.endswith("/step"))]())
+            for values in self.engine.optimizer.state.values():
+                values["step"].fill_(self.updates)
+
+    def _create_optimizer_state(self) -> None:
+        """DeepSpeed creates it in the first step: one with gradients of zero, at a learning rate of zero."""
+        batch = pack([Item(prompt_ids=[0], completion_ids=[0])]).to(next(self.model.parameters()).device)
+        outputs = self.run(plain, batch, dtype=torch.float32, temperature=1.0)
+        self.backward(outputs.logprobs.sum() * 0.0)
+        self.step(lr=0.0)
+
+
+class _Reader(nn.Module):
+    """The policy together with the code that reads its weights: as one module, DeepSpeed can gather around it."""
+
+    def __init__(self, policy: nn.Module):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, *, path: Callable[..., Outputs], batch: Batch, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        outputs = path(self.policy, batch, **options)
+        return outputs.logprobs, outputs.entropy
+
+
+def _settings(sharding: dict[str, Any], optimizer: Optimizer, group: Group) -> dict[str, Any]:
+    """DeepSpeed's whole configuration; raises RecipeError when the profile sets what the recipe decides."""
+    taken = [key for key in OURS if key in sharding]
+    stage = sharding.get("zero_optimization", {}).get("stage")
+    if taken:
+        raise RecipeError(f"launch profile: its DeepSpeed file sets {', '.join(taken)}: remove it, the recipe decides")
+    if stage not in (2, 3):
+        raise RecipeError(f"launch profile: zero_optimization.stage of its DeepSpeed file is {stage}, wanted 2 or 3")
+    return {
+        **sharding,
+        "train_batch_size": group.world,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,  # each engine.step() ends an accumulation, however long it was
+        "gradient_clipping": optimizer.max_grad_norm or 0.0,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def _import_deepspeed() -> Any:
+    """DeepSpeed, with its log on stderr and reduced to errors, and without its shared-memory collectives.
+
+    Those are compiled at the first start, and a rank that waits in them does not see that another one has died.
+    """
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+    with contextlib.redirect_stdout(sys.stderr):
+        import deepspeed
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _gather(parameters: list[nn.Parameter]) -> Any:
+    """A context within which the parameters are whole on every rank; does nothing for parameters that always are."""
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters)
+
+
+def _read(parameter: nn.Parameter, *, with_moments: bool) -> dict[str, Tensor]:
+    """The whole weight and Adam moments of a parameter on the CPU; all ranks call it."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    tensors = {"weight": safe_get_full_fp32_param(parameter)}
+    if with_moments:
+        tensors |= {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+    return {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
+
+
+def _write(parameter: nn.Parameter, weight: Tensor, moments: dict[str, Tensor]) -> None:
+    """Sets the weight (what is computed with, and the optimizer's copy) and Adam moments; all ranks call it."""
+    import deepspeed
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+    weight = weight.to(parameter.device)
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+        parameter.copy_(weight)
+    safe_set_full_fp32_param(parameter, weight)
+    for key, tensor in moments.items():
+        safe_set_full_optimizer_state(parameter, tensor.to(parameter.device), key)
+
+
+def _open(folder: Path, kind: str) -> dict[str, Callable[[], Tensor]]:
+    """Readers of every tensor in the files of a kind, by name, whichever rank wrote it."""
+    readers: dict[str, Callable[[], Tensor]] = {}
+    for path in sorted(folder.glob(f"{kind}*.safetensors")):
+        file = safe_open(path, framework="pt")
+        readers |= {name: lambda file=file, name=name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return readers
