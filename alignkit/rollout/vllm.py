@@ -53,7 +53,7 @@ class VllmEngine:
     Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
     """
 
-    command: ClassVar[tuple[str, ...]] = (sys.executable, "-m", "alignkit.rollout.vllm_worker")
+    command: ClassVar[tuple[str, ...]] = (sys.executable, "-P", "-m", "alignkit.rollout.vllm_worker")
 
     def __init__(
         self,
@@ -249,12 +249,26 @@ def _as_json(request: Request) -> dict[str, Any]:
 def _environment(threads: int | None, memory_gib: int) -> dict[str, str]:
     """The child's environment: this one's without the launcher's process group, and with vLLM's settings."""
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
-    return environment | {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core in the child itself
-        "VLLM_CPU_KVCACHE_SPACE": str(memory_gib),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinned threads lose the race against anything else that runs
-        "OMP_NUM_THREADS": str(threads or len(os.sched_getaffinity(0))),
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "HF_HUB_OFFLINE": "1",
-    }
+    return (
+        environment
+        | _own_device()
+        | {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core in the child itself
+            "VLLM_CPU_KVCACHE_SPACE": str(memory_gib),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinned threads lose the race against anything else that runs
+            "OMP_NUM_THREADS": str(threads or len(os.sched_getaffinity(0))),
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+            "HF_HUB_OFFLINE": "1",
+        }
+    )
+
+
+def _own_device() -> dict[str, str]:
+    """Under a launcher: shows the child the one GPU of its trainer's rank. Written for GPUs, not tried on one."""
+    if "LOCAL_RANK" not in os.environ:
+        return {}
+    rank = int(os.environ["LOCAL_RANK"])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [str(rank)] * (rank + 1) if visible is None else visible.split(",")
+    return {"CUDA_VISIBLE_DEVICES": devices[rank]} if rank < len(devices) else {}

@@ -162,6 +162,20 @@ def test_a_folder_without_weights_is_a_clear_error(tmp_path: Path, monkeypatch: 
         VllmEngine(tmp_path, dtype="float32", max_model_len=16, log_file=tmp_path / "log")
 
 
+def test_the_process_stays_out_of_the_launchers_group_and_sees_its_ranks_gpu(monkeypatch: Any):
+    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    environment = vllm._environment(threads=3, memory_gib=2)
+    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"} & environment.keys()
+    assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("3", "2")
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert vllm._environment(threads=3, memory_gib=2)["CUDA_VISIBLE_DEVICES"] == "6"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # GPUs are hidden on purpose
+    assert vllm._environment(threads=3, memory_gib=2)["CUDA_VISIBLE_DEVICES"] == ""
+
+
 @pytest.mark.parametrize("thread", ["main", "other"])
 def test_a_killed_trainer_leaves_no_engine_behind(tmp_path: Path, thread: str):
     """Also when the engine is busy. The kernel tells it when the main thread started it, else its socket does."""
