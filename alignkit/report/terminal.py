@@ -122,12 +122,17 @@ class _Lines:
             self.open = False
 
 
+REPEAT = 20  # steps
+
+
 class PlainDisplay:
-    """One line per step."""
+    """One line per step; a warning that stays on is repeated every REPEAT steps."""
 
     def __init__(self, stream: TextIO):
         self.lines = _Lines(stream)
         self.total = 0
+        self.steps = 0
+        self.warned: dict[str, int] = {}
 
     def start(self, total: int, title: str, *, done: int = 0) -> None:
         self.total = total
@@ -135,8 +140,11 @@ class PlainDisplay:
 
     def step(self, record: Record, samples: Sequence[Rollout] = (), lights: Sequence[Light] = ()) -> None:
         self.lines.write(step_line(record, self.total))
+        self.steps += 1
         for light in lights:
-            if light.level != "ok":
+            due = self.steps - self.warned.get(light.name, -REPEAT) >= REPEAT
+            if light.level == "stop" or (light.level == "warn" and due):
+                self.warned[light.name] = self.steps
                 self.lines.write(f"  {light.level}: {light.name}: {light.sentence}; {light.advice}")
 
     def message(self, text: str) -> None:

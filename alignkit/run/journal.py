@@ -9,10 +9,11 @@ from typing import Any
 
 from alignkit.parallel.group import Group
 from alignkit.report.light import Light
-from alignkit.report.run_folder import RunFolder
+from alignkit.report.run_folder import RunFolder, prompt_text
 from alignkit.report.terminal import Display, pick_samples
 from alignkit.report.tracker import Tracker
 from alignkit.train.source import Drawn
+from alignkit.types.rollout import Rollout
 
 
 @dataclass(kw_only=True)
@@ -46,14 +47,24 @@ class Journal:
             self.display.step({"stage": stage, "step": step, **metrics}, samples, lights)
         if self.tracker:
             self.tracker.log(step, metrics)
+            self.tracker.table(step, [_shown(rollout) for rollout in samples])
 
     def evaluation(self, step: int, stage: str, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
         """Records an evaluation of the weights after `step` steps."""
         more = {name.removeprefix("eval/"): value for name, value in summary.items() if name != "eval/accuracy"}
         self.folder.evaluation(step, rows, stage=stage, **more)
+        if self.tracker:
+            self.tracker.log(step, summary)
         accuracy = summary["eval/accuracy"]
         shown = "no answer could be scored" if accuracy is None else f"accuracy {accuracy:.3f}"
         self.report(f"evaluation after {step} steps: {shown} on {summary['eval/tasks']} held-out tasks")
+
+
+def _shown(rollout: Rollout) -> dict[str, Any]:
+    """One row of the tracker's table of completions."""
+    parts = rollout.score.parts if rollout.score else {}
+    prompt = prompt_text(rollout.task)
+    return {"task": rollout.task.id, "prompt": prompt, "completion": rollout.text, "reward": rollout.reward, **parts}
 
 
 def _advantages(drawn: Drawn) -> list[float | None]:

@@ -10,6 +10,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from alignkit.errors import AlignkitError, CheckpointError
 from alignkit.parallel.group import Group, join_group
 from alignkit.recipe.read import difference
@@ -41,14 +43,14 @@ def run(recipe: Recipe, *, resume: bool, as_json: bool = False) -> dict[str, Any
     (exit code 85) after SIGTERM, HealthError when a rule stops the run.
     """
     keep_freed_memory()
+    transformers.utils.logging.disable_progress_bar()  # the run has a progress display of its own
     group = join_group()
     with contextlib.ExitStack() as resources:
         job = _open(recipe, group, resume=resume, as_json=as_json, resources=resources)
-        with _interruptible(job):
-            finished = job.train()
-        if not finished:
-            raise Interrupted(f"stopped after step {job.state.done}; a checkpoint was written: go on with --resume")
-        return job.conclude()
+        with _interruptible(job), _ended(job):
+            if not job.train():
+                raise Interrupted(f"stopped after step {job.state.done}; a checkpoint was written: go on with --resume")
+            return job.conclude()
 
 
 def run_folder(recipe: Recipe) -> Path:
@@ -119,6 +121,21 @@ def _starting_point(recipe: Recipe, path: Path, journal: Journal) -> Path | None
         shown = "; ".join(changes)
         raise CheckpointError(f"{newest.name} is of another recipe, it cannot be resumed with this one: {shown}")
     return newest
+
+
+@contextlib.contextmanager
+def _ended(job: Run) -> Generator[None]:
+    """Writes the run's last event: how it ended, or what ended it."""
+    reason = "killed"
+    try:
+        yield
+        reason = "finished"
+    except BaseException as error:
+        reason = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else str(error)
+        raise
+    finally:
+        if job.group.first:
+            job.journal.folder.event("end", step=job.state.done, reason=reason)
 
 
 @contextlib.contextmanager
