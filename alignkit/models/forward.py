@@ -17,8 +17,9 @@ from alignkit.types.batch import Batch
 
 HEAD_ROWS = 256  # rows of logits that exist at a time: 50 MB in float32 for a vocabulary of 49k
 
-# Largest allowed mean |difference| of log-probs between the two paths; bfloat16 rounds logits of 20 to 0.06
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+# Largest allowed mean |difference| of log-probs from the plain float32 forward. In bfloat16 logits of 20 are rounded to
+# 0.06, and the plain path itself is 0.02 to 0.04 off: there it only shows gross mistakes, float32 shows all others.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.15}
 
 
 def packed(model: nn.Module, batch: Batch, *, dtype: torch.dtype, temperature: float) -> Outputs:
@@ -138,19 +139,24 @@ class Forward:
         if not self.fast or family in self.families:
             return
         self.families.add(family)
+        few = _few(batch).to(self.device)
         try:
-            gap = self._gap(_few(batch).to(self.device), temperature)
+            gaps = self._gaps(few, temperature)
         except ValueError as error:
             self._fall_back(str(error))
             return
-        if gap > TOLERANCE[self.dtype]:
-            self._fall_back(f"mean log-prob difference {gap:.2e} exceeds {TOLERANCE[self.dtype]:.0e}")
+        for dtype, gap in gaps.items():
+            if not gap <= TOLERANCE[dtype]:
+                self._fall_back(f"in {dtype} its log-probs differ by {gap:.2e} in the mean from the plain forward")
 
     @torch.no_grad()
-    def _gap(self, batch: Batch, temperature: float) -> float:
-        fast = self._run(packed, batch, dtype=self.dtype, temperature=temperature)
-        slow = self._run(plain, batch, dtype=self.dtype, temperature=temperature)
-        return float((fast.logprobs - slow.logprobs)[batch.action_mask].abs().mean())
+    def _gaps(self, batch: Batch, temperature: float) -> dict[torch.dtype, float]:
+        exact = self._run(plain, batch, dtype=torch.float32, temperature=temperature).logprobs
+        gaps = {}
+        for dtype in {torch.float32, self.dtype}:
+            fast = self._run(packed, batch, dtype=dtype, temperature=temperature).logprobs
+            gaps[dtype] = float((fast - exact)[batch.action_mask].abs().mean())
+        return gaps
 
     def _fall_back(self, reason: str) -> None:
         self.fast = False
