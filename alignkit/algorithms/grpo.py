@@ -62,10 +62,9 @@ def estimate(config: Config, batch: Batch) -> Batch:
         divergence = batch.require("old_logprobs") - batch.require("ref_logprobs")
         reward = reward - config.kl_weight * batch.sum_per_sequence(divergence)
     centred = ops.groups.centre(reward, batch.group)
-    if config.scale == "group":
-        centred = centred / (ops.groups.std(reward, batch.group) + STD_EPS)
-    elif config.scale == "batch":
-        centred = centred / (reward.std() + STD_EPS)
+    if config.scale != "none":
+        over = batch.group if config.scale == "group" else batch.group * 0  # the whole batch as one group
+        centred = centred / (ops.groups.std(reward, over) + STD_EPS)
     return batch.replace(advantages=batch.spread(centred))
 
 
@@ -92,8 +91,8 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
             loss = loss + config.kl_weight * getattr(ops.kl, config.kl_estimator)(difference)
     total, count = ops.aggregate.aggregate(loss, batch, config.aggregate, constant=config.aggregate_constant)
     metrics = {f"policy/{name}": Mean(float(values.detach().sum()), len(loss)) for name, values in means.items()}
-    metrics |= {"loss/policy": Mean(float(total.detach()), count), "policy/ratio_max": Max(max([1.0, *ratio.tolist()]))}
-    return Loss(total=total, count=count, metrics=metrics)
+    sums = {"loss/policy": Mean(float(total.detach()), count), "policy/ratio_max": Max(max([1.0, *ratio.tolist()]))}
+    return Loss(total=total, count=count, metrics=metrics | sums)
 
 
 def requires(config: Config, stage: Stage) -> list[str]:
