@@ -2,4 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["alignkit.ops", "alignkit.types.batch", "alignkit.models.attention"], "beartype.beartype")
+from tests import shapes
+
+CHECKED = ["alignkit.ops", "alignkit.types.batch", "alignkit.models.attention"]
+install_import_hook(CHECKED, f"{shapes.__name__}.{shapes.check.__name__}")
