@@ -156,7 +156,7 @@ class Supervisor:
         self._thread.join()
 
     def _wake(self) -> None:
-        with suppress(BlockingIOError):  # a full buffer wakes the thread as well
+        with suppress(OSError):  # full, so the thread is waking already; or closed, with the thread at its end
             self._wake_in.send(b"x")
 
     def _run(self) -> None:
@@ -180,7 +180,8 @@ class Supervisor:
         with self._lock:
             self._ended = error
             unanswered += self._inbox
-        self._selector.close()
+        for resource in (self._selector, self._wake_in, self._wake_out):
+            resource.close()
         for future in [self.ready, *(call.future for call in unanswered)]:
             if not future.done():
                 future.set_exception(error)

@@ -36,7 +36,7 @@ def test_every_reference_is_the_value_of_its_expression(operations, digits, reve
     for row in rows("arithmetic", split, operations=operations, digits=digits, reversed=reversed, style="characters")[
         :50
     ]:
-        left, sign, right = re.fullmatch(r"(\d+)([-+*])(\d+)=", row["prompt"]).groups()
+        [(left, sign, right)] = re.findall(r"^(\d+)([-+*])(\d+)=$", row["prompt"])
         assert len(left) == len(right) == digits
         value = {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}[sign]
         written = str(abs(value))[::-1] if reversed else str(abs(value))
@@ -79,7 +79,7 @@ def test_parity_covers_all_numbers_once():
     everything = rows("parity") + rows("parity", "heldout")
     assert len(everything) == 100
     for row in everything:
-        number = int(re.search(r"\d+", row["prompt"])[0])
+        number = int(re.findall(r"\d+", row["prompt"])[0])
         assert row["reference"] == ("odd" if number % 2 else "even")
 
 

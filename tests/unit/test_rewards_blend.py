@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reward_rollouts import question
 
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import RewardSpec
@@ -44,6 +45,7 @@ def test_a_part_of_weight_zero_is_only_watched():
     specs = [RewardSpec(name="right"), RewardSpec(name="judge", weight=0.0)]
     score = blend({"right": of(1.0), "judge": unscorable(FaultKind.UNREACHABLE, "judge")}, specs)
     assert score.value == 1.0
+    assert score.fault is not None
     assert score.fault.kind is FaultKind.UNREACHABLE
 
 
@@ -51,6 +53,7 @@ def test_a_sum_that_overflows_is_no_number():
     specs = [RewardSpec(name="a", weight=1e308), RewardSpec(name="b", weight=1e308)]
     score = blend({"a": of(1.0), "b": of(1.0)}, specs)
     assert score.value is None
+    assert score.fault is not None
     assert score.fault.kind is FaultKind.NOT_A_NUMBER
 
 
@@ -104,6 +107,7 @@ def test_a_list_of_rewards_that_can_only_be_constant_is_refused():
 def test_what_is_not_a_finite_number_is_a_named_fault(result, kind):
     score = as_score(result, where="r")
     assert score.value is None
+    assert score.fault is not None
     assert score.fault.kind is kind
 
 
@@ -121,5 +125,5 @@ def test_a_decorated_function_is_still_a_function():
 
     assert isinstance(double, FunctionReward)
     assert double.name == "double"
-    assert double("abc", None) == 6
-    assert double("abc", None, factor=3) == 9
+    assert double("abc", question()) == 6
+    assert double("abc", question(), factor=3) == 9

@@ -125,6 +125,7 @@ def test_hostile_answers_end_by_the_deadline_and_the_others_score(tmp_path, monk
     for hostile, score in zip(texts[1::2], scores[1::2], strict=True):
         assert score.value in (0.0, None), hostile[:60]
         if HOSTILE[hostile] is None:
+            assert score.fault is not None
             assert score.fault.kind is FaultKind.TIMEOUT
     assert time.monotonic() - start < 60
     assert not (tmp_path / "owned").exists()

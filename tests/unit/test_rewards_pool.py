@@ -353,6 +353,7 @@ task = question()
 asyncio.run(pool.score([(task, rollouts(task, "hold", "spin"))]))
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
     time.sleep(0.5)
     workers = children(parent.pid)

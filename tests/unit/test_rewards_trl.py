@@ -1,12 +1,12 @@
 """TRL reward functions run unchanged: the stock ones of the installed trl, and users' own."""
 
 import asyncio
-import importlib.util
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trl
 from reward_rollouts import question, rollouts
 
 from alignkit.recipe.schema import RewardSpec
@@ -61,8 +61,7 @@ def test_the_other_stock_rewards_give_trls_own_numbers():
 
 
 def test_arguments_are_those_of_the_installed_trainer():
-    package = importlib.util.find_spec("trl").submodule_search_locations[0]
-    source = (Path(package) / "trainer" / "grpo_trainer.py").read_text()
+    source = (Path(str(trl.__file__)).parent / "trainer" / "grpo_trainer.py").read_text()
     task = question(5, solution="5", level=3)
     arguments = trl_arguments(task, rollouts(task, "a", "b"))
     assert "prompts=prompts, completions=completions, completion_ids=completion_ids_list, **reward_kwargs" in source
