@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ class ZeroTrainer:
             raise HealthError(
                 "the gradient norm is not finite: no weight was changed; see events.jsonl for the last batch"
             )
+        if self.updates == 0:
+            _link_moments(self.engine.optimizer)
         self.updates += 1
         return norm
 
@@ -155,6 +158,7 @@ def _import_deepspeed() -> Any:
     Those are compiled at the first start, and a rank that waits in them does not see that another one has died.
     """
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # it calls older names
     with contextlib.redirect_stdout(sys.stderr):
         import deepspeed
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -181,14 +185,38 @@ def _read(parameter: nn.Parameter, *, with_moments: bool) -> dict[str, Tensor]:
 def _write(parameter: nn.Parameter, weight: Tensor, moments: dict[str, Tensor]) -> None:
     """Sets the weight (what is computed with, and the optimizer's copy) and Adam moments; all ranks call it."""
     import deepspeed
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    from deepspeed import utils
 
-    weight = weight.to(parameter.device)
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
         parameter.copy_(weight)
-    safe_set_full_fp32_param(parameter, weight)
-    for key, tensor in moments.items():
-        safe_set_full_optimizer_state(parameter, tensor.to(parameter.device), key)
+    tensors = {key: tensor.to(parameter.device) for key, tensor in {"weight": weight, **moments}.items()}
+    if hasattr(parameter, "ds_id"):
+        shards = {key: _shard(tensor, like=parameter.ds_tensor) for key, tensor in tensors.items()}
+        utils.safe_set_local_fp32_param(parameter, shards.pop("weight"))
+        for key, shard in shards.items():
+            utils.safe_set_local_optimizer_state(parameter, shard, key)
+    else:
+        utils.safe_set_full_fp32_param(parameter, tensors.pop("weight"))
+        for key, tensor in tensors.items():
+            utils.safe_set_full_optimizer_state(parameter, tensor, key)
+
+
+def _link_moments(zero: Any) -> None:
+    """Lets every parameter find its Adam moments after the first step.
+
+    ZeRO-2 of DeepSpeed 0.19.8 does this when the first of several parameter groups has been updated, and then never
+    again: the parameters of the other groups are left without.
+    """
+    if hasattr(zero, "_hp_optimizer_states_linked"):
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
+
+
+def _shard(whole: Tensor, *, like: Tensor) -> Tensor:
+    """This rank's shard of a ZeRO-3 parameter: an equal part of its flattened values, padded with zeros at the end."""
+    rank, world, size = torch.distributed.get_rank(), torch.distributed.get_world_size(), like.numel()
+    padded = nn.functional.pad(whole.flatten(), (0, size * world - whole.numel()))
+    return padded[rank * size : (rank + 1) * size]
 
 
 def _open(folder: Path, kind: str) -> dict[str, Callable[[], Tensor]]:
