@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignkit.content import ROOT
 from alignkit.errors import AlignkitError, ContentError
 from alignkit.recipe.document import read_document
-from alignkit.recipe.find import Found, find
+from alignkit.recipe.find import KINDS, Found, find
 
 EXIT_PREEMPTED = 85  # the run wrote a checkpoint because it was asked to stop
 DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
@@ -149,7 +148,7 @@ def deepspeed_file(environ: Mapping[str, str]) -> Path | None:
 
 def _locate_deepspeed(named: str, beside: Path) -> Path:
     """Relative names are looked up in the working folder, beside the profile, and on the shelf."""
-    for folder in (Path(), beside, ROOT):
+    for folder in (Path(), beside, KINDS["launch"].shelf.parent):
         path = (folder / named).resolve()
         if path.is_file():
             return path
