@@ -1,4 +1,4 @@
-"""Prints how much there is to read, checked against what docs/architecture.md promises; exit 1 when a promise is broken.
+"""Prints how much there is to read, checked against the promises of docs/architecture.md; exit 1 when one is broken.
 
 Lines are all lines of a file, comments and blank lines included. Counted are: every file of the package, every
 algorithm, every algorithm with the pure functions it calls and the step that applies it, and the path of one training
