@@ -63,7 +63,8 @@ def save(root: Path, state: State, *, recipe: str, trainer: Trainer, group: Grou
             shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(problem)
     if group.first:
-        for old in complete(root)[:-keep]:
+        # newer ones are damaged leftovers that a resume fell back from: they must not push this one out
+        for old in [path for path in complete(root) if path.name <= final.name][:-keep]:
             shutil.rmtree(old)
     return final
 
@@ -81,10 +82,13 @@ def _finish(temporary: Path, final: Path, state: State, recipe: str) -> None:
     (temporary / "manifest.json").write_text(json.dumps(table, indent=1))
     for path in [*files, temporary / "manifest.json", *(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
         _fsync(path)
-    if final.exists():  # the same step again, after a resume from an older checkpoint
-        shutil.rmtree(final)
+    replaced = final.with_name(final.name + ".replaced")  # counts as complete: at no moment is there none
+    if final.exists():  # the same step again, after a resume
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
     temporary.rename(final)
     _fsync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _guarded(write: Callable[[], object], root: Path) -> str | None:
