@@ -71,7 +71,7 @@ class Collector:
             result.rounds += 1
             result.consumed += [prompt.task.id for prompt in prompts]
             begun = time.perf_counter()
-            groups = await self.sample(prompts, first_group=len(result.everything))
+            groups = await self.sample(prompts, first_group=len(result.groups) + len(result.dropped))
             sampled = time.perf_counter()
             groups = await self.score(groups)
             result.sample_s += sampled - begun
@@ -130,12 +130,13 @@ class Collector:
         return len(values) >= 2 and (self.settings.keep_zero_spread or max(values) > min(values))
 
     def _check_scorable(self, rollouts: list[Rollout]) -> None:
-        faults = [rollout.score.fault for rollout in rollouts if rollout.score and rollout.score.value is None]
-        if len(faults) > self.settings.max_unscorable * len(rollouts):
-            first = faults[0]
-            cause = f"{first.kind} in {first.where}: {first.message}" if first else "no cause given"
+        unscorable = [rollout for rollout in rollouts if rollout.reward is None]
+        if len(unscorable) > self.settings.max_unscorable * len(rollouts):
+            score = unscorable[0].score
+            fault = score.fault if score and score.value is None else None
+            cause = f"{fault.kind} in {fault.where}: {fault.message}" if fault else "the engine failed on it"
             raise RewardError(
-                f"{len(faults)} of {len(rollouts)} rollouts could not be scored (allowed: share "
+                f"{len(unscorable)} of {len(rollouts)} rollouts could not be scored (allowed: share "
                 f"{self.settings.max_unscorable}); the first: {cause}; mend the reward or raise rollouts.max_unscorable"
             )
 
@@ -180,4 +181,5 @@ def describe(collected: Collected, settings: Rollouts) -> dict[str, Any]:
 
 
 def _equal(group: Sequence[Rollout]) -> bool:
-    return len({rollout.reward for rollout in group}) == 1
+    """Whether all rollouts that could be scored got the same reward."""
+    return len({rollout.reward for rollout in group} - {None}) <= 1
