@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-slow smoke check format lock counts clean setup
+.PHONY: quickstart test test-slow smoke check format lock counts clean setup glossary bench
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -55,6 +55,12 @@ format: $(STAMP) ## rewrite the code in the house format
 
 lock: $(STAMP) ## resolve requirements-cpu.txt anew
 	$(BIN)/python .ci/lock.py > requirements-cpu.new && mv requirements-cpu.new requirements-cpu.txt
+
+glossary: $(STAMP) ## write docs/glossary.md from the code
+	$(BIN)/python -m alignkit.report.glossary docs/glossary.md
+
+bench: $(STAMP) ## the benchmarks, against TRL; on an idle machine (see benchmarks/README.md)
+	$(BIN)/python -m benchmarks.all
 
 counts: $(STAMP) ## lines of the reading path, checked against the promised limits
 	$(BIN)/python .ci/counts.py

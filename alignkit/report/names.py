@@ -1,15 +1,12 @@
 """Every metric name that a run may log, with its meaning: the one place where a name is introduced.
 
-A name is `area/quantity[_unit]`. `python -m alignkit.report.names FILE` rewrites the table of names inside FILE
-(docs/glossary.md) from this one.
+A name is `area/quantity[_unit]`. docs/glossary.md is written from this table (report/glossary.py).
 """
 
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from alignkit.errors import ContentError
 
@@ -60,8 +57,6 @@ MEANINGS: dict[str, str] = {
 }
 """Name -> meaning. `<...>` stands for any last part without a slash."""
 
-BEGIN, END = "<!-- metric names: begin (generated) -->", "<!-- metric names: end -->"
-
 
 def meaning(name: str) -> str | None:
     """The one-line meaning of a metric, or None when the name is not declared."""
@@ -82,25 +77,3 @@ def check_names(metrics: Iterable[str]) -> None:
                 f"metric {name!r} is not declared in alignkit/report/names.py; {guess}"
                 f"(a metric of your own goes under user/)"
             )
-
-
-def as_markdown() -> str:
-    """The table of names, as the generated block of docs/glossary.md, markers included."""
-    rows = [f"| `{name}` | {text} |" for name, text in MEANINGS.items()]
-    return "\n".join([BEGIN, "| name | meaning |", "| --- | --- |", *rows, END])
-
-
-def write_glossary(path: Path) -> None:
-    """Replaces the generated block of a Markdown file, or appends it where there is none."""
-    text = path.read_text(encoding="utf-8") if path.exists() else "# Glossary\n"
-    before, found, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2] if found else "\n"
-    gap = "" if found else "\n## Metric names\n\n"
-    path.write_text(f"{before}{gap}{as_markdown()}{after}", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        write_glossary(Path(sys.argv[1]))
-    else:
-        print(as_markdown())
