@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignkit.errors import CheckpointError, HealthError
+from alignkit.errors import CheckpointError, EngineError, HealthError, RewardError
 from alignkit.evaluate.before_after import compare_results
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
@@ -70,10 +70,16 @@ class Run:
         """Runs the remaining stages; False when the run was interrupted (a checkpoint is on the disk)."""
         while True:
             self.loop = self._enter_stage()
-            if self.state.done == 0:
-                self._evaluate()
-            if not self.loop.run(self.state):
-                return False
+            try:
+                if self.state.done == 0:
+                    self._evaluate()
+                if not self.loop.run(self.state):
+                    return False
+            except (EngineError, RewardError):
+                # raised between updates only, so the weights are those of the last finished step: nothing is lost
+                if self.group.world == 1 and self.state.done:
+                    self._checkpoint()
+                raise
             if self.state.stage + 1 == len(self.recipe.stages):
                 self._evaluate()
                 self._checkpoint(final=True)

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import transformers
+import transformers.utils.logging
 
 from alignkit.errors import AlignkitError, CheckpointError
 from alignkit.parallel.group import Group, join_group
