@@ -1,0 +1,205 @@
+"""One stage of training with a scripted source: what is filled in, updated, counted and handed on, in which order."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+
+from alignkit.algorithms.grpo import ALGORITHM, Config
+from alignkit.errors import BatchError
+from alignkit.models.forward import Forward
+from alignkit.parallel.group import Group
+from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
+from alignkit.train.checkpoint import State
+from alignkit.train.loop import StageLoop
+from alignkit.train.source import Drawn
+from alignkit.train.step import Step
+from alignkit.types.batch import Batch
+from tests.tiny import Recorder, causal_lm, noise, random_batch
+
+
+class Scripted:
+    """A Source of random batches near the model's own log-probs; steps in `empty` have none."""
+
+    def __init__(self, model: torch.nn.Module, *, empty: tuple[int, ...] = ()):
+        self.model, self.empty, self.asked = model, empty, []
+
+    def next(self, cursor: int, version: int) -> Drawn:
+        self.asked.append((cursor, version))
+        if len(self.asked) - 1 in self.empty:
+            return Drawn(batch=None, cursor=cursor + 3, consumed=[])
+        batch = random_batch(seed=cursor)
+        with torch.no_grad():
+            logprobs = Forward(model=self.model, dtype=torch.float32)(batch, temperature=0.9).logprobs
+        batch = batch.replace(sampler_logprobs=logprobs + noise(batch, 0.1, seed=cursor))
+        return Drawn(batch=batch, cursor=cursor + 3, consumed=["t"] * 3, metrics={"rollout/tokens": 7})
+
+
+class Rates(Recorder):
+    """Records the learning rate of each optimizer step."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__(model)
+        self.rates: list[float] = []
+
+    def step(self, lr: float) -> float:
+        self.rates.append(lr)
+        return super().step(lr)
+
+
+class Run:
+    """A StageLoop and what its callbacks were told."""
+
+    def __init__(self, *, train: dict[str, Any], optimizer: dict[str, Any] | None = None, stop_after: int = 99, **grpo):
+        self.model = causal_lm()
+        self.finished: list[tuple[State, Drawn, dict[str, Any]]] = []
+        self.synced: list[int] = []
+        self.trainer, self.source = Rates(self.model), Scripted(self.model)
+        self.forward = Forward(model=self.model, dtype=torch.float32)
+        self.stop_after = stop_after
+        step = Step(
+            algorithm=ALGORITHM,
+            config=Config(type="grpo", **grpo),
+            trainer=self.trainer,
+            forward=self.forward,
+            group=Group(),
+            temperature=0.9,
+            max_tokens=40,
+        )
+        stage = Stage.model_validate(
+            {"data": {"source": "generator:arithmetic"}, "algorithm": {}, "rollouts": Rollouts()}
+            | {"optimizer": Optimizer(**({"lr": 1.0} | (optimizer or {}))), "train": Train(**train)}
+        )
+        self.loop = StageLoop(
+            stage=stage,
+            source=self.source,
+            step=step,
+            reference=Forward(model=causal_lm(seed=1), dtype=torch.float32),
+            seed=3,
+            sync=self.sync,
+            finish=self.finish,
+        )
+
+    def sync(self, state: State) -> dict[str, Any]:
+        self.synced.append(state.version)
+        return {"sync/policy_version": state.version}
+
+    def finish(self, state: State, drawn: Drawn, metrics: dict[str, Any]) -> bool:
+        self.finished.append((State(**vars(state)), drawn, metrics))
+        return len(self.finished) < self.stop_after
+
+
+def test_steps_versions_and_cursors_are_counted_and_the_engine_is_in_step_before_each_draw():
+    run = Run(train={"steps": 3, "epochs": 2, "minibatches": 2})
+    state = State()
+    assert run.loop.run(state)
+    assert run.synced == [0, 4, 8]
+    assert run.source.asked == [(0, 0), (3, 4), (6, 8)]
+    assert (state.step, state.done, state.version, state.cursor) == (3, 3, 12, 9)
+    assert [(told.step, told.version) for told, _, _ in run.finished] == [(1, 4), (2, 8), (3, 12)]
+
+
+def test_a_run_goes_on_at_the_step_of_its_state_and_stops_when_told():
+    run = Run(train={"steps": 9}, stop_after=2)
+    state = State(step=4, done=10, version=4, cursor=12)
+    assert not run.loop.run(state)
+    assert run.source.asked == [(12, 4), (15, 5)]
+    assert (state.step, state.done) == (6, 12)
+
+
+def test_metrics_of_source_sync_update_and_phases_reach_the_end_of_the_step():
+    run = Run(train={"steps": 1})
+    run.loop.run(State())
+    _, drawn, metrics = run.finished[0]
+    assert drawn.batch is not None
+    assert metrics["rollout/tokens"] == 7
+    assert metrics["sync/policy_version"] == 0
+    assert metrics["loss/tokens"] == drawn.batch.num_actions
+    assert metrics["optim/grad_norm"] == pytest.approx(float(run.trainer.gradient.norm()))
+    assert metrics["loss/policy"] == pytest.approx(run.trainer.loss, rel=1e-6)
+    phases = {name for name in metrics if name.startswith("time/")}
+    assert phases == {"time/step_s", "time/sync_s", "time/logprobs_s", "time/update_s"}
+
+
+def test_a_step_without_a_batch_updates_nothing_but_counts():
+    run = Run(train={"steps": 2})
+    run.source.empty = (0,)
+    state = State()
+    run.loop.run(state)
+    assert len(run.trainer.rates) == 1
+    assert (state.step, state.version, state.cursor) == (2, 1, 6)
+    assert "optim/lr" not in run.finished[0][2]
+
+
+def test_each_update_has_the_learning_rate_of_its_place_in_the_stage():
+    """Two updates a step, four steps, warm-up 2, linear to 0 over the other six: 1/2 1 1 5/6 4/6 3/6 2/6 1/6."""
+    run = Run(train={"steps": 4, "minibatches": 2}, optimizer={"schedule": "linear", "warmup_steps": 2})
+    run.loop.run(State())
+    assert run.trainer.rates == pytest.approx([1 / 2, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    resumed = Run(train={"steps": 4, "minibatches": 2}, optimizer={"schedule": "linear", "warmup_steps": 2})
+    resumed.loop.run(State(step=2))
+    assert resumed.trainer.rates == pytest.approx([4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
+def annotated(**options: Any) -> tuple[Run, Batch]:
+    run = Run(**options)
+    run.loop.run(State())
+    batch = run.finished[0][1].batch
+    assert batch is not None
+    return run, batch
+
+
+def test_old_log_probs_are_computed_only_when_a_batch_is_used_more_than_once_or_they_are_needed():
+    assert annotated(train={"steps": 1})[1].old_logprobs is None
+    for options in ({"train": {"steps": 1, "epochs": 2}}, {"train": {"steps": 1, "minibatches": 2}}):
+        run, batch = annotated(**options)
+        wanted = run.forward(batch, temperature=0.9).logprobs.detach()
+        torch.testing.assert_close(batch.require("old_logprobs"), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_reference_fills_its_own_column_at_the_same_temperature():
+    run, batch = annotated(train={"steps": 1}, kl="loss", kl_weight=0.1)
+    assert run.loop.reference is not None
+    wanted = run.loop.reference(batch, temperature=0.9).logprobs.detach()
+    torch.testing.assert_close(batch.require("ref_logprobs"), wanted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(batch.require("ref_logprobs"), batch.require("old_logprobs"), atol=0.1)
+
+
+def test_with_one_update_a_batch_the_detached_log_probs_of_its_own_forward_are_the_old_ones():
+    """The gradient of the short cut is that of old log-probs computed beforehand."""
+    short, batch = annotated(train={"steps": 1})
+    long = Run(train={"steps": 1})
+    filled = batch.replace(old_logprobs=long.loop.step.logprobs(batch, long.forward))
+    long.loop.update(filled, State())
+    gap = (short.trainer.gradient - long.trainer.gradient).norm() / long.trainer.gradient.norm()
+    assert gap < 1e-5
+
+
+def test_every_epoch_has_an_order_of_its_own_that_depends_on_seed_step_and_epoch_alone():
+    run = Run(train={"steps": 2, "epochs": 2, "minibatches": 3})
+    batch = random_batch()
+    first = list(run.loop.minibatches(batch, step=5))
+    assert first == list(Run(train={"steps": 2, "epochs": 2, "minibatches": 3}).loop.minibatches(batch, step=5))
+    assert [sorted(chain.from_iterable(epoch)) for epoch in (first[:3], first[3:])] == [list(range(10))] * 2
+    assert first[:3] != first[3:]
+    assert first != list(run.loop.minibatches(batch, step=6))
+
+
+def test_a_source_that_hands_over_numbers_that_are_none_is_stopped_before_the_update():
+    run = Run(train={"steps": 1})
+    good = run.source.next
+
+    def broken(cursor: int, version: int) -> Drawn:
+        drawn = good(cursor, version)
+        assert drawn.batch is not None
+        column = torch.where(drawn.batch.action_mask, float("nan"), 0.0)
+        drawn.batch = drawn.batch.replace(sampler_logprobs=column)
+        return drawn
+
+    run.source.next = broken
+    with pytest.raises(BatchError, match="sampler_logprobs holds NaN or inf"):
+        run.loop.run(State())
+    assert run.trainer.rates == []
