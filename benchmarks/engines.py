@@ -116,7 +116,7 @@ def gaps(name: str, engine: Any, policy: Any, tokenizer: Any) -> None:
     changed = small_step(policy, texts["prompts and own samples"])
     sequences, label = (
         texts["canary probe"],
-        f"canary probe after one AdamW step, lr 1e-5 ({changed:.1%} of bits moved)",
+        f"canary probe after one AdamW step, lr 1e-5 ({changed:.1%} of weights moved)",
     )
     row(f"{label}, engine one step old", sequences, held["canary probe"], torch.bfloat16)
     engine.update(named_policy_weights(policy), version=engine.policy_version + 1)

@@ -33,16 +33,16 @@ class HfEngine:
     """Fulfils rollout.engine.Engine inside the trainer's process.
 
     model: a transformers causal language model (or a PeftModel around one).
-    dtype: arithmetic, "float32" or "bfloat16".
-    share: sample from `model` itself, under autocast, instead of from a copy: `update` then takes no weights, it only
-    states their version. For one-process runs of small models.
+    dtype: arithmetic, "float32" or "bfloat16"; bfloat16 is autocast over float32 weights, exactly as in the trainer.
+    share: sample from `model` itself instead of from a copy: `update` then takes no weights, it only states their
+    version. For one-process runs of small models.
     """
 
     def __init__(self, model: Module, *, dtype: str, share: bool = False, version: int = 0):
         self.policy_version = version
         self._share = share
         self._dtype = getattr(torch, dtype)
-        self._model: Any = model if share else _frozen_copy(model, self._dtype)
+        self._model: Any = model if share else _merged_copy(model)
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
         check_requests(requests, context=self._context, engine="hf engine")
@@ -77,7 +77,7 @@ class HfEngine:
         """No gradients, no dropout, stock attention; the shared model is left as it was."""
         model = self._model
         training, attention = model.training, model.config._attn_implementation
-        enabled = self._share and self._dtype != torch.float32
+        enabled = self._dtype != torch.float32
         model.eval()
         model.config._attn_implementation = "sdpa"
         try:
@@ -202,11 +202,10 @@ def _choose(rows: list[_Row], logits: Float[Tensor, "row vocabulary"]) -> Int[Te
     return tokens[:, 0]
 
 
-def _frozen_copy(model: Module, dtype: torch.dtype) -> Any:
+def _merged_copy(model: Module) -> Any:
+    """Its parameters go on requiring gradients, though none are taken: autocast keeps its casts of such ones only."""
     duplicate: Any = copy.deepcopy(model)
-    if hasattr(duplicate, "merge_and_unload"):
-        duplicate = duplicate.merge_and_unload()
-    return duplicate.to(dtype).requires_grad_(False).eval()
+    return duplicate.merge_and_unload().requires_grad_(True) if hasattr(duplicate, "merge_and_unload") else duplicate
 
 
 def _copy_weights(weights: dict[str, Tensor], model: Module) -> None:

@@ -280,6 +280,17 @@ def test_an_update_that_lacks_or_misshapes_a_weight_is_refused_and_changes_nothi
     assert case.engine.policy_version == before[0].policy_version
 
 
+def test_bfloat16_in_the_hf_engine_is_the_trainers_autocast_to_the_bit():
+    model, sequence = tiny_llama(0), list(range(3, 63))
+    scores = asyncio.run(HfEngine(model, dtype="bfloat16").score([sequence]))[0]
+    ids = torch.tensor([sequence])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logprobs = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    assert scores == logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
+    exact = asyncio.run(HfEngine(model, dtype="float32").score([sequence]))[0]
+    assert scores != pytest.approx(exact, abs=1e-4), "autocast must make a difference in this test"
+
+
 def test_weights_that_are_not_numbers_are_an_error_not_a_sample(folder: Path):
     model = tiny_llama(0)
     torch.nn.init.constant_(model.model.norm.weight, torch.nan)
