@@ -60,8 +60,7 @@ def plain(model: nn.Module, batch: Batch, *, dtype: torch.dtype, temperature: fl
     rows, columns = chosen.nonzero(as_tuple=True)
     actions = index[rows, columns]
     logprobs, entropy = full_logprobs(logits[rows, columns - 1], batch.tokens[actions], temperature=temperature)
-    order = actions.argsort()
-    return _outputs(batch, actions[order], logprobs[order], entropy[order])
+    return _outputs(batch, actions, logprobs, entropy)
 
 
 def padded_index(batch: Batch) -> tuple[Tensor, Tensor]:
