@@ -62,6 +62,12 @@ def test_two_equal_groups_go_to_two_ranks_and_a_lone_sequence_leaves_one_idle():
     assert micro_batches(batch, [1], max_tokens=100, world=2) == [[[1], []]]
 
 
+def test_the_larger_micro_batch_of_a_round_goes_to_each_rank_in_turn():
+    """Four groups of 40, 38, 36 and 34 tokens for two ranks: 40 + 34 and 38 + 36, not 40 + 36 and 38 + 34."""
+    batch = random_batch([(4, [36]), (4, [34]), (4, [32]), (4, [30])])
+    assert micro_batches(batch, range(4), max_tokens=40, world=2) == [[[0], [1]], [[3], [2]]]
+
+
 def test_a_block_beyond_the_budget_is_cut_and_each_part_has_the_prompt_again():
     batch = random_batch([(4, [3, 3, 3])])  # 13 tokens; two sequences take 10
     plans = micro_batches(batch, range(3), max_tokens=10, world=1)
