@@ -51,7 +51,7 @@ def assert_equals_dense(batch: Batch, *, key_heads: int = 4, scale: float = 0.35
         torch.testing.assert_close(gradient, expected, rtol=1e-4 * loosened, atol=2e-5 * loosened)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shapes, st.booleans())
 def test_it_equals_dense_attention_over_ancestors_and_so_do_its_gradients(shape, share_prefix):
     assert_equals_dense(random_batch(shape, share_prefix=share_prefix))
