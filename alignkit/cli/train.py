@@ -54,6 +54,8 @@ def train(
 
 
 def _train_here(recipe: Recipe, *, resume: bool, as_json: bool) -> None:
+    # read when torch is imported: threads that wait by spinning make a shared CPU machine 10 times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from alignkit.run.train import run as run_training
 
     result = run_training(recipe, resume=resume, as_json=as_json)

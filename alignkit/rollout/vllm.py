@@ -257,6 +257,7 @@ def _environment(threads: int | None, memory_gib: int) -> dict[str, str]:
             "VLLM_CPU_KVCACHE_SPACE": str(memory_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinned threads lose the race against anything else that runs
             "OMP_NUM_THREADS": str(threads or len(os.sched_getaffinity(0))),
+            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait starve everything else
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "HF_HUB_OFFLINE": "1",
