@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from alignkit.algorithms.base import Outputs
-from alignkit.errors import CheckpointError, HealthError
+from alignkit.errors import HealthError
 from alignkit.models.load import named_policy_weights
-from alignkit.parallel.trainer import parameter_groups
+from alignkit.parallel.trainer import ADAM_STATE, check_names, parameter_groups, stored_tensors
 from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch
 
@@ -68,13 +68,10 @@ class SingleTrainer:
         save_file(state, folder / "optimizer.safetensors")
 
     def load(self, folder: Path) -> None:
-        weights, state = load_file(folder / "model.safetensors"), load_file(folder / "optimizer.safetensors")
-        if weights.keys() != self._trained.keys():
-            odd = sorted(weights.keys() ^ self._trained.keys())[:3]
-            raise CheckpointError(f"{folder}: its weights are not this model's, e.g. {', '.join(odd)}")
+        weights, state = stored_tensors(folder, "model"), stored_tensors(folder, "optimizer")
+        check_names(weights, self._trained, folder)
         with torch.no_grad():
             for name, p in self._trained.items():
-                p.copy_(weights[name])
-                keys = [key for key in state if key.startswith(f"{name}/")]
-                if keys:
-                    self.optimizer.state[p] = {key.removeprefix(f"{name}/"): state[key] for key in keys}
+                p.copy_(weights[name]())
+                if state:
+                    self.optimizer.state[p] = {key: state[f"{name}/{key}"]().to(p.device) for key in ADAM_STATE}

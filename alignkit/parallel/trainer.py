@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from alignkit.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     from alignkit.algorithms.base import Outputs
     from alignkit.recipe.schema import Optimizer
     from alignkit.types.batch import Batch
+
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Trainer(Protocol):
@@ -45,6 +50,24 @@ class Trainer(Protocol):
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, bit for bit; raises CheckpointError when it does not fit."""
         ...
+
+
+def stored_tensors(folder: Path, kind: str) -> dict[str, Callable[[], Tensor]]:
+    """A reader of each tensor in a checkpoint's `kind*.safetensors`, by name, however many ranks wrote these files."""
+    from safetensors import safe_open
+
+    readers: dict[str, Callable[[], Tensor]] = {}
+    for path in sorted(folder.glob(f"{kind}*.safetensors")):
+        file: Any = safe_open(path, framework="pt")
+        readers |= {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+    return readers
+
+
+def check_names(readers: Mapping[str, object], trained: Mapping[str, object], folder: Path) -> None:
+    """Raises CheckpointError unless the checkpoint holds exactly the trained weights."""
+    if readers.keys() != trained.keys():
+        odd = sorted(readers.keys() ^ trained.keys())[:3]
+        raise CheckpointError(f"{folder}: its weights are not this model's, e.g. {', '.join(odd)}")
 
 
 def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict]:

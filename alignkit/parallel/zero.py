@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from alignkit.algorithms.base import Outputs
-from alignkit.errors import CheckpointError, HealthError, RecipeError
+from alignkit.errors import HealthError, RecipeError
 from alignkit.models.forward import base_model, plain
 from alignkit.models.load import named_policy_weights
 from alignkit.parallel.group import Group
-from alignkit.parallel.trainer import parameter_groups
+from alignkit.parallel.trainer import check_names, parameter_groups, stored_tensors
 from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch, Item, pack
 
@@ -86,7 +85,7 @@ class ZeroTrainer:
         return named_policy_weights(self.model, gather=_gather)
 
     def save(self, folder: Path) -> None:
-        """Each rank writes every world-th parameter, whole; `SingleTrainer` uses the same names and keys."""
+        """Each rank writes every world-th parameter, whole, under the names and keys that SingleTrainer uses."""
         weights, state = {}, {}
         for number, (name, p) in enumerate(self._trained.items()):
             tensors = _read(p, with_moments=self.updates > 0)
@@ -99,10 +98,8 @@ class ZeroTrainer:
         save_file(state, folder / f"optimizer-{self.group.rank}.safetensors")
 
     def load(self, folder: Path) -> None:
-        weights, state = _open(folder, "model"), _open(folder, "optimizer")
-        if weights.keys() != self._trained.keys():
-            odd = sorted(weights.keys() ^ self._trained.keys())[:3]
-            raise CheckpointError(f"{folder}: its weights are not this model's, e.g. {', '.join(odd) or 'none at all'}")
+        weights, state = stored_tensors(folder, "model"), stored_tensors(folder, "optimizer")
+        check_names(weights, self._trained, folder)
         if state:
             self._create_optimizer_state()
         for name, p in self._trained.items():
@@ -190,8 +187,9 @@ def _write(parameter: nn.Parameter, weight: Tensor, moments: dict[str, Tensor]) 
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
         parameter.copy_(weight)
     tensors = {key: tensor.to(parameter.device) for key, tensor in {"weight": weight, **moments}.items()}
-    if hasattr(parameter, "ds_id"):
-        shards = {key: _shard(tensor, like=parameter.ds_tensor) for key, tensor in tensors.items()}
+    mine: Tensor | None = getattr(parameter, "ds_tensor", None)  # ZeRO-3: this rank's shard
+    if mine is not None:
+        shards = {key: _shard(tensor, like=mine) for key, tensor in tensors.items()}
         utils.safe_set_local_fp32_param(parameter, shards.pop("weight"))
         for key, shard in shards.items():
             utils.safe_set_local_optimizer_state(parameter, shard, key)
@@ -217,12 +215,3 @@ def _shard(whole: Tensor, *, like: Tensor) -> Tensor:
     rank, world, size = torch.distributed.get_rank(), torch.distributed.get_world_size(), like.numel()
     padded = nn.functional.pad(whole.flatten(), (0, size * world - whole.numel()))
     return padded[rank * size : (rank + 1) * size]
-
-
-def _open(folder: Path, kind: str) -> dict[str, Callable[[], Tensor]]:
-    """Readers of every tensor in the files of a kind, by name, whichever rank wrote it."""
-    readers: dict[str, Callable[[], Tensor]] = {}
-    for path in sorted(folder.glob(f"{kind}*.safetensors")):
-        file = safe_open(path, framework="pt")
-        readers |= {name: lambda file=file, name=name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return readers

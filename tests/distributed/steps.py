@@ -1,0 +1,199 @@
+"""What a rank does in test_zero_steps.py: `python -m tests.distributed.steps STAGE FOLDER`, one process per rank.
+
+Every case is a function of a group and a way to make a trainer, so that the test can also run it in its own process,
+with plain torch, and compare.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from alignkit.algorithms import sft
+from alignkit.errors import HealthError
+from alignkit.models.forward import Forward, packed
+from alignkit.parallel.group import Group, join_group
+from alignkit.parallel.single import SingleTrainer
+from alignkit.parallel.trainer import Trainer
+from alignkit.recipe.schema import Optimizer
+from alignkit.train.step import Step
+from tests.tiny import VOCABULARY, causal_lm, random_batch
+
+MakeTrainer = Callable[[nn.Module, Optimizer], Trainer]
+OPTIMIZER = Optimizer(lr=1e-2, weight_decay=0.1, max_grad_norm=2.5)
+BUDGETS = (14, 1000)  # tokens of a micro-batch: many rounds of both ranks, and one round in which a rank sits out
+
+
+def lora(kind: str) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    return get_peft_model(causal_lm(kind), config)
+
+
+def sliding_window() -> nn.Module:
+    """A model that the packed forward does not know."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        sliding_window=4,
+    )
+    return MistralForCausalLM(config)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "untied head": partial(causal_lm, "llama"),
+    "tied head": partial(causal_lm, "llama_tied"),
+    "biases and grouped heads": partial(causal_lm, "qwen2"),
+    "lora": partial(lora, "qwen3"),
+    "sliding window": sliding_window,
+}
+
+
+def make_step(trainer: Trainer, group: Group, *, dtype: torch.dtype = torch.float32, budget: int = 1000) -> Step:
+    forward = Forward(trainer.model, dtype, report=lambda message: None, run=trainer.run)
+    return Step(
+        algorithm=sft.ALGORITHM,
+        config=sft.Config(type="sft"),
+        trainer=trainer,
+        forward=forward,
+        group=group,
+        temperature=1.0,
+        max_tokens=budget,
+    )
+
+
+def updates(trainer: Trainer, group: Group, numbers: range, *, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """Some optimizer steps, alternating between BUDGETS, each with log-probs and weights read in between."""
+    rows = []
+    for number in numbers:
+        step = make_step(trainer, group, dtype=dtype, budget=BUDGETS[number % 2])
+        batch = random_batch(seed=number)
+        step.forward.verify(batch, temperature=1.0)
+        logprobs = step.logprobs(batch, step.forward)
+        sequences = list(range(batch.num_sequences)) if number % 3 else [0, 1, 4]
+        metrics, norm = step.update(batch, sequences, lr=1e-2 / (1 + number))
+        rows.append((metrics["loss/policy"].value, norm, float(logprobs.sum() / batch.num_actions)))
+    return {"rows": rows, "fast": step.forward.fast, "weights": whole_weights(trainer)}
+
+
+def whole_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.weights()}
+
+
+def train(make: MakeTrainer, group: Group, model: str) -> dict[str, Any]:
+    return updates(make(MODELS[model](), OPTIMIZER), group, range(6))
+
+
+def train_unclipped(make: MakeTrainer, group: Group) -> dict[str, Any]:
+    optimizer = OPTIMIZER.model_copy(update={"max_grad_norm": None})
+    return updates(make(MODELS["untied head"](), optimizer), group, range(3))
+
+
+def train_bfloat16(make: MakeTrainer, group: Group) -> dict[str, Any]:
+    trainer = make(MODELS["untied head"](), OPTIMIZER)
+    result = updates(trainer, group, range(3), dtype=torch.bfloat16)
+    return result | {"dtypes": {p.dtype for p in trainer.model.parameters()}}
+
+
+def resume(make: MakeTrainer, group: Group, folder: Path, model: str) -> dict[str, Any]:
+    """Six updates in one go, and three, a checkpoint, and three more in a new trainer of other weights."""
+    folder = folder / f"checkpoint of {model}"
+    if group.first:
+        folder.mkdir(exist_ok=True)
+    group.barrier()
+    trainer = make(MODELS[model](), OPTIMIZER)
+    updates(trainer, group, range(3))
+    trainer.save(folder)
+    straight = updates(trainer, group, range(3, 6))
+    fresh = MODELS[model]()
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+    other = make(fresh, OPTIMIZER)
+    other.load(folder)
+    return {"straight": straight, "resumed": updates(other, group, range(3, 6))}
+
+
+def survive_nan(make: MakeTrainer, group: Group) -> dict[str, Any]:
+    """A step whose gradient is not finite on one rank only."""
+    trainer = make(MODELS["untied head"](), OPTIMIZER)
+    updates(trainer, group, range(1))
+    before = whole_weights(trainer)
+    trainer.model.train()
+    outputs = trainer.run(packed, random_batch(), dtype=torch.float32, temperature=1.0)
+    trainer.backward(outputs.logprobs.sum() * (float("nan") if group.first else 1.0))
+    try:
+        trainer.step(1e-2)
+    except HealthError as error:
+        return {"error": str(error), "before": before, "after": whole_weights(trainer)}
+    return {"error": None}
+
+
+def held_after_reading(make: MakeTrainer, group: Group) -> dict[str, int]:
+    """Numbers of this rank's weights that are held whole after a step and after reading all weights."""
+    trainer = make(MODELS["untied head"](), OPTIMIZER)
+    updates(trainer, group, range(1))
+    for _ in trainer.weights():
+        pass
+    parameters = list(trainer.model.parameters())
+    return {"whole": sum(p.numel() for p in parameters), "all": sum(getattr(p, "ds_numel", 0) for p in parameters)}
+
+
+def cases(folder: Path) -> dict[str, Callable[[MakeTrainer, Group], Any]]:
+    return {
+        **{f"train {model}": partial(train, model=model) for model in MODELS},
+        "train unclipped": train_unclipped,
+        "train bfloat16": train_bfloat16,
+        **{f"resume {model}": partial(resume, folder=folder, model=model) for model in ("untied head", "lora")},
+        "survive nan": survive_nan,
+        "held after reading": held_after_reading,
+    }
+
+
+def main(stage: int, folder: Path) -> None:
+    from alignkit.parallel.zero import ZeroTrainer
+
+    torch.set_num_threads(1)
+    group = join_group()
+    # small buckets and no persistent parameters: tiny models are cut and gathered as large ones are
+    sharding = {
+        "stage": stage,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": 3000,
+        "allgather_bucket_size": 3000,
+        "stage3_prefetch_bucket_size": 2000,
+        "stage3_param_persistence_threshold": 0,
+    }
+
+    def make(model: nn.Module, optimizer: Optimizer) -> Trainer:
+        return ZeroTrainer(model, optimizer, group, {"zero_optimization": sharding})
+
+    results = {name: case(make, group) for name, case in cases(folder).items()}
+    torch.save(results, folder / f"rank-{group.rank}.pt")
+
+
+def alone(folder: Path, name: str) -> Any:
+    """The same case in this process with plain torch."""
+    return cases(folder)[name](SingleTrainer, Group())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

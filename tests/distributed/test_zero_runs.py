@@ -1,0 +1,198 @@
+"""Whole runs on two processes, started as a user starts them: numbers of one process, exact resume, killed ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.distributed.ranks import ROOT, environment
+from tests.resume.runs import fingerprint
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+COMMON = """
+seed: 3
+model:
+  scratch: {characters: "0123456789+=", layers: 2, hidden: 32, heads: 4, context: 16}
+  dtype: float32
+data:
+  source: generator:arithmetic
+  options: {digits: 2, operations: "+", style: characters, reversed: true}
+  chat: false
+  max_prompt_tokens: 8
+"""
+SFT = f"""{COMMON}
+algorithm: {{type: sft}}
+optimizer: {{lr: 3e-3, weight_decay: 0.1, max_grad_norm: 0.5}}
+train: {{steps: 20, batch: 16, micro_batch_tokens: 40}}
+"""
+GRPO = f"""{COMMON}
+rewards: [{{name: length_penalty, options: {{max_tokens: 5, buffer: 4}}}}]
+rollouts: {{engine: hf, prompts: 4, group: 4, max_new_tokens: 5, canary_tolerance: 0.0001, reward_workers: 1}}
+algorithm: {{type: grpo, kl: loss, kl_weight: 0.05}}
+optimizer: {{lr: 1e-3, schedule: cosine, warmup_steps: 3}}
+train: {{steps: 40, micro_batch_tokens: 40, minibatches: 2}}
+checkpoints: {{every: 3}}
+"""
+TWO_STAGES = f"""{COMMON}
+rollouts: {{engine: hf, prompts: 4, group: 4, max_new_tokens: 5, canary_tolerance: 0.0001, reward_workers: 1}}
+stages:
+  - name: sft
+    algorithm: {{type: sft}}
+    optimizer: {{lr: 3e-3}}
+    train: {{steps: 5, batch: 16}}
+  - name: grpo
+    rewards: [{{name: length_penalty, options: {{max_tokens: 5, buffer: 4}}}}]
+    algorithm: {{type: grpo, kl: loss, kl_weight: 0.05}}
+    optimizer: {{lr: 1e-3}}
+    train: {{steps: 5}}
+"""
+# Nothing persistent and small buckets: the tiny model is cut and gathered as a large one is
+SHARDING = {
+    "zero_optimization": {
+        "stage": 3,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": 3000,
+        "stage3_prefetch_bucket_size": 2000,
+        "stage3_param_persistence_threshold": 0,
+    }
+}
+PROFILES = {"zero2": "zero2-cpu", "zero3": "fine-zero3"}
+ENDS_WITHIN_S = 90
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder with recipes and a launch profile of their own."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, text in {"sft": SFT, "grpo": GRPO, "stages": TWO_STAGES}.items():
+        (folder / f"{name}.yaml").write_text(text)
+    (folder / "launch").mkdir()
+    (folder / "launch" / "fine.json").write_text(json.dumps(SHARDING))
+    profile = (ROOT / "launch" / "accelerate" / "zero3-cpu.yaml").read_text()
+    (folder / "launch" / "fine-zero3.yaml").write_text(profile.replace("launch/deepspeed/zero3.json", "fine.json"))
+    return folder
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "alignkit", "train", *arguments],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], expected: int | None = 0) -> str:
+    """Waits; the output. expected: the exit code wanted, None for any but 0."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == expected if expected is not None else process.returncode != 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Callable[[str, str], Path]:
+    """trained(recipe, "one" | "zero2" | "zero3"): the folder of that whole run, which is run once."""
+
+    def train(recipe: str, how: str) -> Path:
+        run = folder / "runs" / f"{recipe}-{how}"
+        if not run.exists():
+            launch = ["--launch", PROFILES[how]] if how in PROFILES else []
+            finish(start(folder, f"{recipe}.yaml", f"run={run}", *launch))
+        return run
+
+    return train
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_numbers(one: Path, several: Path, *, steps: int) -> None:
+    assert len(rows(one)) == len(rows(several)) == steps
+    for expected, got in zip(rows(one), rows(several), strict=True):
+        for name in ("loss/policy", "optim/grad_norm", "optim/lr"):
+            assert got[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-6), f"step {got['step']}: {name}"
+    assert (one / "ledger.jsonl").read_bytes() == (several / "ledger.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("how", PROFILES)
+def test_20_steps_of_sft_have_the_losses_and_gradient_norms_of_one_process(trained, how: str):
+    assert_same_numbers(trained("sft", "one"), trained("sft", how), steps=20)
+
+
+@pytest.mark.parametrize("how", PROFILES)
+def test_40_steps_of_grpo_have_the_prompts_samples_and_losses_of_one_process(trained, how: str):
+    one, several = trained("grpo", "one"), trained("grpo", how)
+    assert_same_numbers(one, several, steps=40)
+    for expected, got in zip(rows(one), rows(several), strict=True):
+        for name in ("rollout/tokens", "reward/mean", "rollout/policy_version"):
+            assert got[name] == expected[name], f"step {got['step']}: {name}"
+        assert 0 <= got["sync/canary_gap"] < 1e-4, "every sync is proven"
+
+
+@pytest.mark.parametrize("how", PROFILES)
+def test_a_second_stage_goes_on_from_the_weights_of_the_first(trained, how: str):
+    assert_same_numbers(trained("stages", "one"), trained("stages", how), steps=10)
+
+
+def test_plain_accelerate_launch_runs_a_shipped_profile(folder: Path, trained):
+    run = folder / "runs" / "by-accelerate"
+    accelerate = str(Path(sys.executable).with_name("accelerate"))
+    profile = ["--config_file", "launch/accelerate/zero3-cpu.yaml"]
+    command = [accelerate, "launch", *profile, "-m", "alignkit", "train", str(folder / "sft.yaml"), f"run={run}"]
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=300)
+    assert_same_numbers(trained("sft", "one"), run, steps=20)
+
+
+def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    """The training process of each rank below the launching one."""
+    found: dict[int, psutil.Process] = {}
+    for child in sorted(psutil.Process(process.pid).children(recursive=True), key=lambda child: child.pid):
+        rank = child.environ().get("RANK")
+        if rank is not None and "alignkit" in child.cmdline():
+            found.setdefault(int(rank), child)
+    return found
+
+
+def wait_for_steps(run: Path, process: subprocess.Popen[str], count: int) -> None:
+    deadline = time.monotonic() + 240
+    while not (run / "metrics.jsonl").exists() or len(rows(run)) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", PROFILES)
+def test_stopped_and_killed_runs_end_soon_and_resume_bit_for_bit(folder: Path, trained, how: str):
+    run = folder / "runs" / f"interrupted-{how}"
+    arguments = ["grpo.yaml", f"run={run}", "--launch", PROFILES[how]]
+    process = start(folder, *arguments)
+    wait_for_steps(run, process, 5)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 85)
+    for rank, done in ((0, 13), (1, 22)):
+        process = start(folder, *arguments, "--resume")
+        wait_for_steps(run, process, done)
+        everyone = psutil.Process(process.pid).children(recursive=True)
+        os.kill(ranks_of(process)[rank].pid, signal.SIGKILL)
+        killed = time.monotonic()
+        finish(process, None)
+        assert time.monotonic() - killed < ENDS_WITHIN_S
+        _, alive = psutil.wait_procs(everyone, timeout=10)
+        assert not alive, "a dead rank must take all processes of the run with it"
+    finish(start(folder, *arguments, "--resume"))
+    assert fingerprint(run) == fingerprint(trained("grpo", how))

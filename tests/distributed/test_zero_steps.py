@@ -1,0 +1,120 @@
+"""ZeRO-2 and ZeRO-3 on two real processes over gloo do what one process does: losses, norms, weights, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alignkit.errors import RecipeError
+from alignkit.parallel.group import Group
+from alignkit.parallel.single import SingleTrainer
+from alignkit.parallel.zero import _settings
+from tests.distributed import steps
+from tests.distributed.ranks import run_ranks
+
+WORLD = 2
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Path]:
+    """The results of every case on every rank, and the folder with their checkpoints."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(["-m", "tests.distributed.steps", str(request.param), str(folder)], world=WORLD, timeout_s=600)
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(WORLD)], folder
+
+
+def assert_same(got: dict[str, Any], wanted: dict[str, Any], *, tolerance: float) -> None:
+    """Losses, gradient norms and mean log-probs within a tolerance, weights within what Adam makes of it."""
+    torch.testing.assert_close(torch.tensor(got["rows"]), torch.tensor(wanted["rows"]), rtol=tolerance, atol=tolerance)
+    assert got["weights"].keys() == wanted["weights"].keys()
+    for name, weight in wanted["weights"].items():
+        torch.testing.assert_close(got["weights"][name], weight, rtol=0, atol=10 * tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", steps.MODELS)
+def test_losses_gradient_norms_and_weights_equal_those_of_one_process(ranks, model: str, tmp_path: Path):
+    results, _ = ranks
+    expected = steps.alone(tmp_path, f"train {model}")
+    assert_same(results[0][f"train {model}"], expected, tolerance=1e-6)
+    assert results[0][f"train {model}"]["fast"] == (model != "sliding window")
+
+
+@pytest.mark.slow
+def test_every_rank_ends_with_the_same_weights(ranks):
+    (first, second), _ = ranks
+    for model in steps.MODELS:
+        for name, weight in first[f"train {model}"]["weights"].items():
+            assert torch.equal(weight, second[f"train {model}"]["weights"][name])
+
+
+@pytest.mark.slow
+def test_gradients_are_not_clipped_without_max_grad_norm(ranks, tmp_path: Path):
+    expected = steps.alone(tmp_path, "train unclipped")
+    assert_same(ranks[0][0]["train unclipped"], expected, tolerance=1e-6)
+    clipped = steps.alone(tmp_path, "train untied head")
+    assert clipped["rows"][:3] != expected["rows"], "the clip must matter in these tests"
+
+
+@pytest.mark.slow
+def test_bfloat16_arithmetic_keeps_float32_weights_and_the_losses_of_one_process(ranks, tmp_path: Path):
+    results, _ = ranks
+    assert results[0]["train bfloat16"]["dtypes"] == {torch.float32}
+    got, expected = results[0]["train bfloat16"]["rows"], steps.alone(tmp_path, "train bfloat16")["rows"]
+    torch.testing.assert_close(torch.tensor(got), torch.tensor(expected), rtol=2e-2, atol=2e-2)
+    exact = steps.alone(tmp_path, "train untied head")["rows"][:3]
+    assert abs(got[0][0] - exact[0][0]) > 1e-5, "bfloat16 must have been used"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["untied head", "lora"])
+def test_a_resumed_trainer_goes_on_bit_for_bit(ranks, model: str):
+    for result in ranks[0]:
+        straight, resumed = result[f"resume {model}"]["straight"], result[f"resume {model}"]["resumed"]
+        assert straight["rows"] == resumed["rows"]
+        for name, weight in straight["weights"].items():
+            assert torch.equal(weight, resumed["weights"][name]), name
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_from_a_sharded_checkpoint(ranks):
+    results, folder = ranks
+    trainer = SingleTrainer(steps.MODELS["lora"](), steps.OPTIMIZER)
+    trainer.load(folder / "checkpoint of lora")
+    got = steps.updates(trainer, Group(), range(3, 6))
+    assert_same(got, results[0]["resume lora"]["straight"], tolerance=1e-6)
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_not_finite_on_one_rank_stops_all_and_changes_no_weight(ranks):
+    for result in ranks[0]:
+        outcome = result["survive nan"]
+        assert "no weight was changed" in outcome["error"]
+        assert all(torch.equal(weight, outcome["after"][name]) for name, weight in outcome["before"].items())
+
+
+@pytest.mark.slow
+def test_zero3_holds_no_whole_weight_once_all_have_been_read(ranks, request: pytest.FixtureRequest):
+    held = ranks[0][0]["held after reading"]
+    if request.node.callspec.params["ranks"] == 2:
+        pytest.skip("ZeRO-2 holds all weights whole, always")
+    assert held["all"] > 0
+    assert held["whole"] == 0
+
+
+@pytest.mark.parametrize(
+    ("sharding", "message"),
+    [
+        ({"zero_optimization": {"stage": 1}}, "stage of its DeepSpeed file is 1, wanted 2 or 3"),
+        ({}, "is None, wanted 2 or 3"),
+        ({"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}, "sets bf16"),
+        ({"zero_optimization": {"stage": 3}, "optimizer": {}, "gradient_clipping": 1}, "gradient_clipping, optimizer"),
+    ],
+)
+def test_a_launch_profile_that_decides_more_than_the_sharding_is_refused(sharding: dict, message: str):
+    with pytest.raises(RecipeError, match=message):
+        _settings(sharding, steps.OPTIMIZER, Group(0, 2))
