@@ -117,7 +117,7 @@ class Rollouts(Section):
     """vLLM on CPU: memory for its KV cache. On a GPU `gpu_memory_fraction` counts."""
     gpu_memory_fraction: Fraction = 0.45
     """vLLM on GPU: share of the device's memory."""
-    canary_tolerance: PositiveFloat = 0.08
+    canary_tolerance: PositiveFloat = 0.15
     """After each weight sync: largest allowed mean |log-prob difference| between engine and trainer on the probe."""
     reward_workers: PositiveInt = 2
     """Processes that run rewards."""
