@@ -118,6 +118,12 @@ def children(pid):
     return found
 
 
+def own_workers():
+    """The reward workers that this process has started; other tests may have left children of other kinds."""
+    found = children(os.getpid())
+    return {pid for pid in found if b"alignkit.rewards.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
 def gone(pids, within_s=5.0):
     deadline = time.monotonic() + within_s
     alive = set(pids)
@@ -300,7 +306,7 @@ def test_a_reward_that_cannot_be_used_is_named_before_anything_starts(folder, na
         RewardPool([RewardSpec(name=name, options=options)], workers=1, beside=folder)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not children(os.getpid())
+    assert not own_workers()
 
 
 def test_a_reward_that_kills_its_worker_while_it_is_imported_is_reported_and_not_retried_for_ever(folder):
@@ -318,7 +324,7 @@ def test_close_ends_every_process_even_hung_ones_and_their_children(folder):
     task = question()
     pool = make(folder, "faulty", deadline_s=60)
     score(pool, (task, rollouts(task, "fork")))
-    workers = children(os.getpid())
+    workers = own_workers()
     grandchildren = {pid for worker in workers for pid in children(worker)}
     assert len(workers) == 2
     assert len(grandchildren) == 1
@@ -367,7 +373,7 @@ def test_a_killed_worker_is_replaced_and_its_other_answers_are_not_lost(folder):
     task = question()
     with closing(make(folder, "faulty", workers=1, deadline_s=5)) as pool:
         for _ in range(3):
-            [worker] = children(os.getpid())
+            [worker] = own_workers()
             os.kill(worker, signal.SIGKILL)
             values = Counter(s.value for s in score(pool, (task, rollouts(task, *["abc"] * 50)))[0])
             assert values[3.0] >= 49  # at most the one it was told to score when it died
