@@ -26,7 +26,7 @@ def resolve(requirements: list[str]) -> list[tuple[str, str]]:
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
         subprocess.run([*command, "--report", report.name, *requirements], check=True, stdout=sys.stderr)
-        items = json.load(open(report.name))["install"]
+        items = json.loads(pathlib.Path(report.name).read_text())["install"]
     return sorted((i["metadata"]["name"].lower().replace("_", "-"), i["metadata"]["version"]) for i in items)
 
 

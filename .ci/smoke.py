@@ -1,6 +1,6 @@
 """Runs the recipes of recipes/smoke/ through the command line and checks each against the number its header promises.
 
-A header line `#   expected   greedy accuracy of at least 0.90 ...` is the promise; the run's last evaluation must keep it.
+A header line `#   expected   ... at least 0.90 ...` is the promise; the last evaluation of the run must keep it.
 """
 
 import json
