@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,22 +91,13 @@ def _by_layer(base: Module) -> list[dict[str, Parameter]]:
     return list(layers.values())
 
 
-def save_pretrained(
-    model: Module,
-    tokenizer: Any,
-    folder: Path,
-    *,
-    dtype: torch.dtype | None = None,
-    weights: Mapping[str, Tensor] | None = None,
-) -> None:
+def save_pretrained(model: Module, tokenizer: Any, folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Writes an ordinary checkpoint folder (config, safetensors, tokenizer) that loads without alignkit.
 
     LoRA is merged; the adapter by itself is written to `folder/adapter`. dtype: of the stored weights, None: as held.
-    weights: whole weights by checkpoint name, for models that hold only shards of them; default: the model's own.
     """
     base = _base(model)
-    whole = weights if weights is not None else dict(named_policy_weights(model))
-    stored = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in whole.items()}
+    stored = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in named_policy_weights(model)}
     # the weights already have their checkpoint names
     base.save_pretrained(folder, state_dict=stored, save_original_format=False)
     if dtype is not None:

@@ -57,6 +57,8 @@ def join_group() -> Group:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Group()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     return Group(torch.distributed.get_rank(), torch.distributed.get_world_size())

@@ -58,6 +58,10 @@ class SingleTrainer:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return named_policy_weights(self.model)
 
+    def hand_over(self) -> dict[str, Tensor]:
+        self.optimizer.state.clear()
+        return {name: p.detach() for name, p in self._trained.items()}
+
     def save(self, folder: Path) -> None:
         save_file({name: p.detach().contiguous() for name, p in self._trained.items()}, folder / "model.safetensors")
         state = {

@@ -51,6 +51,10 @@ class Trainer(Protocol):
         """Restores what `save` wrote, bit for bit; raises CheckpointError when it does not fit."""
         ...
 
+    def hand_over(self) -> dict[str, Tensor]:
+        """Ends this trainer and returns every trained weight, whole, by parameter name; all ranks call it."""
+        ...
+
 
 def stored_tensors(folder: Path, kind: str) -> dict[str, Callable[[], Tensor]]:
     """A reader of each tensor in a checkpoint's `kind*.safetensors`, by name, however many ranks wrote these files."""

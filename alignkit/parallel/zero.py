@@ -84,6 +84,15 @@ class ZeroTrainer:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return named_policy_weights(self.model, gather=_gather)
 
+    def hand_over(self) -> dict[str, Tensor]:
+        whole = {}
+        for name, p in self._trained.items():
+            with _gather([p]):
+                whole[name] = p.detach().to("cpu", copy=True)
+        self.engine.optimizer.state.clear()  # of ZeRO-3 something outlives destroy(): at least not Adam's moments
+        self.engine.destroy()
+        return whole
+
     def save(self, folder: Path) -> None:
         """Each rank writes every world-th parameter, whole, under the names and keys that SingleTrainer uses."""
         weights, state = {}, {}

@@ -187,9 +187,9 @@ def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Eva
     return Evaluator(collector=collector, examples=examples, settings=settings, grader=grader)
 
 
-def save_final(policy: Policy, weights: dict[str, torch.Tensor], folder: Path, *, dtype: torch.dtype) -> None:
-    """An ordinary transformers folder of the trained policy; `weights` are whole, by checkpoint name."""
-    save_pretrained(policy.model, policy.tokenizer, folder, dtype=dtype, weights=weights)
+def save_final(policy: Policy, folder: Path, *, dtype: torch.dtype) -> None:
+    """An ordinary transformers folder of the trained policy."""
+    save_pretrained(policy.model, policy.tokenizer, folder, dtype=dtype)
 
 
 def algorithm_of(recipe: Recipe, stage: Stage):

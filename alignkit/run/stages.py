@@ -157,12 +157,21 @@ class Run:
 
     def _leave_stage(self) -> None:
         """The next stage goes on with these weights, a fresh optimizer and fresh health."""
-        if self.group.world > 1:  # a sharded model cannot be sharded again: start from whole weights
-            whole = {name: tensor.cpu().clone() for name, tensor in self.loop.step.trainer.weights()}
-            self.policy = build.build_policy(self.recipe)
-            self.policy.model.load_state_dict(whole, strict=False)
+        self.policy = self._whole_policy()
         state = self.state
         state.stage, state.step, state.cursor = state.stage + 1, 0, 0
+
+    def _whole_policy(self) -> build.Policy:
+        """The policy as trained, which ends its trainer. A sharded one is built anew and given the whole weights."""
+        trained = self.loop.step.trainer.hand_over()
+        if self.group.world == 1:
+            return self.policy
+        policy = build.build_policy(self.recipe)
+        parameters = dict(policy.model.named_parameters())
+        with torch.no_grad():
+            for name, weight in trained.items():
+                parameters[name].copy_(weight)
+        return policy
 
     def _sync(self) -> dict[str, Any]:
         return self.sync(self.state.version, self.loop.step.trainer, self.loop.step.forward)
@@ -214,11 +223,11 @@ class Run:
 
     def conclude(self) -> dict[str, Any] | None:
         """Saves the final model, compares before with after; the run's summary on the first rank."""
-        weights = dict(self.loop.step.trainer.weights())
+        policy = self._whole_policy()
         if not self.group.first:
             return None
         final = self.path / "final"
-        build.save_final(self.policy, weights, final, dtype=getattr(torch, self.recipe.model.dtype))
+        build.save_final(policy, final, dtype=getattr(torch, self.recipe.model.dtype))
         summary: dict[str, Any] = {"run": str(self.path), "steps": self.state.done, "model": str(final)}
         files = sorted((self.path / "evaluations").glob("*.json"), key=step_of)
         if len(files) >= 2:

@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.distributed.ranks import ROOT, environment
 from tests.resume.runs import fingerprint
@@ -44,7 +46,8 @@ optimizer: {{lr: 1e-3, schedule: cosine, warmup_steps: 3}}
 train: {{steps: 40, micro_batch_tokens: 40, minibatches: 2}}
 checkpoints: {{every: 3}}
 """
-TWO_STAGES = f"""{COMMON}
+ADAPTED = COMMON.replace("  dtype: float32", "  dtype: float32\n  lora: {rank: 4}")
+TWO_STAGES = f"""{ADAPTED}
 rollouts: {{engine: hf, prompts: 4, group: 4, max_new_tokens: 5, canary_tolerance: 0.0001, reward_workers: 1}}
 stages:
   - name: sft
@@ -145,8 +148,14 @@ def test_40_steps_of_grpo_have_the_prompts_samples_and_losses_of_one_process(tra
 
 
 @pytest.mark.parametrize("how", PROFILES)
-def test_a_second_stage_goes_on_from_the_weights_of_the_first(trained, how: str):
-    assert_same_numbers(trained("stages", "one"), trained("stages", how), steps=10)
+def test_a_second_stage_goes_on_from_the_first_and_the_saved_model_and_adapter_are_whole(trained, how: str):
+    one, several = trained("stages", "one"), trained("stages", how)
+    assert_same_numbers(one, several, steps=10)
+    for file in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        expected, got = load_file(one / "final" / file), load_file(several / "final" / file)
+        assert expected.keys() == got.keys()
+        for name, weight in expected.items():
+            torch.testing.assert_close(got[name], weight, rtol=0, atol=1e-5)
 
 
 def test_plain_accelerate_launch_runs_a_shipped_profile(folder: Path, trained):
