@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from alignkit.algorithms.base import Outputs
 from alignkit.errors import HealthError
 from alignkit.models.load import named_policy_weights
-from alignkit.parallel.trainer import ADAM_STATE, check_names, parameter_groups, stored_tensors
+from alignkit.parallel.trainer import ADAM_STATE, check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch
 
@@ -63,13 +62,15 @@ class SingleTrainer:
         return {name: p.detach() for name, p in self._trained.items()}
 
     def save(self, folder: Path) -> None:
-        save_file({name: p.detach().contiguous() for name, p in self._trained.items()}, folder / "model.safetensors")
+        store_tensors(
+            {name: p.detach().contiguous() for name, p in self._trained.items()}, folder / "model.safetensors"
+        )
         state = {
             f"{name}/{key}": value
             for name, p in self._trained.items()
             for key, value in self.optimizer.state.get(p, {}).items()
         }
-        save_file(state, folder / "optimizer.safetensors")
+        store_tensors(state, folder / "optimizer.safetensors")
 
     def load(self, folder: Path) -> None:
         weights, state = stored_tensors(folder, "model"), stored_tensors(folder, "optimizer")

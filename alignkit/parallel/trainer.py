@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -54,6 +56,20 @@ class Trainer(Protocol):
     def hand_over(self) -> dict[str, Tensor]:
         """Ends this trainer and returns every trained weight, whole, by parameter name; all ranks call it."""
         ...
+
+
+def store_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file; raises OSError when the disk refuses it, as for any other file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def stored_tensors(folder: Path, kind: str) -> dict[str, Callable[[], Tensor]]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from alignkit.algorithms.base import Outputs
@@ -24,7 +23,7 @@ from alignkit.errors import HealthError, RecipeError
 from alignkit.models.forward import base_model, plain
 from alignkit.models.load import named_policy_weights
 from alignkit.parallel.group import Group
-from alignkit.parallel.trainer import check_names, parameter_groups, stored_tensors
+from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch, Item, pack
 
@@ -103,8 +102,8 @@ class ZeroTrainer:
                 state |= {f"{name}/{key}": tensor for key, tensor in tensors.items()}
                 if self.updates:
                     state[f"{name}/step"] = torch.tensor(float(self.updates))
-        save_file(weights, folder / f"model-{self.group.rank}.safetensors")
-        save_file(state, folder / f"optimizer-{self.group.rank}.safetensors")
+        store_tensors(weights, folder / f"model-{self.group.rank}.safetensors")
+        store_tensors(state, folder / f"optimizer-{self.group.rank}.safetensors")
 
     def load(self, folder: Path) -> None:
         weights, state = stored_tensors(folder, "model"), stored_tensors(folder, "optimizer")

@@ -6,6 +6,7 @@ with plain torch, and compare.
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,12 +17,14 @@ import torch
 from torch import nn
 
 from alignkit.algorithms import sft
-from alignkit.errors import HealthError
+from alignkit.errors import CheckpointError, HealthError
 from alignkit.models.forward import Forward, packed
 from alignkit.parallel.group import Group, join_group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.schema import Optimizer
+from alignkit.train import checkpoint
+from alignkit.train.checkpoint import State
 from alignkit.train.step import Step
 from tests.tiny import VOCABULARY, causal_lm, random_batch
 
@@ -131,6 +134,27 @@ def resume(make: MakeTrainer, group: Group, folder: Path, model: str) -> dict[st
     return {"straight": straight, "resumed": updates(other, group, range(3, 6))}
 
 
+def full_disk(make: MakeTrainer, group: Group, folder: Path) -> dict[str, Any]:
+    """Two checkpoints, of which the second finds no room on the last rank's disk, and an update after that."""
+    root = folder / f"full disk of {group.world}"
+    trainer = make(MODELS["untied head"](), OPTIMIZER)
+    updates(trainer, group, range(1))
+    checkpoint.save(root, State(done=1), recipe="{}", trainer=trainer, group=group, keep=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    message = None
+    try:
+        if group.rank == group.world - 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        checkpoint.save(root, State(done=2), recipe="{}", trainer=trainer, group=group, keep=2)
+    except CheckpointError as error:
+        message = str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    group.barrier()
+    left = sorted(path.name for path in root.iterdir())
+    return {"message": message, "left": left, **updates(trainer, group, range(1, 3))}
+
+
 def survive_nan(make: MakeTrainer, group: Group) -> dict[str, Any]:
     """A step whose gradient is not finite on one rank only."""
     trainer = make(MODELS["untied head"](), OPTIMIZER)
@@ -162,6 +186,7 @@ def cases(folder: Path) -> dict[str, Callable[[MakeTrainer, Group], Any]]:
         "train unclipped": train_unclipped,
         "train bfloat16": train_bfloat16,
         **{f"resume {model}": partial(resume, folder=folder, model=model) for model in ("untied head", "lora")},
+        "full disk": partial(full_disk, folder=folder),
         "survive nan": survive_nan,
         "held after reading": held_after_reading,
     }

@@ -90,6 +90,14 @@ def test_one_process_goes_on_from_a_sharded_checkpoint(ranks):
 
 
 @pytest.mark.slow
+def test_a_full_disk_on_one_rank_costs_the_checkpoint_on_all_and_nothing_else(ranks, tmp_path: Path):
+    for result in [*(rank["full disk"] for rank in ranks[0]), steps.alone(tmp_path, "full disk")]:
+        assert "could not be written (File too large" in result["message"]
+        assert result["left"] == ["step-000001"]
+    assert_same(ranks[0][0]["full disk"], steps.alone(tmp_path, "full disk"), tolerance=1e-6)
+
+
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_on_one_rank_stops_all_and_changes_no_weight(ranks):
     for result in ranks[0]:
         outcome = result["survive nan"]
