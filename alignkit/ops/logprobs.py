@@ -10,42 +10,69 @@ from torch import Tensor
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """Forward keeps one number per row (the log-normaliser); backward recomputes the logits of one chunk at a time."""
+    """Logits exist one tile at a time: all rows, a slice of the vocabulary. Backward computes each tile again.
+
+    Slices of the vocabulary, not of the rows: each part of the weight is read once and its gradient finished at once.
+    A tile is normalised by itself with the fused softmax; its share of the whole follows when all tiles are known.
+    """
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, rows):
-        logprobs = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
-        entropy, normaliser = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        for begin in range(0, hidden.shape[0], rows):
-            part = slice(begin, begin + rows)
-            logits = (hidden[part] @ weight.t()).float().div_(temperature)
-            normaliser[part] = logits.logsumexp(-1)
-            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - normaliser[part]
-            logs = logits.sub_(normaliser[part, None])
-            entropy[part] = -logs.exp().mul_(logs).sum(-1)
-        ctx.save_for_backward(hidden, weight, targets, normaliser)
-        ctx.temperature, ctx.rows = temperature, rows
+        tiles = _tiles(hidden.shape[0], weight.shape[0], rows)
+        normalisers = hidden.new_empty((len(tiles), hidden.shape[0]), dtype=torch.float32)
+        entropies, chosen = torch.empty_like(normalisers), torch.empty_like(normalisers[0])
+        for number, tile in enumerate(tiles):
+            logits = _logits(hidden, weight[tile], temperature)
+            row, column = _targets_in(tile, targets)
+            chosen[row] = logits[row, column]
+            probabilities, largest = logits.softmax(-1), logits.amax(-1)
+            excess = -probabilities.amax(-1).log()  # of the log-normaliser over the largest logit
+            normalisers[number] = largest + excess
+            # a sum of what is not negative: the difference of two large numbers would lose five digits
+            entropies[number] = excess - probabilities.mul_(logits.sub_(largest[:, None])).sum(-1)
+        normaliser = normalisers.logsumexp(0)
+        log_shares = normalisers.log_softmax(0)
+        shares = log_shares.exp()
+        entropy = (shares * (entropies - log_shares)).sum(0)
+        ctx.save_for_backward(hidden, weight, targets, shares)
+        ctx.temperature, ctx.tiles = temperature, tiles
         ctx.mark_non_differentiable(entropy)
-        return logprobs, entropy
+        return chosen - normaliser, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        grad_logprobs = grads[0]
-        hidden, weight, targets, normaliser = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for begin in range(0, hidden.shape[0], ctx.rows):
-            part = slice(begin, begin + ctx.rows)
+        hidden, weight, targets, shares = ctx.saved_tensors
+        # a frozen head needs no gradient of its weight
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32)
+        scale = grads[0] / ctx.temperature
+        for tile, share in zip(ctx.tiles, shares, strict=True):
             # d logprob / d logit_j = (1[j = target] - p_j) / temperature
-            scale = (grad_logprobs[part] / ctx.temperature)[:, None]
-            grad_logits = (hidden[part] @ weight.t()).float().div_(ctx.temperature).sub_(normaliser[part, None])
-            grad_logits.exp_().mul_(-scale).scatter_add_(-1, targets[part, None], scale)
+            grad_logits = _logits(hidden, weight[tile], ctx.temperature).softmax(-1).mul_((-scale * share)[:, None])
+            row, column = _targets_in(tile, targets)
+            grad_logits[row, column] += scale[row]
             grad_logits = grad_logits.to(hidden.dtype)
-            if grad_hidden is not None:
-                grad_hidden[part] = grad_logits @ weight
+            grad_hidden += grad_logits @ weight[tile]
             if grad_weight is not None:
-                grad_weight += (grad_logits.t() @ hidden[part]).float()
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+                grad_weight[tile] = grad_logits.t() @ hidden
+        return grad_hidden.to(hidden.dtype), grad_weight, None, None, None
+
+
+def _tiles(num_rows: int, vocabulary: int, rows: int) -> list[slice]:
+    """Slices of the vocabulary, each with about as many logits as `rows` whole rows."""
+    width = max(1, min(vocabulary, rows * vocabulary // max(1, num_rows)))
+    return [slice(begin, min(begin + width, vocabulary)) for begin in range(0, vocabulary, width)]
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = (hidden @ weight.t()).float()
+    return logits if temperature == 1 else logits.div_(temperature)
+
+
+def _targets_in(tile: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(row, column within the tile) of the targets that lie in it."""
+    row = ((targets >= tile.start) & (targets < tile.stop)).nonzero().squeeze(-1)
+    return row, targets[row] - tile.start
 
 
 def chunked_logprobs(
@@ -54,12 +81,13 @@ def chunked_logprobs(
     targets: Int[Tensor, " row"],
     *,
     temperature: float = 1.0,
-    rows: int = 256,
+    rows: int = 64,
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
     """log softmax(hidden @ weight.T / temperature)[target] and the entropy of that softmax, per row, in float32.
 
-    hidden and weight share a dtype; matmuls run in it, the softmax in float32. At most `rows` rows of logits exist at a
-    time, in forward and backward. The log-probs carry gradients to hidden and weight; the entropy is detached.
+    hidden and weight share a dtype; matmuls run in it, the softmax in float32. At a time there are as many logits as
+    `rows` rows have, in forward and backward; few enough for the cache is fastest. The log-probs carry gradients to
+    hidden and weight; the entropy is detached.
     """
     return _ChunkedLogprobs.apply(hidden, weight, targets, temperature, rows)
 

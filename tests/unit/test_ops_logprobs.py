@@ -41,6 +41,17 @@ def test_two_logits_by_hand():
     assert entropy.item() == pytest.approx(0.582203, abs=1e-6)
 
 
+def test_a_slice_of_the_vocabulary_without_any_probability_changes_nothing():
+    """Logits (300, 0, -300, 299), one to a tile: the second and third underflow to exactly 0."""
+    weight = torch.tensor([[300.0], [0.0], [-300.0], [299.0]]).requires_grad_()
+    got, entropy = chunked_logprobs(torch.ones(4, 1), weight, torch.tensor([3, 2, 0, 1]), rows=1)
+    assert got.tolist() == pytest.approx([-1.313262, -600.313262, -0.313262, -300.313262], rel=1e-5)
+    assert entropy.tolist() == pytest.approx([0.582203] * 4, abs=1e-4)
+    got[1].backward()
+    assert weight.grad is not None
+    assert weight.grad.squeeze(-1).tolist() == pytest.approx([-0.731059, 0.0, 1.0, -0.268941], abs=1e-4)
+
+
 def test_the_entropy_is_detached_and_a_frozen_head_gets_no_gradient():
     hidden, weight, targets = random_head()
     got, entropy = chunked_logprobs(hidden, weight.detach(), targets, rows=8)
