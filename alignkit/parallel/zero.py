@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from alignkit.algorithms.base import Outputs
 from alignkit.errors import HealthError, RecipeError
-from alignkit.models.forward import base_model, plain
+from alignkit.models.forward import plain
 from alignkit.models.load import named_policy_weights
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors
@@ -50,11 +50,7 @@ class ZeroTrainer:
             eps=optimizer.eps,
             fused=True,
         )
-        wrapped = _Reader(model)
-        self.engine, *_ = deepspeed.initialize(model=wrapped, optimizer=adam, config=settings)
-        head = base_model(model).get_output_embeddings().weight
-        if hasattr(head, "ds_id"):  # sharded; the chunked head reads it outside its own module
-            deepspeed.zero.register_external_parameter(wrapped, head)
+        self.engine, *_ = deepspeed.initialize(model=_Reader(model), optimizer=adam, config=settings)
 
     @property
     def _trained(self) -> dict[str, nn.Parameter]:
@@ -127,7 +123,11 @@ class ZeroTrainer:
 
 
 class _Reader(nn.Module):
-    """The policy together with the code that reads its weights: as one module, DeepSpeed can gather around it."""
+    """The policy together with the code that reads its weights, as one module for DeepSpeed to wrap.
+
+    A weight that is read outside its own module's forward (by the chunked head) is noticed, gathered for this module
+    from then on, in backward too, and its gradient is reduced like any other.
+    """
 
     def __init__(self, policy: nn.Module):
         super().__init__()
