@@ -89,11 +89,14 @@ class ZeroTrainer:
         return whole
 
     def save(self, folder: Path) -> None:
-        """Each rank writes every world-th parameter, whole, under the names and keys that SingleTrainer uses."""
+        """Each rank writes its share of the parameters, whole, under the names and keys that SingleTrainer uses."""
         weights, state = {}, {}
-        for number, (name, p) in enumerate(self._trained.items()):
+        shares = [0] * self.group.world
+        for name, p in self._trained.items():
             tensors = _read(p, with_moments=self.updates > 0)
-            if number % self.group.world == self.group.rank:
+            writer = shares.index(min(shares))
+            shares[writer] += tensors["weight"].numel()
+            if writer == self.group.rank:
                 weights[name] = tensors.pop("weight")
                 state |= {f"{name}/{key}": tensor for key, tensor in tensors.items()}
                 if self.updates:
