@@ -95,8 +95,8 @@ def _sides(shape: Shape, settings: Settings) -> Generator[tuple[Side, Side, Path
         logs = Path(folder)
         dtype = "bfloat16" if settings.autocast else "float32"
         with (
-            closing(Side(_serve_ours, shape, dtype, logs / "vllm.log", log_file=logs / "ours.log")) as ours,
-            closing(Side(_serve_trl, shape, settings, log_file=logs / "trl.log")) as trl,
+            closing(Side(serve_ours, shape, dtype, logs / "vllm.log", log_file=logs / "ours.log")) as ours,
+            closing(Side(serve_trl, shape, settings, log_file=logs / "trl.log")) as trl,
         ):
             yield ours, trl, logs
 
@@ -115,13 +115,13 @@ def _agreement(ours: Side, trl: Side, dtype: str, folder: Path) -> Agreement:
         trl_loss=theirs["loss"],
         our_entropy=mine["entropy"],
         trl_entropy=theirs["entropy"],
-        cosine=_cosine(our_gradient, trl_gradient),
-        our_error=1 - _cosine(our_gradient, exact),
-        trl_error=1 - _cosine(trl_gradient, exact),
+        cosine=cosine(our_gradient, trl_gradient),
+        our_error=1 - cosine(our_gradient, exact),
+        trl_error=1 - cosine(trl_gradient, exact),
     )
 
 
-def _cosine(ours: dict[str, Any], trl: dict[str, Any]) -> float:
+def cosine(ours: dict[str, Any], trl: dict[str, Any]) -> float:
     if ours.keys() != trl.keys():
         raise ValueError(f"the two models have different weights: {sorted(ours.keys() ^ trl.keys())[:3]}")
     dot, ours_square, trl_square = (
@@ -212,13 +212,13 @@ def _raw(pair: Pair) -> dict[str, Any]:
     } | {"noisy": pair.noisy}
 
 
-def _serve_ours(connection: Connection, *arguments: Any) -> None:
+def serve_ours(connection: Connection, *arguments: Any) -> None:
     from benchmarks.ours import serve
 
     serve(connection, *arguments)
 
 
-def _serve_trl(connection: Connection, *arguments: Any) -> None:
+def serve_trl(connection: Connection, *arguments: Any) -> None:
     from benchmarks.trl_grpo import serve
 
     serve(connection, *arguments)
