@@ -152,7 +152,7 @@ class Forward:
     def _gaps(self, batch: Batch, temperature: float) -> dict[torch.dtype, float]:
         exact = self._run(plain, batch, dtype=torch.float32, temperature=temperature).logprobs
         gaps = {}
-        for dtype in {torch.float32, self.dtype}:
+        for dtype in dict.fromkeys((torch.float32, self.dtype)):  # in an order that every rank shares
             fast = self._run(packed, batch, dtype=dtype, temperature=temperature).logprobs
             gaps[dtype] = float((fast - exact)[batch.action_mask].abs().mean())
         return gaps

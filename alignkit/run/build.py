@@ -48,10 +48,13 @@ class Policy:
         return self.model.config.max_position_embeddings
 
 
-def build_policy(recipe: Recipe) -> Policy:
-    """Loads or builds the policy; the same weights on every rank and at every start."""
+def build_policy(recipe: Recipe, group: Group) -> Policy:
+    """Loads or builds the policy; the same weights on every rank and at every start.
+
+    One process moves it to its GPU. Several leave it on the host: DeepSpeed places the shards.
+    """
     model, tokenizer = load_policy(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and group.world == 1:
         model.to(f"cuda:{torch.cuda.current_device()}")
     return Policy(model=model, tokenizer=tokenizer, stop=stop_token_ids(tokenizer, model))
 

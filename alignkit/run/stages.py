@@ -166,7 +166,7 @@ class Run:
         trained = self.loop.step.trainer.hand_over()
         if self.group.world == 1:
             return self.policy
-        policy = build.build_policy(self.recipe)
+        policy = build.build_policy(self.recipe, self.group)
         parameters = dict(policy.model.named_parameters())
         with torch.no_grad():
             for name, weight in trained.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import sys
 import tempfile
@@ -44,6 +45,7 @@ def run(recipe: Recipe, *, resume: bool, as_json: bool = False) -> dict[str, Any
     """
     keep_freed_memory()
     transformers.utils.logging.disable_progress_bar()  # the run has a progress display of its own
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # it writes to stdout
     group = join_group()
     with contextlib.ExitStack() as resources:
         job = _open(recipe, group, resume=resume, as_json=as_json, resources=resources)
@@ -75,7 +77,7 @@ def _open(recipe: Recipe, group: Group, *, resume: bool, as_json: bool, resource
         folder.recipe(config)
         folder.truncate(state.done)
         folder.started(step=state.done)
-    policy = build.build_policy(recipe)
+    policy = build.build_policy(recipe, group)
     engine = None
     if group.first and _samples(recipe):
         scratch = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="alignkit-")))
