@@ -49,14 +49,6 @@ def leave_one_out(values: Float[Tensor, " sequence"], group: Int[Tensor, " seque
     return centre(values, group) * size[index] / (size - 1).clamp(min=1)[index]
 
 
-def has_spread(values: Float[Tensor, " sequence"], group: Int[Tensor, " sequence"]) -> Bool[Tensor, " sequence"]:
-    """Whether the values of each sequence's group differ at all; without spread there is nothing to learn from."""
-    index, size = _members(group)
-    low = values.new_full((len(size),), float("inf")).scatter_reduce(0, index, values, "amin")
-    high = values.new_full((len(size),), float("-inf")).scatter_reduce(0, index, values, "amax")
-    return (high > low)[index]
-
-
 def best(values: Float[Tensor, " sequence"], group: Int[Tensor, " sequence"], count: int) -> Bool[Tensor, " sequence"]:
     """The `count` largest values of each group, but never its smallest: in a group without spread none is better.
 

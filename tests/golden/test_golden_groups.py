@@ -84,6 +84,6 @@ def test_the_share_of_groups_without_spread_is_that_of_the_binomial():
         share = 0.0
         for successes in range(9):
             weight = comb(8, successes) * probability**successes * (1 - probability) ** (8 - successes)
-            spread = ops.groups.has_spread((torch.arange(8) < successes).float(), ONE_GROUP)
-            share += weight * (1 - spread.float().mean().item())
+            signal = ops.groups.centre((torch.arange(8) < successes).float(), ONE_GROUP)
+            share += weight * (not signal.any())
         assert share == pytest.approx(wanted, abs=5e-4)

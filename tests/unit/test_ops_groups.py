@@ -46,14 +46,6 @@ def test_equal_rewards_centre_to_exactly_zero(value, size):
     values, group = torch.full((size,), value), torch.zeros(size, dtype=torch.long)
     assert ops.groups.centre(values, group).tolist() == [0.0] * size
     assert ops.groups.std(values, group).tolist() == [0.0] * size
-    assert not ops.groups.has_spread(values, group).any()
-
-
-@given(rewards_and_groups)
-def test_spread_is_seen_exactly_where_a_group_has_two_values(case):
-    values, group = case
-    got = ops.groups.has_spread(values, group)
-    assert got.tolist() == [len(set(values[members(group, i)].tolist())) > 1 for i in range(len(values))]
 
 
 @given(rewards_and_groups, st.floats(0.5, 4, width=32), st.floats(-5, 5, width=32))
