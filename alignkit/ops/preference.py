@@ -104,11 +104,6 @@ def logistic(logits: Float[Tensor, " pair"], smoothing: float = 0.0) -> Float[Te
     return -(1 - smoothing) * logsigmoid(logits) - smoothing * logsigmoid(-logits)
 
 
-def plackett_luce(scores: Float[Tensor, "group rank"]) -> Float[Tensor, " group"]:
-    """-log probability of a whole ranking, best first; with two answers Bradley-Terry."""
-    return (scores.flip(-1).logcumsumexp(-1).flip(-1) - scores)[..., :-1].sum(-1)
-
-
 def log_odds(mean_logprobs: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """log(p / (1 - p)) of p = exp(mean_logprobs), exact for p near 0 and near 1; p is kept 1e-6 below 1."""
     logs = mean_logprobs.clamp(max=-1e-6)

@@ -91,14 +91,6 @@ def test_what_is_logged_of_the_golden_pair():
     assert {name: metrics[f"pairs/{name}"].value for name in wanted} == pytest.approx(wanted)
 
 
-def test_a_ranking_of_two_is_bradley_terry_and_of_three_a_product_of_choices():
-    scores = torch.tensor([[0.7, -0.4, 1.1]], dtype=torch.float64)
-    assert preference.plackett_luce(scores[:, :2]).item() == pytest.approx(math.log1p(math.exp(-1.1)))
-    weights = scores.exp()[0]
-    chance = weights[0] / weights.sum() * weights[1] / weights[1:].sum()
-    assert preference.plackett_luce(scores).item() == pytest.approx(-math.log(chance))
-
-
 def test_log_odds_are_exact_at_both_ends():
     for p in (1e-30, 1e-3, 0.5, 0.75, 1 - 1e-5):
         wanted = math.log(p) - math.log1p(-p)
