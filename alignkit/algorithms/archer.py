@@ -100,5 +100,5 @@ ALGORITHM = Algorithm(
     requires=requires,
     explain=explain,
     unit="group",
-    heads=("q1", "q2", "v1", "v2", "baseline"),
+    heads=lambda config: ("q1", "q2", "v1", "v2", "baseline"),
 )

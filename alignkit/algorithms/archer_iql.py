@@ -79,5 +79,5 @@ ALGORITHM = Algorithm(
     losses={"critic": critic_loss, "policy": policy_loss},
     requires=lambda config, stage: [],
     explain=explain,
-    heads=("q1", "q2", "v1", "v2"),
+    heads=lambda config: ("q1", "q2", "v1", "v2"),
 )

@@ -75,7 +75,7 @@ class Algorithm:
     losses: what is trained, "policy" or "critic" -> (config, outputs, batch) -> Loss.
     unit: what a loss must see whole: a "sequence", or a "group" (pairs, regressions on differences). No micro-batch and
         no minibatch cuts one apart.
-    heads: names of the critic's outputs; () for algorithms without a critic.
+    heads: (config) -> names of the value head's outputs; none for algorithms without a critic.
     controls: (config) -> coefficients that adapt during training, at their first values. They reach `estimate` and the
         losses as `batch.controls`, are logged as control/<name> and saved with every checkpoint.
     adapt: (config, batch) -> the coefficients of the next step, from a batch that has been trained on.
@@ -91,7 +91,7 @@ class Algorithm:
     requires: Callable[[Any, Any], list[str]]
     explain: Callable[[Any], str]
     unit: Literal["sequence", "group"] = "sequence"
-    heads: tuple[str, ...] = ()
+    heads: Callable[[Any], tuple[str, ...]] = lambda config: ()
     controls: Callable[[Any], Mapping[str, float]] = lambda config: {}
     adapt: Callable[[Any, Batch], Mapping[str, float]] = lambda config, batch: batch.controls
 

@@ -89,5 +89,5 @@ ALGORITHM = Algorithm(
     losses={"policy": policy_loss, "critic": critic_loss},
     requires=requires,
     explain=explain,
-    heads=("value",),
+    heads=lambda config: ("value",),
 )

@@ -114,7 +114,7 @@ ALGORITHM = Algorithm(
     losses={"policy": policy_loss, "critic": critic_loss},
     requires=requires,
     explain=explain,
-    heads=("value",),
+    heads=lambda config: ("value",),
     controls=lambda config: {"kl_weight": config.kl_weight} if config.kl_target else {},
     adapt=lambda config, batch: ops.kl.adapted_weight(batch, target=config.kl_target),
 )

@@ -59,17 +59,17 @@ def batch_equation(stage: Stage, source: str) -> BatchEquation:
 
 
 def explain_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Per stage: objective, source, batch equation, ineffective settings, and all of it as lines under `text`."""
+    """Per stage: objective, data, batch equation, what else shapes training, what has no effect; as lines in `text`."""
     return {"recipe": str(recipe.file), "stages": [_explain_stage(stage, recipe) for stage in recipe.stages]}
 
 
 def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     algorithm, config = resolve_algorithm(stage, recipe)
     batch = batch_equation(stage, algorithm.source)
-    unused = list(_without_effect(stage, algorithm.source))
+    unused, besides = list(_without_effect(stage, algorithm.source)), list(_besides(stage))
     needs = algorithm.needs(config)
     models = ["policy", *(["reference"] if "ref_logprobs" in needs else [])]
-    if algorithm.heads:
+    if algorithm.heads(config):
         shared = stage.critic is not None and stage.critic.shared
         models.append(f"critic ({'on the layers of the policy' if shared else 'of its own'})")
     optimizer = stage.optimizer
@@ -84,6 +84,7 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     }
     text = [f"stage {stage.name}: {stage.algorithm['type']}"]
     text += [f"  {name:<10} {line}" for name, line in lines.items() if line is not None]
+    text += [f"  {'besides':<10} {line}" for line in besides]
     return {
         "name": stage.name,
         "algorithm": stage.algorithm,
@@ -92,6 +93,7 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
         "reward": lines["reward"],
         "batch": asdict(batch),
         "without_effect": unused,
+        "besides": besides,
         "text": text,
     }
 
@@ -107,6 +109,32 @@ def _reward_formula(stage: Stage) -> str:
     gates = [spec.name for spec in stage.rewards if spec.gate]
     total = " + ".join(terms)
     return " x ".join([f"({total})" if len(terms) > 1 else total, *gates]) if gates else total
+
+
+def _besides(stage: Stage) -> Iterator[str]:
+    """What the stage does to the algorithm's objective from outside: what is sampled, paid, left out and taken back."""
+    rollouts, train = stage.rollouts, stage.train
+    if rollouts.guided:
+        yield f"{rollouts.guided:g} of the prompts go on from part of their task's completion, which is not trained on"
+    if not rollouts.keep_zero_spread:
+        rounds = _count(rollouts.refill_rounds, "round")
+        yield f"groups of equal rewards give way to new prompts, in at most {rounds} a step"
+    if stage.constraints:
+        names = [each.of for each in stage.constraints]
+        costs, total = " - ".join(f"m({name}) x {name}" for name in names), " + ".join(f"m({name})" for name in names)
+        yield f"paid is (reward - {costs}) / (1 + {total}), m the multipliers of the constraints"
+    for each in stage.constraints:
+        moves = f"m begins at {each.multiplier:g} and rises to {each.cap:g} at most"
+        yield f"constraint: mean {each.of} at most {each.limit:g}; {moves}"
+    if train.critic_warmup_steps:
+        yield f"in the first {_count(train.critic_warmup_steps, 'step')} only the critic learns"
+    if train.drop_confident:
+        yield f"{train.drop_confident:g} of each step's completions are not trained on, those the policy was surest of"
+    if train.max_update_kl is not None:
+        yield f"a step's updates end once the policy is {train.max_update_kl:g} in KL per token from where it began"
+    if train.fixup is not None:
+        steps = _count(train.fixup.max_steps, "step")
+        yield f"after each update at most {steps} on the KL alone, until no token's is above {train.fixup.kl:g}"
 
 
 def _without_effect(stage: Stage, source: str) -> Iterator[str]:

@@ -37,7 +37,7 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
         yield from _rewards(stage, algorithm, key)
         yield from _batch(stage, algorithm, key)
         yield from _optimizer(stage, key)
-        yield from _critic(recipe, stage, algorithm, key)
+        yield from _critic(recipe, stage, algorithm, config, key)
         yield from _limits(stage, key)
         yield from _context(recipe, stage, algorithm, key)
         for sentence in algorithm.requires(config, stage):
@@ -222,14 +222,15 @@ def _batch(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
             yield (*key, "train", name), f"counts within a rollout batch, which {kind} does not have; use `train.steps`"
 
 
-def _critic(recipe: Recipe, stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
+def _critic(recipe: Recipe, stage: Stage, algorithm: Any, config: Any, key: KeyPath) -> Broken:
     """That a critic is asked for only where an algorithm has one, and that it can be what is asked for."""
     kind, shared = stage.algorithm["type"], stage.critic is not None and stage.critic.shared
-    if stage.critic is not None and not algorithm.heads:
+    heads = algorithm.heads(config)
+    if stage.critic is not None and not heads:
         yield (*key, "critic"), f"{kind} has no critic; remove the section"
     if stage.critic is not None and shared and (stage.critic.path or stage.critic.lr):
         yield (*key, "critic", "shared"), "a head on the policy has its layers and its optimizer; remove path and lr"
-    if stage.train.critic_warmup_steps and (shared or not algorithm.heads):
+    if stage.train.critic_warmup_steps and (shared or not heads):
         yield (*key, "train", "critic_warmup_steps"), "only a critic of its own can learn first; remove this"
     folder = recipe.file.parent if recipe.file else Path()
     yield from _local_path((*key, "critic", "path"), stage.critic.path if stage.critic else None, folder)

@@ -103,13 +103,13 @@ class Run:
         needs = columns_needed(stage, algorithm, config)
         initial = self._first_weights() if "ref_logprobs" in needs and self.state.stage else None
         shared = stage.critic is not None and stage.critic.shared
-        if algorithm.heads and shared:
-            add_value_head(self.policy.model, len(algorithm.heads), seed=child(recipe.seed, stage.name))
-        heads = 0 if shared else len(algorithm.heads)
+        heads = len(algorithm.heads(config))
+        if heads and shared:
+            add_value_head(self.policy.model, heads, seed=child(recipe.seed, stage.name))
         # a copy of the policy while it is whole: its trainer may shard it
-        critic_model = build.build_critic(recipe, stage, self.policy, heads) if heads else None
+        critic_model = build.build_critic(recipe, stage, self.policy, heads) if heads and not shared else None
         trainer = build.build_trainer(self.policy.model, stage.optimizer, self.group)
-        values: tuple[Want, ...] = ("values",) if algorithm.heads and shared else ()
+        values: tuple[Want, ...] = ("values",) if heads and shared else ()
         forward = self._forward(trainer, ("logprobs", *values, *(("ref_kl",) if "ref_kl" in needs else ())))
         step = Step(
             algorithm=algorithm,
@@ -119,7 +119,7 @@ class Run:
             group=self.group,
             temperature=stage.rollouts.temperature if algorithm.samples else 1.0,
             max_tokens=stage.train.micro_batch_tokens,
-            roles=("policy", "critic") if algorithm.heads and shared else ("policy",),
+            roles=("policy", "critic") if heads and shared else ("policy",),
             watch_noise=stage.train.watch_noise,
         )
         critic = self._critic(step, critic_model) if critic_model else None

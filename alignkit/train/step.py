@@ -79,7 +79,7 @@ class Step:
     def _blank(self, batch: Batch) -> Outputs:
         """Outputs that say nothing: a loss evaluated on them still knows its count."""
         zeros = torch.zeros(batch.num_tokens)
-        values = torch.zeros(batch.num_tokens, len(self.algorithm.heads))
+        values = torch.zeros(batch.num_tokens, len(self.algorithm.heads(self.config)))
         return Outputs(logprobs=zeros, entropy=zeros, values=values, ref_kl=zeros)
 
     def _plan(self, batch: Batch, sequences: Sequence[int]) -> list[list[list[int]]]:
@@ -102,8 +102,9 @@ class Step:
     def read(self, batch: Batch, forward: Forward, name: Want) -> Tensor:
         """The logprobs or values of the global batch under `forward`'s model, each sequence read by one rank."""
         forward.model.eval()
-        result = torch.zeros((batch.num_tokens, len(self.algorithm.heads)) if name == "values" else batch.num_tokens)
-        times = torch.zeros(batch.num_tokens)  # a prompt is read with each part of its block; all say the same
+        heads = (len(self.algorithm.heads(self.config)),) if name == "values" else ()
+        result = torch.zeros(batch.num_tokens, *heads)
+        times = torch.zeros_like(result)  # a prompt is read with each part of its block; all say the same
         for plan in self._plan(batch, range(batch.num_sequences)):
             mine = _mine(plan, self.group)
             said = getattr(forward(batch.select(mine).to(forward.device), temperature=self.temperature), name)
@@ -111,8 +112,7 @@ class Step:
                 index = batch.token_index(mine)
                 result[index] += said.cpu()
                 times[index] += 1
-        result, times = self.group.sum(result), self.group.sum(times).clamp(min=1)
-        return result / (times[:, None] if name == "values" else times)
+        return self.group.sum(result) / self.group.sum(times).clamp(min=1)
 
 
 def _mine(plan: list[list[int]], group: Group) -> list[int]:

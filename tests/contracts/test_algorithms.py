@@ -48,7 +48,7 @@ class Case:
 
     @property
     def want(self) -> tuple[Want, ...]:
-        values: tuple[Want, ...] = ("values",) if self.algorithm.heads else ()
+        values: tuple[Want, ...] = ("values",) if self.algorithm.heads(self.config) else ()
         return ("logprobs", *values, *(("ref_kl",) if "ref_kl" in self.algorithm.needs(self.config) else ()))
 
     def forward(self, model: nn.Module, *, fast: bool = True) -> Forward:
@@ -85,7 +85,7 @@ def cases() -> Iterator[Any]:
 
 CASES = list(cases())
 REFERENCE = causal_lm("llama_grouped", seed=1).requires_grad_(False)
-HEADS = max(len(case.values[0].algorithm.heads) for case in CASES)
+HEADS = max(len(case.values[0].algorithm.heads(case.values[0].config)) for case in CASES)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
