@@ -1,0 +1,48 @@
+"""Goal-conditioned states of a reward model: states of good answers look like where good answers end (2407.13887)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+from torch.nn.functional import cosine_similarity, logsigmoid
+
+
+def draw_states(
+    first: Int[Tensor, " sequence"], last: Int[Tensor, " sequence"], generator: Generator
+) -> tuple[Int[Tensor, " sequence"], Int[Tensor, " sequence"]]:
+    """One state and one later state (the goal) of each sequence, both drawn evenly: packed indices, state <= goal.
+
+    first, last: packed index of the first and the last token that counts. A sequence of one token is its own goal.
+    """
+    shares = torch.rand(2, len(first), generator=generator, dtype=torch.float64).to(first.device)
+    state = first + (shares[0] * (last - first).clamp(min=1)).long()
+    later = (last - state).clamp(min=1)
+    goal = (state + 1 + (shares[1] * later).long()).clamp(max=last)
+    return state, goal
+
+
+def goal_contrast(
+    states: Float[Tensor, "sequence width"],
+    goals: Float[Tensor, "sequence width"],
+    preferred: Bool[Tensor, " sequence"],
+    *,
+    temperature: float,
+) -> Float[Tensor, " sequence"]:
+    """-log sigmoid(+-cosine(state, goal) / temperature): + for states of preferred answers, - for the others'.
+
+    Added to the loss of a pair, it pulls the states of a preferred answer towards its own later ones and pushes those
+    of a dispreferred one apart.
+    """
+    likeness = cosine_similarity(states, goals, dim=-1) / temperature
+    return -logsigmoid(torch.where(preferred, likeness, -likeness))
+
+
+def prototype(ends: Float[Tensor, "sequence width"]) -> Float[Tensor, " width"]:
+    """Mean direction of the last states of good answers: the goal to which `goal_value` compares."""
+    return (ends / ends.norm(dim=-1, keepdim=True).clamp(min=1e-12)).mean(0)
+
+
+def goal_value(states: Float[Tensor, "state width"], goal: Float[Tensor, " width"]) -> Float[Tensor, " state"]:
+    """Cosine of each state to the goal: how much it looks as if the answer will end well; in [-1, 1]."""
+    return cosine_similarity(states, goal[None], dim=-1)
