@@ -63,9 +63,9 @@ def reward(function: Callable) -> FunctionReward:
 def as_score(result: object, *, where: str) -> Score:
     """A reward function's return value as a Score; anything that is not a finite number becomes a named Fault."""
     if isinstance(result, Score):
-        if result.value is None or math.isfinite(result.value):
-            return result
-        return unscorable(FaultKind.NOT_A_NUMBER, where, f"returned {result.value}")
+        numbers = [step.value for step in result.steps or ()] + [*(result.spread or ()), *(result.members or ())]
+        wrong = next((n for n in [result.value, *numbers] if n is not None and not math.isfinite(n)), None)
+        return result if wrong is None else unscorable(FaultKind.NOT_A_NUMBER, where, f"returned {wrong}")
     if result is None:
         return unscorable(FaultKind.REFUSED, where)
     try:

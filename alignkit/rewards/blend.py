@@ -40,6 +40,7 @@ def blend(parts: Mapping[str, Score], specs: Sequence[RewardSpec]) -> Score:
         parts=_breakdown(parts),
         steps=next((part.steps for part in parts.values() if part.steps is not None), None),
         spread=next((part.spread for part in parts.values() if part.spread is not None), None),
+        members=next((part.members for part in parts.values() if part.members is not None), None),
         fault=fault or next((part.fault for part in parts.values() if part.fault), None),
     )
 

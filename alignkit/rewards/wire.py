@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, StringConstraints, ValidationError
 
 from alignkit.types.rollout import Rollout, StopReason, Turn
-from alignkit.types.score import Fault, FaultKind, Score
+from alignkit.types.score import Fault, FaultKind, Score, StepScore
 from alignkit.types.task import Task
 
 MOST_COMPLETIONS = 4096
@@ -52,11 +53,20 @@ PartName = Annotated[str, StringConstraints(pattern=r"^[\w.#: -]{1,100}$")]
 """Parts become metric names, so that a slash or a control character from the other end must not get into them."""
 
 
+class WireStep(_Part):
+    """One step of a turn's text: the character after its last, and what it is worth."""
+
+    end: NonNegativeInt
+    value: FiniteFloat
+    turn: int = -1
+
+
 class WireScore(_Part):
     value: FiniteFloat | None
     parts: Annotated[dict[PartName, FiniteFloat | None], Field(max_length=100)] = {}
-    steps: list[FiniteFloat] | None = None
+    steps: list[WireStep] | None = None
     spread: list[FiniteFloat] | None = None
+    members: list[FiniteFloat] | None = None
     fault: WireFault | None = None
 
 
@@ -135,13 +145,15 @@ def groups_from_openrlhf(request: OpenRlhfRequest) -> list[tuple[Task, list[Roll
 def score_to_wire(score: Score, where: str) -> dict[str, Any]:
     """The JSON object of a WireScore; a score that holds anything but finite numbers becomes a CONTRACT fault."""
     fault = score.fault and {"kind": score.fault.kind, "where": score.fault.where, "message": score.fault.message}
-    fields = {"value": score.value, "parts": dict(score.parts), "steps": score.steps, "spread": score.spread}
+    lists = {"steps": score.steps and [asdict(step) for step in score.steps]}
+    lists |= {"spread": score.spread, "members": score.members}
     try:
-        return WireScore.model_validate({**fields, "fault": fault}).model_dump(mode="json")
+        fields = {"value": score.value, "parts": dict(score.parts), **lists, "fault": fault}
+        return WireScore.model_validate(fields).model_dump(mode="json")
     except ValidationError as error:
         message = f"a Score may hold finite numbers under plain names only: {first_problem(error)}"
         broken = {"kind": FaultKind.CONTRACT, "where": where, "message": message}
-        return {"value": None, "parts": {where: None}, "steps": None, "spread": None, "fault": broken}
+        return {"value": None, "parts": {where: None}, **dict.fromkeys(lists), "fault": broken}
 
 
 def score_from_wire(wire: WireScore) -> Score:
@@ -153,8 +165,9 @@ def score_from_wire(wire: WireScore) -> Score:
     return Score(
         value=wire.value,
         parts=wire.parts,
-        steps=None if wire.steps is None else tuple(wire.steps),
+        steps=None if wire.steps is None else tuple(StepScore(s.end, s.value, s.turn) for s in wire.steps),
         spread=None if wire.spread is None else tuple(wire.spread),
+        members=None if wire.members is None else tuple(wire.members),
         fault=fault,
     )
 

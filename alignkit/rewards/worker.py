@@ -27,7 +27,7 @@ from alignkit.rewards.base import FunctionReward, Reward, unscorable
 from alignkit.rewards.lift import find_reward
 from alignkit.rewards.trl import TrlReward
 from alignkit.types.rollout import Rollout
-from alignkit.types.score import Fault, FaultKind, Score
+from alignkit.types.score import Fault, FaultKind, Score, StepScore
 from alignkit.types.task import Task
 
 PR_SET_PDEATHSIG = 1
@@ -89,8 +89,9 @@ def encode(score: Score, where: str) -> list[Any]:
         fields = [
             None if score.value is None else float(score.value),
             {str(name): None if part is None else float(part) for name, part in score.parts.items()},
-            None if score.steps is None else [float(step) for step in score.steps],
-            None if score.spread is None else [float(quantile) for quantile in score.spread],
+            score.steps and [[int(step.end), float(step.value), int(step.turn)] for step in score.steps],
+            score.spread and [float(quantile) for quantile in score.spread],
+            score.members and [float(member) for member in score.members],
             fault,
         ]
         json.dumps(fields, allow_nan=False)
@@ -101,12 +102,13 @@ def encode(score: Score, where: str) -> list[Any]:
 
 def decode(fields: list[Any]) -> Score:
     """The Score that `encode` wrote. Raises ValueError or TypeError for anything else."""
-    value, parts, steps, spread, fault = fields
+    value, parts, steps, spread, members, fault = fields
     return Score(
         value=value,
         parts=parts,
-        steps=None if steps is None else tuple(steps),
+        steps=None if steps is None else tuple(StepScore(*step) for step in steps),
         spread=None if spread is None else tuple(spread),
+        members=None if members is None else tuple(members),
         fault=None if fault is None else Fault(kind=FaultKind(fault[0]), where=fault[1], message=fault[2]),
     )
 

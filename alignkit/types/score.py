@@ -27,21 +27,36 @@ class Fault:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class StepScore:
+    """What a process reward says about one step of an utterance; the whole utterance may be one, or a token.
+
+    end: the character of the utterance's text after the step's last, so that steps need no tokenizer. turn: number of
+    the utterance, from 0; -1 is the last one, which is `Rollout.text`.
+    """
+
+    end: int
+    value: float
+    turn: int = -1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """A reward for one rollout.
 
     value: None means "cannot be scored": the rollout leaves the baseline and the loss.
     parts: the same score broken down by reward name (unweighted), for logs; a part that failed is None.
-    steps: one value per reasoning step for process rewards, else None.
-    spread: quantiles for distributional rewards, else None.
+    steps: of process rewards the steps in the order of the text; () for a completion without any. Else None.
+    spread: of distributional rewards the quantiles at the levels j / (M + 1), j = 1..M. Else None.
+    members: of ensembles each model's own value, always as many and in the same order. Else None.
     fault: set whenever value is None (and may be set beside a value as a note).
     """
 
     value: float | None
     parts: Mapping[str, float | None] = field(default_factory=dict)
-    steps: tuple[float, ...] | None = None
+    steps: tuple[StepScore, ...] | None = None
     spread: tuple[float, ...] | None = None
+    members: tuple[float, ...] | None = None
     fault: Fault | None = None
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from alignkit.recipe.schema import RewardSpec
 from alignkit.report.names import check_names
 from alignkit.rewards.base import FunctionReward, as_score, reward, unscorable
 from alignkit.rewards.blend import blend, check_blend, part_names
-from alignkit.types.score import Fault, FaultKind, Score
+from alignkit.types.score import Fault, FaultKind, Score, StepScore
 
 values = st.floats(-100, 100)
 
@@ -59,10 +59,15 @@ def test_a_sum_that_overflows_is_no_number():
 
 
 def test_parts_of_parts_and_steps_come_through():
-    inner = Score(value=1.0, parts={"judge": 1.0, "clarity": 0.25}, steps=(0.5, 1.0), spread=(0.0, 1.0, 2.0))
+    inner = Score(
+        value=1.0,
+        parts={"judge": 1.0, "clarity": 0.25},
+        steps=(StepScore(3, 0.5), StepScore(9, 1.0)),
+        spread=(0.0, 1.0, 2.0),
+    )
     score = blend({"judge": inner}, [RewardSpec(name="judge")])
     assert score.parts == {"judge": 1.0, "judge.clarity": 0.25}
-    assert score.steps == (0.5, 1.0)
+    assert score.steps == (StepScore(3, 0.5), StepScore(9, 1.0))
     assert score.spread == (0.0, 1.0, 2.0)
 
 

@@ -24,9 +24,10 @@ from alignkit.rewards.base import unscorable
 from alignkit.rewards.batcher import Batcher, BatchReward
 from alignkit.rewards.pool import RewardPool
 from alignkit.rewards.remote import RemoteReward
-from alignkit.rewards.wire import group_to_wire, score_to_wire
+from alignkit.rewards.wire import WireScore, group_to_wire, score_from_wire, score_to_wire
+from alignkit.rewards.worker import decode, encode
 from alignkit.run.serve import Address, Scoring, serve_reward
-from alignkit.types.score import FaultKind, Score
+from alignkit.types.score import FaultKind, Score, StepScore
 from alignkit.types.task import Task
 from tests.unit.loopback import TOKEN, served
 from tests.unit.reward_rollouts import question, rollouts
@@ -294,8 +295,23 @@ def test_an_address_open_to_the_network_needs_a_certificate_and_a_token_is_long(
 def test_a_score_that_json_cannot_hold_is_a_contract_fault():
     assert score_to_wire(Score(value=float("inf")), "r")["fault"]["kind"] == "contract"
     assert score_to_wire(Score(value=1.0, spread=(0.0, float("nan"))), "r")["value"] is None
+    assert score_to_wire(Score(value=1.0, steps=(StepScore(-3, 0.5),)), "r")["fault"]["kind"] == "contract"
     kept = unscorable(FaultKind.GOLD, "g", "why")
     assert score_to_wire(kept, "r")["fault"] == {"kind": "gold", "where": "g", "message": "why"}
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        Score(value=0.5, parts={"r": 0.5, "r.tone": None}, steps=(StepScore(3, 0.5), StepScore(7, -1.0, turn=2))),
+        Score(value=0.5, steps=(), spread=(0.0, 1.0), members=(0.25, 0.75)),
+        unscorable(FaultKind.PARSE, "r", "why"),
+    ],
+)
+def test_a_score_travels_whole_over_the_wire_and_between_processes(score):
+    over_http = json.loads(json.dumps(score_to_wire(score, "r")))
+    assert score_from_wire(WireScore.model_validate(over_http)) == score
+    assert decode(json.loads(json.dumps(encode(score, "r")))) == score
 
 
 @pytest.mark.parametrize(
