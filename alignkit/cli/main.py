@@ -15,6 +15,7 @@ from alignkit.cli.cp import cp
 from alignkit.cli.doctor import doctor
 from alignkit.cli.eval import evaluate
 from alignkit.cli.explain import explain
+from alignkit.cli.label_steps import label_steps
 from alignkit.cli.ls import ls
 from alignkit.cli.report import report
 from alignkit.cli.reward import reward
@@ -86,5 +87,6 @@ def build() -> typer.Typer:
         app.command()(verb)
     app.command("eval")(evaluate)
     app.command("best-of-n")(best_of_n)
+    app.command("label-steps")(label_steps)
     app.add_typer(reward, name="reward")
     return app

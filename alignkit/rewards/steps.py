@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -95,6 +95,38 @@ def step_of_tokens(offsets: Sequence[Span], steps: Sequence[Span]) -> list[int]:
     for number, last in enumerate(last_tokens(offsets, steps)):
         results += [number] * (last + 1 - len(results))
     return results + [max(len(steps) - 1, 0)] * (len(offsets) - len(results))
+
+
+def settled_ends(decode: Callable[[Sequence[int]], str], ids: Sequence[int]) -> list[int]:
+    """For each token how many characters of the whole text are written once it is there, known from decoding alone.
+
+    Characters that later tokens would still change (the first half of an emoji) do not count yet. For the cost of
+    decoding every prefix it needs nothing from the tokenizer but `decode`.
+    """
+    whole = decode(ids)
+    return [_agreement(whole, decode(ids[: count + 1])) for count in range(len(ids))]
+
+
+def step_cuts(ends: Sequence[int], text: str, steps: Sequence[Span]) -> list[int]:
+    """For each step the number of tokens after which a model may go on from there.
+
+    As many as stay within the step, so that nothing of the next one is given away; where a token reaches from the
+    step's last word into the next step, that token, too. ends: from `settled_ends`, of the tokens of `text`.
+    """
+    cuts = []
+    for step in steps:
+        content = step.start + len(text[step.start : step.end].rstrip())
+        within = max((end for end in ends if end <= step.end), default=0)
+        wanted = within if within >= content else content
+        cuts.append(next((count for count, end in enumerate(ends, start=1) if end >= wanted), len(ends)))
+    return cuts
+
+
+def _agreement(whole: str, begun: str) -> int:
+    """How many characters both begin with."""
+    if whole.startswith(begun):
+        return len(begun)
+    return next(place for place, (one, other) in enumerate(zip(whole, f"{begun}\0", strict=False)) if one != other)
 
 
 def _last_writer(offsets: Sequence[Span], token: int, step: Span) -> int:

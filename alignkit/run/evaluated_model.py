@@ -39,7 +39,7 @@ def open_model(name: str, jobs: Sequence[Job], *, engine: str, seed: int) -> Gen
     template that a job needs; EngineError when the engine does not start.
     """
     folder = model_folder(name)
-    tokenizer, config, stops = _load(folder, name)
+    tokenizer, config, stops = load_parts(folder, name)
     chats = [job.named.name for job in jobs if job.named.protocol.prompt and job.named.protocol.prompt.chat]
     if chats and not tokenizer.chat_template:
         raise ContentError(
@@ -52,7 +52,7 @@ def open_model(name: str, jobs: Sequence[Job], *, engine: str, seed: int) -> Gen
 
     longest = min(config.max_position_embeddings, max(_longest(job, encode) for job in jobs))
     with contextlib.ExitStack() as resources:
-        started, kind, context = _engine(engine, folder, longest, seed, resources)
+        started, kind, context = start_engine(engine, folder, longest, seed, resources)
         yield Model(
             name=name,
             hash=folder_hash(folder),
@@ -111,7 +111,7 @@ def folder_hash(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _load(folder: Path, name: str) -> tuple[Any, Any, tuple[int, ...]]:
+def load_parts(folder: Path, name: str) -> tuple[Any, Any, tuple[int, ...]]:
     """Tokenizer, configuration, and the ids that end a completion."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
     from transformers.utils import logging
@@ -148,7 +148,7 @@ class LateEngine:
         return self._engine
 
 
-def _engine(
+def start_engine(
     engine: str, folder: Path, longest: int, seed: int, resources: contextlib.ExitStack
 ) -> tuple[Any, str, int]:
     """(the engine, its kind with its arithmetic, its context in tokens). Ours start late, a server is asked at once."""
