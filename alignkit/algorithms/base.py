@@ -43,6 +43,7 @@ class Outputs:
 
     logprobs: log-prob of each action token at the sampling temperature, 0 elsewhere; carries the gradient.
     entropy: entropy of the distribution each action token was drawn from, 0 elsewhere; carries a gradient too.
+    normaliser: logsumexp of the logits (over the temperature) of that distribution, 0 elsewhere; with a gradient.
     values: (token, head) of a critic: its numbers for the state that ends with each token, prompts included.
     ref_kl: KL(reference || policy) of the distributions each action token was drawn from, over the whole vocabulary, 0
         elsewhere; its gradient is the policy's. There where the algorithm `needs` "ref_kl".
@@ -52,6 +53,7 @@ class Outputs:
 
     logprobs: Tensor = None  # ty: ignore[invalid-assignment]  absent only where no loss of this model reads it
     entropy: Tensor = None  # ty: ignore[invalid-assignment]
+    normaliser: Tensor = None  # ty: ignore[invalid-assignment]
     values: Tensor = None  # ty: ignore[invalid-assignment]
     ref_kl: Tensor = None  # ty: ignore[invalid-assignment]
 

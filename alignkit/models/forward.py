@@ -52,14 +52,14 @@ def packed(
     actions = batch.action_mask.nonzero().squeeze(-1)
     head = hidden[batch.parent[actions]].to(dtype), causal.get_output_embeddings().weight.to(dtype)
     how = {"temperature": temperature, "rows": HEAD_ROWS}
-    logprobs, entropy = chunked_logprobs(*head, batch.tokens[actions], **how)
+    said = chunked_logprobs(*head, batch.tokens[actions], **how)
     divergence = None
     if "ref_kl" in want:
         frozen: Any = base_model(reference)
         with torch.no_grad():
             other = _packed_hidden(frozen, batch, dtype)[batch.parent[actions]].to(dtype)
         divergence = chunked_kl(*head, other, frozen.get_output_embeddings().weight.to(dtype), **how)
-    return _outputs(batch, actions, logprobs, entropy, values, divergence)
+    return _outputs(batch, actions, said, values, divergence)
 
 
 def _packed_hidden(causal: Any, batch: Batch, dtype: torch.dtype) -> Tensor:
@@ -96,23 +96,23 @@ def plain(
                 output_hidden_states="values" in want,
             )
 
-    said, values = read(causal), None
+    output, values = read(causal), None
     if "values" in want:
         place = torch.zeros_like(batch.tokens)
         place[index[mask]] = torch.arange(mask.numel(), device=mask.device)[mask.flatten()]
-        values = read_values(causal, said.hidden_states[-1].flatten(0, 1)[place])
+        values = read_values(causal, output.hidden_states[-1].flatten(0, 1)[place])
     if "logprobs" not in want:
         return Outputs(values=values)  # ty: ignore[invalid-argument-type]
     chosen = mask & batch.action_mask[index]
     rows, columns = chosen.nonzero(as_tuple=True)
     actions = index[rows, columns]
-    logits, divergence = said.logits[rows, columns - 1], None
-    logprobs, entropy = full_logprobs(logits, batch.tokens[actions], temperature=temperature)
+    logits, divergence = output.logits[rows, columns - 1], None
+    said = full_logprobs(logits, batch.tokens[actions], temperature=temperature)
     if "ref_kl" in want:
         with torch.no_grad():
             other = read(base_model(reference)).logits[rows, columns - 1]
         divergence = full_kl(logits, other, temperature=temperature)
-    return _outputs(batch, actions, logprobs, entropy, values, divergence)
+    return _outputs(batch, actions, said, values, divergence)
 
 
 def padded_index(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -129,12 +129,15 @@ def padded_index(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _outputs(
-    batch: Batch, actions: Tensor, logprobs: Tensor, entropy: Tensor, values: Tensor | None, ref_kl: Tensor | None
+    batch: Batch, actions: Tensor, said: Sequence[Tensor], values: Tensor | None, ref_kl: Tensor | None
 ) -> Outputs:
+    """said: log-prob, entropy and normaliser of each action token."""
     blank = torch.zeros(batch.num_tokens, device=batch.tokens.device)
+    logprobs, entropy, normaliser = (blank.index_put((actions,), column) for column in said)
     return Outputs(
-        logprobs=blank.index_put((actions,), logprobs),
-        entropy=blank.index_put((actions,), entropy),
+        logprobs=logprobs,
+        entropy=entropy,
+        normaliser=normaliser,
         values=values,  # ty: ignore[invalid-argument-type]
         ref_kl=None if ref_kl is None else blank.index_put((actions,), ref_kl),  # ty: ignore[invalid-argument-type]
     )

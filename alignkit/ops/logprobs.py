@@ -36,8 +36,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
         entropy = (shares * (entropies - log_shares)).sum(0)
         ctx.save_for_backward(hidden, weight, targets, shares, normaliser, entropy)
         ctx.temperature, ctx.tiles = temperature, tiles
-        ctx.set_materialize_grads(False)  # most losses read no entropy: its gradient then costs nothing
-        return chosen - normaliser, entropy
+        ctx.set_materialize_grads(False)  # most losses read no entropy and no normaliser: they then cost nothing
+        return chosen - normaliser, entropy, normaliser
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -46,15 +46,16 @@ class _ChunkedLogprobs(torch.autograd.Function):
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32)
         scale = torch.zeros_like(normaliser) if grads[0] is None else grads[0] / ctx.temperature
+        # d logprob / d logit_j = (1[j = target] - p_j) / temperature, d normaliser / d logit_j = p_j / temperature
+        spread = scale if grads[2] is None else scale - grads[2] / ctx.temperature
         for tile, share in zip(ctx.tiles, shares, strict=True):
-            # d logprob / d logit_j = (1[j = target] - p_j) / temperature
             logits = _logits(hidden, weight[tile], ctx.temperature)
             grad_logits = logits.softmax(-1)
             if grads[1] is None:
-                grad_logits.mul_((-scale * share)[:, None])
+                grad_logits.mul_((-spread * share)[:, None])
             else:  # d entropy / d logit_j = -p_j (log p_j + entropy) / temperature
                 pull = logits.sub_((normaliser - entropy)[:, None]).mul_((grads[1] / ctx.temperature)[:, None])
-                grad_logits.mul_(share[:, None]).mul_(pull.add_(scale[:, None]).neg_())
+                grad_logits.mul_(share[:, None]).mul_(pull.add_(spread[:, None]).neg_())
             row, column = _targets_in(tile, targets)
             grad_logits[row, column] += scale[row]
             grad_logits = grad_logits.to(hidden.dtype)
@@ -88,12 +89,12 @@ def chunked_logprobs(
     *,
     temperature: float = 1.0,
     rows: int = 64,
-) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """log softmax(hidden @ weight.T / temperature)[target] and the entropy of that softmax, per row, in float32.
+) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """log softmax(logits)[target], that softmax's entropy, and logsumexp(logits), per row, in float32.
 
-    hidden and weight share a dtype; matmuls run in it, the softmax in float32. At a time there are as many logits as
-    `rows` rows have, in forward and backward; few enough for the cache is fastest. Both carry gradients to hidden and
-    weight.
+    logits: hidden @ weight.T / temperature. hidden and weight share a dtype; matmuls run in it, the softmax in float32.
+    At a time there are as many logits as `rows` rows have, in forward and backward; few enough for the cache is
+    fastest. All three carry gradients to hidden and weight.
     """
     return _ChunkedLogprobs.apply(hidden, weight, targets, temperature, rows)
 
@@ -164,8 +165,9 @@ def full_kl(
 
 def full_logprobs(
     logits: Float[Tensor, "row vocab"], targets: Int[Tensor, " row"], *, temperature: float = 1.0
-) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"], Float[Tensor, " row"]]:
     """The same from logits that already exist: the plain path that the chunked one is verified against."""
-    logs = (logits.float() / temperature).log_softmax(-1)
+    logits = logits.float() / temperature
+    logs = logits.log_softmax(-1)
     entropy = -(logs.exp() * logs).sum(-1)
-    return logs.gather(-1, targets[:, None]).squeeze(-1), entropy
+    return logs.gather(-1, targets[:, None]).squeeze(-1), entropy, logits.logsumexp(-1)

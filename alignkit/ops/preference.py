@@ -50,6 +50,21 @@ def pool(values: Float[Tensor, " token"], batch: Batch, how: Pool) -> Float[Tens
     return total if how == "sum" else total / batch.actions_per_sequence().clamp(min=1)
 
 
+def implied_rewards(
+    logprobs: Float[Tensor, " token"], normaliser: Float[Tensor, " token"], batch: Batch, *, discount: float
+) -> Float[Tensor, " token"]:
+    """Q_t - discount V_{t+1} of each action token, 0 elsewhere: the rewards under which the logits are soft Q-values.
+
+    normaliser: V_t, the logsumexp of the logits Q that token t was drawn from; the next state is that before the next
+    action token of the sequence, and after its last one V is 0. Inverse soft Bellman operator of 2305.15363.
+    """
+    mask = batch.action_mask
+    values, segment = normaliser[mask], batch.segment[mask]
+    following = torch.zeros_like(values)
+    following[:-1] = values[1:].where(segment[1:] == segment[:-1], 0.0)
+    return batch.scatter(logprobs[mask] + values - discount * following)
+
+
 def divergence_score(
     log_ratio: Float[Tensor, " n"], divergence: Divergence, *, alpha: float = 0.5
 ) -> Float[Tensor, " n"]:

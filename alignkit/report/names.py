@@ -45,6 +45,7 @@ MEANINGS: dict[str, str] = {
     "pairs/logprob_rejected": "mean log-prob of whole rejected (or bad) answers under the policy",
     "pairs/kl_chosen": "mean KL from the reference to the policy over whole chosen answers, exact at each token",
     "pairs/kl_rejected": "the same of the rejected answers",
+    "pairs/reward_square": "mean squared reward of a token that the logits imply, which the loss keeps small",
     "pairs/length_chosen": "mean tokens of the chosen (or good) answers",
     "pairs/length_rejected": "mean tokens of the rejected (or bad) answers",
     "policy/kl_update": "KL per token from the policy as the update phase began to the one being updated (k3 estimate)",

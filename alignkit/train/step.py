@@ -80,7 +80,7 @@ class Step:
         """Outputs that say nothing: a loss evaluated on them still knows its count."""
         zeros = torch.zeros(batch.num_tokens)
         values = torch.zeros(batch.num_tokens, len(self.algorithm.heads(self.config)))
-        return Outputs(logprobs=zeros, entropy=zeros, values=values, ref_kl=zeros)
+        return Outputs(logprobs=zeros, entropy=zeros, normaliser=zeros, values=values, ref_kl=zeros)
 
     def _plan(self, batch: Batch, sequences: Sequence[int]) -> list[list[list[int]]]:
         unit = self.algorithm.unit

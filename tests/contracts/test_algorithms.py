@@ -202,7 +202,8 @@ def test_nothing_outside_the_mask_is_read(case, model):
         given = torch.where(outside, garbage, logprobs).requires_grad_()
         entropy = torch.where(outside, garbage, torch.rand(len(outside), generator=generator))
         drift = torch.where(outside, garbage, torch.rand(len(outside), generator=generator))
-        outputs = Outputs(logprobs=given, entropy=entropy, ref_kl=drift)
+        normaliser = torch.where(outside, garbage, torch.rand(len(outside), generator=generator))
+        outputs = Outputs(logprobs=given, entropy=entropy, normaliser=normaliser, ref_kl=drift)
         loss = case.algorithm.losses["policy"](case.config, outputs, dirty)
         gradient = torch.autograd.grad(loss.total, given)[0]
         assert not gradient[outside].any()
@@ -216,7 +217,8 @@ def test_nothing_outside_the_mask_is_read(case, model):
 def test_the_count_follows_from_the_batch_alone_and_metrics_are_plain_numbers(case, model):
     batch = prepared(case, model)
     zeros = torch.zeros(batch.num_tokens)
-    blank = Outputs(logprobs=zeros, entropy=zeros, values=torch.zeros(batch.num_tokens, HEADS), ref_kl=zeros)
+    values = torch.zeros(batch.num_tokens, HEADS)
+    blank = Outputs(logprobs=zeros, entropy=zeros, normaliser=zeros, values=values, ref_kl=zeros)
     live = case.forward(model)(batch, temperature=1.0)
     for without, loss in zip(case.losses(blank, batch), case.losses(live, batch), strict=True):
         assert loss.count == without.count > 0

@@ -20,10 +20,10 @@ def random_head(rows: int = 37, width: int = 16, vocabulary: int = 29) -> tuple[
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 def test_it_equals_the_full_head_for_every_chunk_size(chunk, temperature):
     hidden, weight, targets = random_head()
-    got, got_entropy = chunked_logprobs(hidden, weight, targets, temperature=temperature, rows=chunk)
-    wanted, entropy = full_logprobs(hidden @ weight.t(), targets, temperature=temperature)
+    got, *others = chunked_logprobs(hidden, weight, targets, temperature=temperature, rows=chunk)
+    wanted, *full = full_logprobs(hidden @ weight.t(), targets, temperature=temperature)
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(got_entropy, entropy, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(others, full, rtol=1e-5, atol=1e-5)
     downstream = torch.linspace(-1, 2, len(targets))
     gradients = torch.autograd.grad((got * downstream).sum(), (hidden, weight))
     for gradient, expected in zip(
@@ -33,18 +33,19 @@ def test_it_equals_the_full_head_for_every_chunk_size(chunk, temperature):
 
 
 def test_two_logits_by_hand():
-    """Logits (2, 0) at temperature 2: log sigmoid(1) = -0.313262 for the first, entropy 0.582203."""
-    got, entropy = chunked_logprobs(
+    """Logits (2, 0) at temperature 2: log sigmoid(1) = -0.313262, entropy 0.582203, log(e + 1) = 1.313262."""
+    got, entropy, normaliser = chunked_logprobs(
         torch.tensor([[2.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([0]), temperature=2.0
     )
     assert got.item() == pytest.approx(-0.313262, abs=1e-6)
     assert entropy.item() == pytest.approx(0.582203, abs=1e-6)
+    assert normaliser.item() == pytest.approx(1.313262, abs=1e-6)
 
 
 def test_a_slice_of_the_vocabulary_without_any_probability_changes_nothing():
     """Logits (300, 0, -300, 299), one to a tile: the second and third underflow to exactly 0."""
     weight = torch.tensor([[300.0], [0.0], [-300.0], [299.0]]).requires_grad_()
-    got, entropy = chunked_logprobs(torch.ones(4, 1), weight, torch.tensor([3, 2, 0, 1]), rows=1)
+    got, entropy, _ = chunked_logprobs(torch.ones(4, 1), weight, torch.tensor([3, 2, 0, 1]), rows=1)
     assert got.tolist() == pytest.approx([-1.313262, -600.313262, -0.313262, -300.313262], rel=1e-5)
     assert entropy.tolist() == pytest.approx([0.582203] * 4, abs=1e-4)
     got[1].backward()
@@ -53,24 +54,24 @@ def test_a_slice_of_the_vocabulary_without_any_probability_changes_nothing():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_entropy_has_the_gradient_of_the_full_softmax_alone_and_together_with_the_log_probs(temperature):
+@pytest.mark.parametrize("weights", [(0, 1, 0), (1, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 1)], ids=str)
+def test_entropy_and_normaliser_have_the_gradients_of_the_full_head_in_every_combination(temperature, weights):
     hidden, weight, targets = random_head()
-    scale = torch.linspace(-1, 2, len(targets))
-    for log_prob_weight in (0.0, 1.0):
-        got, entropy = chunked_logprobs(hidden, weight, targets, rows=3, temperature=temperature)
-        full, full_entropy = full_logprobs(hidden @ weight.t(), targets, temperature=temperature)
-        sums = [
-            (log_prob_weight * a * scale.flip(0) + b * scale).sum() for a, b in ((got, entropy), (full, full_entropy))
-        ]
-        for mine, wanted in zip(*(torch.autograd.grad(total, (hidden, weight)) for total in sums), strict=True):
-            torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
-    entropy_alone = torch.autograd.grad(chunked_logprobs(hidden, weight, targets, rows=3)[1].sum(), hidden)[0]
-    assert entropy_alone.norm() > 0
+    scales = [each * torch.linspace(-1, 2, len(targets)).roll(i) for i, each in enumerate(weights)]
+    both = (
+        chunked_logprobs(hidden, weight, targets, rows=3, temperature=temperature),
+        full_logprobs(hidden @ weight.t(), targets, temperature=temperature),
+    )
+    # what is not asked for stays out of the sum, so that its gradient is None and not zeros
+    sums = [sum((s * x).sum() for s, x in zip(scales, said, strict=True) if s.any()) for said in both]
+    for mine, wanted in zip(*(torch.autograd.grad(total, (hidden, weight)) for total in sums), strict=True):
+        assert mine.norm() > 0
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_frozen_head_gets_no_gradient():
     hidden, weight, targets = random_head()
-    got, _ = chunked_logprobs(hidden, weight.detach(), targets, rows=8)
+    got, *_ = chunked_logprobs(hidden, weight.detach(), targets, rows=8)
     got.sum().backward()
     wanted = torch.autograd.grad(full_logprobs(hidden @ weight.detach().t(), targets)[0].sum(), hidden)[0]
     torch.testing.assert_close(hidden.grad, wanted, rtol=1e-5, atol=1e-5)
@@ -85,7 +86,7 @@ def test_a_frozen_trunk_still_trains_the_head():
 
 def test_no_rows_at_all_are_no_error():
     hidden, weight, targets = random_head()
-    got, entropy = chunked_logprobs(hidden[:0], weight, targets[:0])
+    got, entropy, _ = chunked_logprobs(hidden[:0], weight, targets[:0])
     assert got.shape == entropy.shape == (0,)
     got.sum().backward()
     assert weight.grad is not None
@@ -95,8 +96,8 @@ def test_no_rows_at_all_are_no_error():
 def test_bfloat16_inputs_give_float32_logprobs_and_gradients_of_their_own_dtype():
     hidden, weight, targets = random_head()
     low_hidden, low_weight = (x.detach().bfloat16().requires_grad_() for x in (hidden, weight))
-    got, _ = chunked_logprobs(low_hidden, low_weight, targets, rows=8)
-    wanted, _ = full_logprobs(low_hidden.float() @ low_weight.float().t(), targets)
+    got, *_ = chunked_logprobs(low_hidden, low_weight, targets, rows=8)
+    wanted, *_ = full_logprobs(low_hidden.float() @ low_weight.float().t(), targets)
     assert got.dtype is torch.float32
     assert (got - wanted).abs().mean() < 0.03
     got.sum().backward()
@@ -106,7 +107,7 @@ def test_bfloat16_inputs_give_float32_logprobs_and_gradients_of_their_own_dtype(
 
 def test_huge_logits_stay_finite():
     hidden, weight, targets = random_head()
-    got, entropy = chunked_logprobs(hidden * 1e4, weight, targets, rows=8)
+    got, entropy, _ = chunked_logprobs(hidden * 1e4, weight, targets, rows=8)
     assert torch.isfinite(got).all()
     assert torch.isfinite(entropy).all()
     assert torch.isfinite(torch.autograd.grad(got.sum(), weight)[0]).all()
