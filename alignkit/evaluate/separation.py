@@ -117,6 +117,14 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     return float(np.corrcoef(a, b)[0, 1])
 
 
+def kendall(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Kendall's tau-b: pairs in the same order minus pairs in the opposite one, over the geometric mean of the pairs
+    that each side orders; None where one side is constant."""
+    a, b = (np.sign(np.subtract.outer(side, side)) for side in map(np.asarray, (one, other)))
+    ordered = math.sqrt(np.sum(a != 0)) * math.sqrt(np.sum(b != 0))
+    return float(np.sum(a * b) / ordered) if ordered else None
+
+
 def _ranks(scores: Sequence[float]) -> np.ndarray:
     """Ranks from 1; equal scores share the mean of theirs."""
     _, index, counts = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True, return_counts=True)

@@ -83,6 +83,38 @@ def test_parity_covers_all_numbers_once():
         assert row["reference"] == ("odd" if number % 2 else "even")
 
 
+@pytest.mark.parametrize("mistakes", [False, True])
+def test_chains_are_sums_modulo_ten_whose_labels_say_where_they_go_wrong(mistakes):
+    everything = rows("chains", "heldout", numbers=4, mistakes=mistakes)
+    assert len(everything) == 3000
+    firsts = []
+    for row in everything:
+        digits = [int(digit) for digit in row["prompt"].rstrip("=").split("+")]
+        assert int(row["reference"]) == sum(digits) % 10
+        assert "".join(row["steps"]) == row["completion"]
+        total, fine = digits[0], True
+        for step, digit, label in zip(row["steps"], digits[1:], row["labels"], strict=True):
+            left, right, result = map(int, re.fullmatch(r"(\d)\+(\d)=(\d);?", step).groups())
+            assert (left, right) == (total, digit)
+            fine &= result == (left + right) % 10
+            assert label == float(fine)
+            total = result
+        assert row["steps"][-1][-1] != ";"
+        firsts.append(int(sum(row["labels"])))
+    shares = [firsts.count(right) / 3000 for right in range(4)]
+    assert shares == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2] if mistakes else [0, 0, 0, 1], abs=0.03)
+
+
+def test_a_chain_with_a_mistake_has_one_and_ends_wrong():
+    for row in rows("chains", numbers=3, mistakes=True):
+        sums = [
+            sum(map(int, step.split("=")[0].split("+"))) % 10 == int(step.split("=")[1].rstrip(";"))
+            for step in row["steps"]
+        ]
+        assert sums.count(False) == int(0.0 in row["labels"])
+        assert (row["completion"][-1] == row["reference"]) == (0.0 not in row["labels"])
+
+
 def test_every_variety_asks_for_the_same_sums():
     """The numbers of a prompt give its reference, whatever its words; items are the same in all six varieties."""
     everything = rows("dialects", "heldout", seed=3, count=8)
@@ -113,6 +145,7 @@ def test_every_variety_asks_for_the_same_sums():
         ("arithmetic", {"operations": "+/"}, "train", "wanted some of + - *"),
         ("arithmetic", {"digits": 3, "count": 10**6}, "train", "only enough problems"),
         ("arithmetic", {}, "test", "wanted train or heldout"),
+        ("chains", {"numbers": 1}, "train", "numbers is 1; wanted 2 or more"),
     ],
 )
 def test_wrong_options_are_named(name, options, split, message):

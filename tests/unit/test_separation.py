@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.evaluate.separation import auc, auc_interval, best_threshold, calibration, kappa, roc, spearman
+from alignkit.evaluate.separation import auc, auc_interval, best_threshold, calibration, kappa, kendall, roc, spearman
 
 rows = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=30)
 
@@ -95,3 +95,11 @@ def test_agreement_by_hand():
     assert kappa([True], [True]) is None
     assert spearman([1, 2, 3], [10, 20, 15]) == pytest.approx(0.5)
     assert spearman([1, 1], [1, 2]) is None
+
+
+def test_kendall_s_tau_counts_pairs_and_forgives_ties():
+    assert kendall([1, 2, 3], [10, 20, 15]) == pytest.approx(1 / 3)
+    assert kendall([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    # ordered: 5 pairs on the left, 4 on the right; 4 agree
+    assert kendall([1, 1, 2, 3], [0, 0, 1, 1]) == pytest.approx(4 / math.sqrt(5 * 4))
+    assert kendall([1, 1], [1, 2]) is None
