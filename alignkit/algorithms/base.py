@@ -58,7 +58,22 @@ class Outputs:
     ref_kl: Tensor = None  # ty: ignore[invalid-assignment]
 
 
-Source = Literal["rollouts", "resets", "labelled", "pairs", "judged", "replay", "turns"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a trained reward model says of each sequence of a batch, in the words of `alignkit.types.score.Score`.
+
+    value: the reward. parts: its objectives, by name. spread: quantiles at the levels j / (M + 1). members: of an
+    ensemble. steps: on the token axis, what adds up over a step's tokens to the step's value.
+    """
+
+    value: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    spread: Tensor | None = None
+    members: Tensor | None = None
+    steps: Tensor | None = None
+
+
+Source = Literal["rollouts", "resets", "labelled", "pairs", "ranked", "rated", "steps", "judged", "replay", "turns"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,20 +82,23 @@ class Algorithm:
 
     config: pydantic model, each field one documented line.
     source: where batches come from: sampled "rollouts", episodes gone on with once more from one of their turns
-        ("resets"), "labelled" completions, preference "pairs", single completions "judged" good or bad, turns of past
-        episodes each beside a fresh one ("replay"), or of given episodes ("turns").
+        ("resets"), "labelled" completions, preference "pairs", several completions "ranked" by a number, single ones
+        "rated" by numbers or with a label on each of their "steps", "judged" good or bad, turns of past episodes each
+        beside a fresh one ("replay"), or of given episodes ("turns").
     needs: optional batch columns it reads; filled by the loop before `estimate`, and checked against the recipe first.
         `ref_logprobs` means that a frozen reference model is kept, `target_values` a slowly following critic. `ref_kl`
         is no column: with `ref_logprobs`, it asks for the divergence from that model among the policy's outputs.
     estimate: (config, batch) -> batch with advantages, returns, targets; runs without gradient on the global batch.
         It may return fewer sequences (`batch.select`): the others are not trained on.
-    losses: what is trained, "policy" or "critic" -> (config, outputs, batch) -> Loss.
+    losses: what is trained, "policy", "critic" or "reward" -> (config, outputs, batch) -> Loss. A "reward" loss stands
+        alone: the recipe's model becomes a reward model.
     unit: what a loss must see whole: a "sequence", or a "group" (pairs, regressions on differences). No micro-batch and
         no minibatch cuts one apart.
     heads: (config) -> names of the value head's outputs; none for algorithms without a critic.
     controls: (config) -> coefficients that adapt during training, at their first values. They reach `estimate` and the
         losses as `batch.controls`, are logged as control/<name> and saved with every checkpoint.
     adapt: (config, batch) -> the coefficients of the next step, from a batch that has been trained on.
+    judge: (config, outputs, batch) -> Judgement: how a trained reward model is read.
     requires: (config, stage) -> sentences that say why this recipe's stage cannot work; each ends with the cure.
     explain: (config) -> the objective actually optimised, as text for `alignkit explain`.
     """
@@ -96,6 +114,12 @@ class Algorithm:
     heads: Callable[[Any], tuple[str, ...]] = lambda config: ()
     controls: Callable[[Any], Mapping[str, float]] = lambda config: {}
     adapt: Callable[[Any, Batch], Mapping[str, float]] = lambda config, batch: batch.controls
+    judge: Callable[[Any, Outputs, Batch], Judgement] | None = None
+
+    @property
+    def trains_reward(self) -> bool:
+        """Whether it makes a reward model, not a policy."""
+        return "reward" in self.losses
 
     @property
     def samples(self) -> bool:

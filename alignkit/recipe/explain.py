@@ -68,8 +68,9 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     batch = batch_equation(stage, algorithm.source)
     unused, besides = list(_without_effect(stage, algorithm.source)), list(_besides(stage))
     needs = algorithm.needs(config)
-    models = ["policy", *(["reference"] if "ref_logprobs" in needs else [])]
-    if algorithm.heads(config):
+    kind = "reward model" if algorithm.trains_reward else "policy"
+    models = [kind, *(["reference"] if "ref_logprobs" in needs else [])]
+    if algorithm.heads(config) and not algorithm.trains_reward:
         shared = stage.critic is not None and stage.critic.shared
         models.append(f"critic ({'on the layers of the policy' if shared else 'of its own'})")
     optimizer = stage.optimizer

@@ -26,8 +26,9 @@ DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:
     """Every broken rule of a recipe whose sections are valid. algorithms: (Algorithm, Config) of each stage."""
     folder = recipe.file.parent if recipe.file else Path()
-    for rule in (_model, _stage_names, _evaluation, _launch):
+    for rule in (_model, _stage_names, _launch):
         yield from rule(recipe)
+    yield from _evaluation(recipe, algorithms)
     if recipe.reference is not None:
         yield from _reference(recipe, algorithms)
     yield from _local_path(("model", "path"), recipe.model.path, folder)
@@ -40,6 +41,8 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
         yield from _critic(recipe, stage, algorithm, config, key)
         yield from _limits(stage, key)
         yield from _context(recipe, stage, algorithm, key)
+        if algorithm.trains_reward and stage is not recipe.stages[-1]:
+            yield (*key, "algorithm"), "makes a reward model, with which a recipe ends; put later stages in another one"
         for sentence in algorithm.requires(config, stage):
             yield (*key, "algorithm"), sentence
 
@@ -75,7 +78,13 @@ def _stage_names(recipe: Recipe) -> Broken:
             yield ("stages", i, "name"), f"two stages are called '{name}'; give each its own `name`"
 
 
-def _evaluation(recipe: Recipe) -> Broken:
+def judges_given(stage: Stage, algorithm: Any) -> bool:
+    """Whether a stage is evaluated by what its model says of held-out completions, and answers nothing itself."""
+    graded = stage.rewards or stage.environment
+    return algorithm.trains_reward or (algorithm.judge is not None and not graded)
+
+
+def _evaluation(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:
     evaluation = recipe.evaluation
     if evaluation is None or not recipe.stages:
         return
@@ -84,7 +93,10 @@ def _evaluation(recipe: Recipe) -> Broken:
         yield ("evaluation",), "has no tasks; set `evaluation.data`, or keep rows out with `data.holdout`"
     if evaluation.data is not None:
         yield from _data(evaluation.data, ("evaluation", "data"), recipe.file.parent if recipe.file else Path())
-    if not any(stage.rewards or stage.environment for stage in recipe.stages):
+    if judges_given(last, algorithms[-1][0]):
+        if evaluation.suite is not None:
+            yield ("evaluation", "suite"), "asks a policy, and this stage is evaluated on its held-out data; remove it"
+    elif not any(stage.rewards or stage.environment for stage in recipe.stages):
         yield ("evaluation",), "cannot grade without `rewards` or an `environment` in any stage; add them"
     if evaluation.samples > 1 and evaluation.temperature == 0:
         problem = "at temperature 0 all samples of a task are the same; set `evaluation.temperature` above 0"

@@ -49,6 +49,7 @@ MEANINGS: dict[str, str] = {
     "pairs/length_chosen": "mean tokens of the chosen (or good) answers",
     "pairs/length_rejected": "mean tokens of the rejected (or bad) answers",
     "policy/kl_update": "KL per token from the policy as the update phase began to the one being updated (k3 estimate)",
+    "loss/reward": "a reward model's loss, per unit of its mean",
     "loss/critic": "the critic's loss, per unit of its mean",
     "critic/value": "mean value that the critic gives to the states before the trained tokens",
     "critic/return": "mean of what these values should have been",

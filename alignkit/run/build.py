@@ -13,15 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignkit.data.pairs import Sieve, describe, make_judged, make_pairs
+from alignkit.data.given import UNITS, describe_rows, make_rows
+from alignkit.data.pairs import Sieve
 from alignkit.data.prompts import fit_prompts, render, render_completion
 from alignkit.data.sources import load_tasks, split_holdout
 from alignkit.data.turns import Renderer, given_turns, learn
 from alignkit.environments.lift import find_environment
-from alignkit.errors import AlignkitError, DataError
-from alignkit.models.critic import add_value_head
+from alignkit.errors import AlignkitError, DataError, RecipeError
+from alignkit.models.critic import add_value_head, freeze_words
+from alignkit.models.encoder import packs
 from alignkit.models.forward import base_model
 from alignkit.models.load import load_policy, save_pretrained
+from alignkit.models.reward_model import Reading, save_reward_model
 from alignkit.models.tokenizer import stop_token_ids
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
@@ -36,7 +39,8 @@ from alignkit.rollout.episodes import SUCCESS, EpisodeCollector
 from alignkit.rollout.resets import ResetCollector
 from alignkit.run.launch import deepspeed_file
 from alignkit.train.evaluate import Evaluator, grader_name
-from alignkit.train.pairs import JudgedSource, PairSource
+from alignkit.train.evaluate_given import GivenEvaluator
+from alignkit.train.given import ITEMS, GivenSource
 from alignkit.train.replay import ReplaySource, TurnSource
 from alignkit.train.source import Example, LabelledSource, Order, RolloutSource, Source
 from alignkit.types.seeds import child
@@ -91,9 +95,7 @@ def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn
         model: Any = load_policy(section, seed=child(recipe.seed, "critic"), beside=beside(recipe))[0]
     else:
         model = copy.deepcopy(policy.model)
-    words = base_model(model).get_output_embeddings().weight
-    if words is not base_model(model).get_input_embeddings().weight:
-        words.requires_grad_(False)  # a critic says no words: what nothing trains needs no optimizer state
+    freeze_words(base_model(model))
     return add_value_head(model, heads, seed=child(recipe.seed, stage.name)).to(next(policy.model.parameters()).device)
 
 
@@ -165,25 +167,28 @@ def build_examples(
     return examples
 
 
-def build_compared(
-    stage: Stage, policy: Policy, *, judged: bool, recipe: Recipe, report: Callable[[str], None]
-) -> Source:
-    """The source of a stage's pairs, or of its judged completions; says what it leaves out and how long the rest is."""
-    data, seed = stage.data, recipe.seed
-    sieve = Sieve(
-        tokenizer=policy.tokenizer, data=data, context=policy.context, unit="completions" if judged else "pairs"
-    )
-    prompts = _prompts(_training_tasks(stage, recipe), data, policy, report=report)
-    rows = make_judged(prompts, sieve, seed=seed) if judged else make_pairs(prompts, sieve)
-    for sentence in filter(None, (sieve.report(), describe(rows))):
+def build_given(
+    kind: str, stage: Stage, policy: Policy, *, recipe: Recipe, report: Callable[[str], None]
+) -> GivenSource:
+    """The source of a stage's judged completions; says what it leaves out and how long the rest is."""
+    tasks = _training_tasks(stage, recipe)
+    rows, sieve = _given_rows(kind, tasks, stage.data, policy, seed=recipe.seed, report=report)
+    for sentence in filter(None, (sieve.report(), describe_rows(kind, rows))):
         report(sentence)
-    order: Order[Any] = Order(examples=rows, seed=child(seed, stage.name, "order"), shuffle=data.shuffle)
-    return (JudgedSource if judged else PairSource)(
-        order=order,
+    return GivenSource(
+        order=Order(examples=rows, seed=child(recipe.seed, stage.name, "order"), shuffle=stage.data.shuffle),
         size=stage.train.batch or 1,
-        share_prefix=stage.train.fast_paths,
+        items=ITEMS[kind],
+        share_prefix=stage.train.fast_paths and packs(policy.model),
         left_out=sieve.left_out / sieve.given,
     )
+
+
+def _given_rows(
+    kind: str, tasks: Sequence[Task], data: Data, policy: Policy, *, seed: int, report: Callable[[str], None]
+) -> tuple[list[Any], Sieve]:
+    sieve = Sieve(tokenizer=policy.tokenizer, data=data, context=policy.context, unit=UNITS.get(kind, "completions"))
+    return make_rows(kind, _prompts(tasks, data, policy, report=report), sieve, seed=seed), sieve
 
 
 def build_turns(stage: Stage, policy: Policy, recipe: Recipe) -> TurnSource:
@@ -285,12 +290,7 @@ def build_source(kind: str, stage: Stage, examples: list[Example], collector: Co
 def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Evaluator:
     """The recipe's evaluation, graded by the last stage's rewards, on `evaluation.data` or the tasks held out there."""
     settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
-    data = settings.data or stage.data
-    tasks = load_tasks(data, seed=recipe.seed, beside=beside(recipe))
-    if settings.data is None:
-        _, tasks = split_holdout(tasks, data.holdout, recipe.seed)
-    if not tasks:
-        raise DataError("evaluation: there are no held-out tasks; set data.holdout or evaluation.data")
+    data, tasks = settings.data or stage.data, _heldout_tasks(recipe)
     if stage.environment is not None:
         examples = [Example(task=task, prompt=()) for task in tasks[: settings.limit]]
         return Evaluator(collector=collector, examples=examples, settings=settings, grader=SUCCESS)
@@ -299,9 +299,57 @@ def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Eva
     return Evaluator(collector=collector, examples=examples, settings=settings, grader=grader)
 
 
-def save_final(policy: Policy, folder: Path, *, dtype: torch.dtype) -> None:
-    """An ordinary transformers folder of the trained policy."""
-    save_pretrained(policy.model, policy.tokenizer, folder, dtype=dtype)
+def build_given_evaluator(recipe: Recipe, policy: Policy) -> GivenEvaluator:
+    """The evaluation of a model that judges: held-out completions of the kind that the last stage learns from."""
+    settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
+    kind, data = algorithm_of(recipe, stage)[0].source, settings.data or stage.data
+    rows, _ = _given_rows(
+        kind, _heldout_tasks(recipe)[: settings.limit], data, policy, seed=recipe.seed, report=lambda message: None
+    )
+    share_prefix = stage.train.fast_paths and packs(policy.model)
+    return GivenEvaluator(rows=rows, items=ITEMS[kind], share_prefix=share_prefix)
+
+
+def _heldout_tasks(recipe: Recipe) -> list[Task]:
+    settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
+    data = settings.data or stage.data
+    tasks = load_tasks(data, seed=recipe.seed, beside=beside(recipe))
+    if settings.data is None:
+        _, tasks = split_holdout(tasks, data.holdout, recipe.seed)
+    if not tasks:
+        raise DataError("evaluation: there are no held-out tasks; set data.holdout or evaluation.data")
+    return tasks
+
+
+def save_final(recipe: Recipe, policy: Policy, folder: Path) -> None:
+    """An ordinary transformers folder of the trained model; of a reward model with its head and how it is read."""
+    stage = recipe.stages[-1]
+    if algorithm_of(recipe, stage)[0].trains_reward:
+        save_reward_model(policy.model, policy.tokenizer, folder, reading_of(recipe, stage))
+    else:
+        save_pretrained(policy.model, policy.tokenizer, folder, dtype=getattr(torch, recipe.model.dtype))
+
+
+def reading_of(recipe: Recipe, stage: Stage) -> Reading:
+    """How the reward model of a stage reads its input, for whoever loads it without the recipe."""
+    algorithm, config = algorithm_of(recipe, stage)
+    needs_reference = "ref_logprobs" in algorithm.needs(config)
+    reference = (recipe.reference.path if recipe.reference else None) or recipe.model.path if needs_reference else None
+    return Reading(
+        algorithm=stage.algorithm,
+        dtype=recipe.model.dtype,
+        reference=reference,
+        chat=stage.data.chat,
+        system=stage.data.system,
+        cut=stage.data.long_completions == "truncate",
+        longest=stage.data.max_completion_tokens,
+    )
+
+
+def check_speaks(policy: Policy, *, reward: bool) -> None:
+    """Raises RecipeError when an encoder is to be a policy, or a reward model that says words."""
+    if not reward and not packs(policy.model):
+        raise RecipeError("model.path: an encoder reads and cannot answer: it can only be made a reward model")
 
 
 def algorithm_of(recipe: Recipe, stage: Stage):

@@ -120,26 +120,29 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
 
 
 def compare_answers(recipe: Recipe, stage: Stage, tokenizer: Any, tasks: Sequence[Task]) -> Compared | None:
-    """What a stage that learns from pairs or judged completions can make of its data; None for other stages."""
-    from alignkit.data.pairs import Sieve, describe, make_judged, make_pairs
+    """What a stage that learns from given completions with a judgement can make of its data; None for other stages."""
+    from alignkit.data.given import KINDS, UNITS, describe_rows, make_rows
+    from alignkit.data.pairs import Sieve
     from alignkit.data.prompts import fit_prompts, render
 
     source, data = resolve_algorithm(stage, recipe)[0].source, stage.data
-    if source not in ("pairs", "judged"):
+    if source not in KINDS:
         return None
-    sieve = Sieve(tokenizer=tokenizer, data=data, context=tokenizer.model_max_length, unit=source)
+    sieve = Sieve(
+        tokenizer=tokenizer, data=data, context=tokenizer.model_max_length, unit=UNITS.get(source, "completions")
+    )
     problem, rows = None, []
     try:
         rendered = [(task, render(tokenizer, task, data)) for task in tasks]
         prompts, _ = fit_prompts(rendered, data.max_prompt_tokens, data.long_prompts)
-        rows = make_pairs(prompts, sieve) if source == "pairs" else make_judged(prompts, sieve, seed=recipe.seed)
+        rows = make_rows(source, prompts, sieve, seed=recipe.seed)
     except DataError as error:
         problem = str(error)
     return Compared(
         kept=len(rows),
         left_out=dict(sieve.reasons),
         truncated=sieve.truncated,
-        lengths=describe(rows) if rows else None,
+        lengths=describe_rows(source, rows) if rows else None,
         problem=problem,
     )
 
@@ -234,13 +237,11 @@ def load_tokenizer(model: Model, beside: Path | None) -> Any:
 def _pretrained_tokenizer(path: str, revision: str | None, beside: Path) -> Any:
     from transformers import AutoTokenizer
 
-    from alignkit.models.load import SMOLLM2, smollm2_folder
+    from alignkit.models.load import locate
     from alignkit.models.tokenizer import recognise
 
-    local = beside / Path(path).expanduser()
-    source = smollm2_folder() if path == SMOLLM2 else local if local.is_dir() else path
     try:
-        return recognise(AutoTokenizer.from_pretrained(source, revision=revision))
+        return recognise(AutoTokenizer.from_pretrained(locate(path, beside), revision=revision))
     except (OSError, ValueError) as error:
         line = str(error).strip().partition("\n")[0]
         raise ContentError(f"model.path: no tokenizer at '{path}': {line}") from error

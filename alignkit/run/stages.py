@@ -16,10 +16,12 @@ from torch import nn
 from alignkit.errors import CheckpointError, EngineError, HealthError, RecipeError, RewardError
 from alignkit.evaluate.before_after import compare_results
 from alignkit.models.critic import add_value_head, remove_value_head
+from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.read import dump_recipe
+from alignkit.recipe.rules import judges_given
 from alignkit.recipe.schema import Recipe, Stage
 from alignkit.report.light import Light
 from alignkit.report.run_folder import step_of
@@ -32,6 +34,8 @@ from alignkit.run.suite import SuiteEvaluation
 from alignkit.train import checkpoint
 from alignkit.train.checkpoint import State
 from alignkit.train.evaluate import Evaluator
+from alignkit.train.evaluate_given import GivenEvaluator
+from alignkit.train.given import ITEMS
 from alignkit.train.health import Health, Limits, stop_if_needed
 from alignkit.train.loop import StageLoop
 from alignkit.train.needs import columns_needed
@@ -62,7 +66,7 @@ class Run:
     state: State
     start: Path | None
     health: Health = field(default_factory=Health)
-    evaluator: Evaluator | None = None
+    evaluator: Evaluator | GivenEvaluator | None = None
     suite: SuiteEvaluation | None = None
     loop: StageLoop = field(init=False)
     interrupted: bool = False
@@ -102,15 +106,17 @@ class Run:
         algorithm, config = build.algorithm_of(recipe, stage)
         needs = columns_needed(stage, algorithm, config)
         initial = self._first_weights() if "ref_logprobs" in needs and self.state.stage else None
-        shared = stage.critic is not None and stage.critic.shared
-        heads = len(algorithm.heads(config))
+        heads, reward = len(algorithm.heads(config)), algorithm.trains_reward
+        shared = reward or (stage.critic is not None and stage.critic.shared)
         if heads and shared:
             add_value_head(self.policy.model, heads, seed=child(recipe.seed, stage.name))
+        build.check_speaks(self.policy, reward=reward)
         # a copy of the policy while it is whole: its trainer may shard it
         critic_model = build.build_critic(recipe, stage, self.policy, heads) if heads and not shared else None
         trainer = build.build_trainer(self.policy.model, stage.optimizer, self.group)
+        words: tuple[Want, ...] = () if reward and heads else ("logprobs",)
         values: tuple[Want, ...] = ("values",) if heads and shared else ()
-        forward = self._forward(trainer, ("logprobs", *values, *(("ref_kl",) if "ref_kl" in needs else ())))
+        forward = self._forward(trainer, (*words, *values, *(("ref_kl",) if "ref_kl" in needs else ())))
         step = Step(
             algorithm=algorithm,
             config=config,
@@ -119,7 +125,7 @@ class Run:
             group=self.group,
             temperature=stage.rollouts.temperature if algorithm.samples else 1.0,
             max_tokens=stage.train.micro_batch_tokens,
-            roles=("policy", "critic") if heads and shared else ("policy",),
+            roles=tuple(algorithm.losses) if shared else ("policy",),
             watch_noise=stage.train.watch_noise,
         )
         critic = self._critic(step, critic_model) if critic_model else None
@@ -146,7 +152,8 @@ class Run:
         )
 
     def _forward(self, trainer: Trainer, want: tuple[Want, ...]) -> Forward:
-        dtype, fast = getattr(torch, self.recipe.model.dtype), self.stage.train.fast_paths
+        dtype = getattr(torch, self.recipe.model.dtype)
+        fast = self.stage.train.fast_paths and packs(self.policy.model)
         return Forward(trainer.model, dtype, fast=fast, report=self.journal.report, run=trainer.run, want=want)
 
     def _reference(self, policy: Step, initial: dict[str, torch.Tensor] | None) -> Reference:
@@ -193,8 +200,8 @@ class Run:
     def _source(self, kind: str) -> Source:
         stage, number = self.stage, self.state.stage
         given = {"recipe": self.recipe, "report": self.journal.report}
-        if kind in ("pairs", "judged"):
-            return build.build_compared(stage, self.policy, judged=kind == "judged", **given)
+        if kind in ITEMS:
+            return build.build_given(kind, stage, self.policy, **given)
         if kind == "turns":
             return build.build_turns(stage, self.policy, self.recipe)
         labelled = kind == "labelled"
@@ -234,10 +241,14 @@ class Run:
         trained = self.loop.step.trainer.hand_over()
         if self.loop.critic:
             self.loop.critic.trainer.hand_over()
+        algorithm, reward = self.loop.step.algorithm, self.loop.step.algorithm.trains_reward
         if self.group.world == 1:
-            remove_value_head(self.policy.model)
+            if not reward:
+                remove_value_head(self.policy.model)
             return self.policy
         policy = build.build_policy(self.recipe, self.group)
+        if reward and (heads := len(algorithm.heads(self.loop.step.config))):
+            add_value_head(policy.model, heads, seed=0)  # of which every number is replaced
         parameters = dict(policy.model.named_parameters())
         with torch.no_grad():
             for name in trained.keys() & parameters.keys():  # a critic's head on the policy ends with its stage
@@ -266,10 +277,28 @@ class Run:
     def _evaluate(self) -> None:
         if self.recipe.evaluation is None:
             return
+        if judges_given(self.recipe.stages[-1], build.algorithm_of(self.recipe, self.recipe.stages[-1])[0]):
+            self._judge()
+        else:
+            self._answer()
+
+    def _judge(self) -> None:
+        """Evaluates by what the model says of held-out completions, in the last stage only."""
+        if self.state.stage + 1 < len(self.recipe.stages):
+            return
+        if not isinstance(self.evaluator, GivenEvaluator):
+            self.evaluator = build.build_given_evaluator(self.recipe, self.policy)
+        rows, summary = self.evaluator.run(self.loop)
+        if self.group.first:
+            self.journal.evaluation(self.state.done, self.stage.name, rows, summary)
+
+    def _answer(self) -> None:
+        """Evaluates by what the policy answers to held-out tasks."""
+        assert self.recipe.evaluation is not None
         self._sync()
         if not self.group.first:
             return
-        if self.evaluator is None:
+        if not isinstance(self.evaluator, Evaluator):
             collector = self._collector(len(self.recipe.stages) - 1)
             self.evaluator = build.build_evaluator(self.recipe, self.policy, collector)
             if self.recipe.evaluation.suite is not None and self.engine is not None:
@@ -314,7 +343,7 @@ class Run:
         if not self.group.first:
             return None
         final = self.path / "final"
-        build.save_final(policy, final, dtype=getattr(torch, self.recipe.model.dtype))
+        build.save_final(self.recipe, policy, final)
         summary: dict[str, Any] = {"run": str(self.path), "steps": self.state.done, "model": str(final)}
         files = sorted((self.path / "evaluations").glob("*.json"), key=step_of)
         if len(files) >= 2:

@@ -16,6 +16,7 @@ import transformers.utils.logging
 from alignkit.errors import AlignkitError, CheckpointError
 from alignkit.parallel.group import Group, join_group
 from alignkit.recipe.read import difference
+from alignkit.recipe.rules import judges_given
 from alignkit.recipe.schema import Recipe
 from alignkit.report.run_folder import RunFolder
 from alignkit.report.terminal import open_display
@@ -104,8 +105,9 @@ def _open(recipe: Recipe, group: Group, *, resume: bool, as_json: bool, resource
 
 
 def _samples(recipe: Recipe) -> bool:
-    samples = any(build.algorithm_of(recipe, stage)[0].samples for stage in recipe.stages)
-    return samples or recipe.evaluation is not None
+    algorithms = [build.algorithm_of(recipe, stage)[0] for stage in recipe.stages]
+    answers = recipe.evaluation is not None and not judges_given(recipe.stages[-1], algorithms[-1])
+    return answers or any(algorithm.samples for algorithm in algorithms)
 
 
 def _refuse_used_folder(path: Path, resume: bool) -> None:

@@ -38,6 +38,7 @@ from tests.tiny import (
 )
 
 PAIRS = ((5, (3, 7)), (2, (6, 2)), (9, (1, 4)))
+RATINGS = ("helpful", "harmless")
 TOLERANCE = 3e-6  # float32, in which a log-ratio is a small difference of two log-probs
 
 
@@ -97,9 +98,14 @@ def model():
 
 def annotated(case: Case, model) -> Batch:
     """A batch with everything the algorithm needs, near the model's own log-probs, before `estimate`."""
-    batch = random_batch(PAIRS if case.algorithm.source in ("pairs", "replay", "resets") else SHAPE, holes=True)
+    batch = random_batch(PAIRS if case.algorithm.source in ("pairs", "ranked", "replay", "resets") else SHAPE, holes=True)
     if case.algorithm.source == "pairs":
         batch = batch.replace(side=1 - 2 * batch.member)
+    if case.algorithm.source == "steps":  # labels
+        label = torch.rand(batch.num_tokens, generator=torch.Generator().manual_seed(3))
+        batch = batch.replace(rewards=label.where(batch.action_mask, 0.0))
+    if case.algorithm.source == "rated":
+        batch = batch.replace(channels={name: torch.rand(batch.num_sequences) for name in RATINGS})
     if case.algorithm.source == "judged":  # every other member answers another prompt
         batch = batch.replace(side=(1 - 2 * (batch.group % 2)) * (batch.member % 2 == 0))
     with torch.no_grad():
@@ -188,6 +194,16 @@ def test_estimating_does_not_depend_on_the_order_or_the_sharing_either(case, mod
             torch.testing.assert_close(again[key][name], values, rtol=1e-5, atol=1e-6)
 
 
+def may_be_read(batch: Batch) -> Tensor:
+    """Where a reward model says something: after each action, after the whole answer and after its prompt."""
+    places = batch.action_mask.clone()
+    places[batch.last_token()] = True
+    own = (batch.segment >= 0).nonzero().squeeze(-1)
+    first = torch.full_like(batch.group, len(places)).scatter_reduce(0, batch.segment[own], own, "amin")
+    places[batch.parent[first]] = True
+    return places
+
+
 @every_case
 def test_nothing_outside_the_mask_is_read(case, model):
     batch = annotated(case, model)
@@ -204,7 +220,13 @@ def test_nothing_outside_the_mask_is_read(case, model):
         drift = torch.where(outside, garbage, torch.rand(len(outside), generator=generator))
         normaliser = torch.where(outside, garbage, torch.rand(len(outside), generator=generator))
         outputs = Outputs(logprobs=given, entropy=entropy, normaliser=normaliser, ref_kl=drift)
-        loss = case.algorithm.losses["policy"](case.config, outputs, dirty)
+        if case.algorithm.trains_reward and case.algorithm.heads(case.config):
+            outside = ~may_be_read(dirty)
+            values = torch.randn(len(outside), HEADS, generator=generator)
+            given = torch.where(outside[:, None], garbage, values).requires_grad_()
+            outputs = Outputs(values=given)
+        [loss, *_] = (case.algorithm.losses[role] for role in ("policy", "reward") if role in case.algorithm.losses)
+        loss = loss(case.config, outputs, dirty)
         gradient = torch.autograd.grad(loss.total, given)[0]
         assert not gradient[outside].any()
         results.append((loss.total.item(), loss.count, gradient, {n: m.value for n, m in loss.metrics.items()}))

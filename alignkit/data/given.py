@@ -1,0 +1,34 @@
+"""The rows of a stage that learns from given completions with a judgement, whatever kind of judgement it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from alignkit.data.pairs import Sieve, describe, make_judged, make_pairs
+from alignkit.data.ratings import make_ranked, make_rated, make_stepped
+from alignkit.types.task import Task
+
+KINDS = ("pairs", "judged", "ranked", "rated", "steps")
+UNITS = {"pairs": "pairs", "ranked": "rankings"}  # what a row is called in reports; else a completion
+
+
+def make_rows(kind: str, prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve, *, seed: int) -> list[Any]:
+    """The rows of `kind` that can be learnt from; raises DataError when none is left.
+
+    seed: of the mismatched completions of judged ones.
+    """
+    if kind == "judged":
+        return make_judged(prompts, sieve, seed=seed)
+    return {"pairs": make_pairs, "ranked": make_ranked, "rated": make_rated, "steps": make_stepped}[kind](
+        prompts, sieve
+    )
+
+
+def describe_rows(kind: str, rows: Sequence[Any]) -> str:
+    """How long the completions are."""
+    if kind in ("pairs", "judged"):
+        return describe(rows)
+    lengths = [len(ids) for row in rows for ids in getattr(row, "completions", None) or (row.completion,)]
+    return f"mean tokens of {len(lengths)} completions {fmean(lengths):.1f}"

@@ -1,0 +1,56 @@
+"""Encoders (BERT and its like) in the place of a causal LM, for reward models: they read, and say no words."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a transformers config is that of a model that fills in masks."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder
+
+
+class Encoder(nn.Module):
+    """An encoder with the interface of a causal LM that `alignkit.models.forward.plain` reads.
+
+    Its state after a token is the mean of the encoder's states up to that token (arXiv 1908.10084): at the last token
+    the mean over all, at the end of the prompt that over the prompt. Every token has seen the whole text, so prompts
+    cannot be shared and there is no packed path.
+    """
+
+    def __init__(self, encoder: Any):
+        super().__init__()
+        self.encoder = encoder
+
+    @property
+    def config(self) -> Any:
+        return self.encoder.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SimpleNamespace:
+        said = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        real = attention_mask[..., None].to(torch.float32)
+        means = (said.float() * real).cumsum(1) / real.cumsum(1).clamp(min=1)
+        return SimpleNamespace(hidden_states=(means,), logits=None)
+
+    def get_output_embeddings(self) -> None:
+        return None
+
+    def get_input_embeddings(self) -> Any:
+        return self.encoder.get_input_embeddings()
+
+    def save_pretrained(self, folder: Any, *, state_dict: dict[str, Tensor], **options: Any) -> None:
+        """An ordinary folder of the encoder alone."""
+        own = {name.removeprefix("encoder."): tensor for name, tensor in state_dict.items()}
+        self.encoder.save_pretrained(folder, state_dict=own, **options)
+
+
+def packs(model: Any) -> bool:
+    """Whether the packed forward can be tried: with a causal LM only."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    return not isinstance(inner, Encoder)

@@ -1,0 +1,228 @@
+"""A trained reward model as a folder, and as something that scores rollouts.
+
+The folder is an ordinary transformers checkpoint with two more files: `value_head.safetensors`, and `reward.json`,
+which says how the model is read (the algorithm that trained it, its chat template's use, limits).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from alignkit.algorithms.base import Algorithm, Judgement, Outputs
+from alignkit.data.prompts import render, render_answer
+from alignkit.data.ratings import step_ids
+from alignkit.errors import ContentError
+from alignkit.models.critic import add_value_head
+from alignkit.models.encoder import packs
+from alignkit.models.forward import Forward, Want, base_model
+from alignkit.models.load import VALUE_HEAD, load_policy, save_pretrained
+from alignkit.recipe.read import load_algorithm
+from alignkit.recipe.schema import Data, Model
+from alignkit.rewards.base import as_score, unscorable
+from alignkit.rewards.steps import split_steps
+from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.rollout import Rollout
+from alignkit.types.score import FaultKind, Score, StepScore
+from alignkit.types.task import Message, Task
+
+FILE = "reward.json"
+MICRO_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a reward model reads. algorithm: the section of the recipe that trained it. dtype: of its arithmetic.
+
+    reference: the model that an implied reward is measured from. chat, system: how prompts are rendered. longest: most
+    tokens of an answer; cut: longer ones are cut there, else they cannot be scored.
+    """
+
+    algorithm: Mapping[str, Any]
+    dtype: str
+    reference: str | None
+    chat: bool
+    system: str | None
+    cut: bool
+    longest: int | None
+
+
+def save_reward_model(model: nn.Module, tokenizer: Any, folder: Path, reading: Reading) -> None:
+    """Writes the folder that `RewardModel.load` reads."""
+    save_pretrained(model, tokenizer, folder, dtype=getattr(torch, reading.dtype))
+    head = getattr(base_model(model), VALUE_HEAD, None)
+    if head is not None:
+        weights = {name: tensor.detach().contiguous() for name, tensor in head.state_dict().items()}
+        save_file(weights, folder / f"{VALUE_HEAD}.safetensors")
+    (folder / FILE).write_text(json.dumps(asdict(reading), indent=1) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A rollout as a reward model reads it. ends: (character of the text, place of the token) where each step ends."""
+
+    item: Item
+    ends: tuple[tuple[int, int], ...]
+
+
+@dataclass(kw_only=True)
+class RewardModel:
+    """Scores rollouts with a model, its head and the algorithm that says how the numbers are read."""
+
+    forward: Forward
+    reference: Forward | None
+    tokenizer: Any
+    algorithm: Algorithm
+    config: Any
+    reading: Reading
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> RewardModel:
+        """From a folder that training wrote; safetensors only. Raises ContentError when it is none."""
+        if not (folder / FILE).is_file():
+            raise ContentError(f"{folder} is no reward model: it has no {FILE}; train one (docs/rewards.md)")
+        reading = Reading(**json.loads((folder / FILE).read_text()))
+        algorithm = load_algorithm(reading.algorithm["type"], beside=folder)
+        config = algorithm.config.model_validate(reading.algorithm)
+        model, tokenizer = load_policy(Model(path=str(folder.resolve())), seed=0)
+        heads = len(algorithm.heads(config))
+        if heads:
+            add_value_head(model, heads, seed=0)
+            getattr(base_model(model), VALUE_HEAD).load_state_dict(load_file(folder / f"{VALUE_HEAD}.safetensors"))
+        reference = None
+        if reading.reference is not None:
+            reference = cls._forward(
+                load_policy(Model(path=reading.reference), seed=0)[0], reading, ("logprobs",), device
+            )
+        return cls(
+            forward=cls._forward(model, reading, ("values",) if heads else ("logprobs",), device),
+            reference=reference,
+            tokenizer=tokenizer,
+            algorithm=algorithm,
+            config=config,
+            reading=reading,
+        )
+
+    @staticmethod
+    def _forward(model: nn.Module, reading: Reading, want: tuple[Want, ...], device: str) -> Forward:
+        model.to(device).requires_grad_(False).eval()
+        return Forward(model, getattr(torch, reading.dtype), fast=packs(model), report=lambda line: None, want=want)
+
+    @property
+    def context(self) -> int:
+        return base_model(self.forward.model).config.max_position_embeddings
+
+    @property
+    def split(self) -> str | None:
+        """The rule by which it reads an answer in steps; None where it does not."""
+        return getattr(self.config, "split", None)
+
+    def score(self, groups: Sequence[tuple[Task, Sequence[Rollout]]], *, name: str) -> list[list[Score]]:
+        """One Score per rollout, in order, under the reward's `name`; each depends on its own rollout only."""
+        prepared = [[self._prepare(rollout, name) for rollout in rollouts] for _, rollouts in groups]
+        readable = [one for group in prepared for one in group if isinstance(one, Prepared)]
+        scores = self._judge(readable)
+        return [[as_score(next(scores), where=name) if isinstance(one, Prepared) else one for one in group]
+                for group in prepared]  # fmt: skip
+
+    def _prepare(self, rollout: Rollout, name: str) -> Prepared | Score:
+        task = self._task(rollout)
+        prompt = render(self.tokenizer, task, self._data)
+        limit = min(self.reading.longest or self.context, self.context - len(prompt))
+        completion, ends = self._completion(task, rollout.text)
+        if limit < 1 or (len(completion) > limit and not self.reading.cut):
+            message = f"{len(prompt)} + {len(completion)} tokens, more than the reward model reads"
+            return unscorable(FaultKind.REFUSED, name, message)
+        kept = tuple(end for end in ends if end[1] < limit)
+        places = {place for _, place in kept}
+        only_ends = self.algorithm.source == "steps"
+        completion = completion[:limit]
+        action = [place in places for place in range(len(completion))] if only_ends else None
+        if only_ends and not places:
+            return unscorable(FaultKind.REFUSED, name, "the answer has no step that could be read")
+        item = Item(prompt_ids=prompt, completion_ids=completion, action=action, truncated=rollout.truncated)
+        return Prepared(item=item, ends=kept)
+
+    def _task(self, rollout: Rollout) -> Task:
+        """All that was said before the last utterance, as this model renders prompts."""
+        task, before = rollout.task, rollout.turns[:-1]
+        if not self.reading.chat:
+            start = task.text if task.text is not None else "\n\n".join(str(m["content"]) for m in task.messages or ())
+            text = start + "".join(turn.text + (turn.observation or "") for turn in before)
+            return replace(task, messages=None, text=text)
+        messages: list[Message] = [*(task.messages or ({"role": "user", "content": task.text},))]
+        if self.reading.system is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self.reading.system})
+        for turn in before:
+            messages.append({"role": "assistant", "content": turn.text})
+            messages.append({"role": "user", "content": turn.observation or ""})
+        return replace(task, messages=tuple(messages), text=None)
+
+    def _completion(self, task: Task, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        if self.split is None:
+            return render_answer(self.tokenizer, task, text, self._data), []
+        spans = split_steps(text, self.split)  # ty: ignore[invalid-argument-type]  a setting of the same choices
+        ids, places = step_ids(self.tokenizer, [text[span.start : span.end] for span in spans])
+        return ids, [(span.end, place) for span, place in zip(spans, places, strict=True)]
+
+    @property
+    def _data(self) -> Data:
+        return Data(source="", chat=self.reading.chat)
+
+    @torch.no_grad()
+    def _judge(self, prepared: Sequence[Prepared]) -> Iterator[Score]:
+        """Scores in order, read in micro-batches of about equal lengths."""
+        lengths = [len(one.item.prompt_ids) + len(one.item.completion_ids) for one in prepared]
+        found: dict[int, Score] = {}
+        chosen: list[int] = []
+        for place in sorted(range(len(prepared)), key=lambda place: -lengths[place]):
+            if chosen and lengths[chosen[0]] * (len(chosen) + 1) > MICRO_BATCH_TOKENS:
+                found.update(self._read(chosen, prepared))
+                chosen = []
+            chosen.append(place)
+        if chosen:
+            found.update(self._read(chosen, prepared))
+        return iter([found[place] for place in range(len(prepared))])
+
+    def _read(self, places: Sequence[int], prepared: Sequence[Prepared]) -> Iterator[tuple[int, Score]]:
+        items = [replace(prepared[place].item, group=number) for number, place in enumerate(places)]
+        batch = pack(items, share_prefix=False)
+        said = self._said(self.forward, batch)
+        if self.reference is not None:
+            batch = batch.replace(ref_logprobs=self._said(self.reference, batch).logprobs)
+        judgement = self.algorithm.judge(self.config, said, batch)  # ty: ignore[not-callable]  reward models have it
+        for number, place in enumerate(places):
+            yield place, self._score(judgement, number, batch, prepared[place])
+
+    def _said(self, forward: Forward, batch: Batch) -> Outputs:
+        forward.verify(batch, temperature=1.0)
+        said = forward(batch.to(forward.device), temperature=1.0)
+        return Outputs(logprobs=_on_cpu(said.logprobs), values=_on_cpu(said.values))
+
+    def _score(self, judgement: Judgement, number: int, batch: Batch, prepared: Prepared) -> Score:
+        steps = None
+        if judgement.steps is not None and prepared.ends:
+            paid = judgement.steps[batch.segment == number]
+            begins = [0, *(place + 1 for _, place in prepared.ends)]
+            steps = tuple(
+                StepScore(end, float(paid[begin : place + 1].sum()))
+                for begin, (end, place) in zip(begins, prepared.ends, strict=False)
+            )
+        return Score(
+            value=float(judgement.value[number]),
+            parts={name: float(values[number]) for name, values in judgement.parts.items()},
+            steps=steps,
+            spread=None if judgement.spread is None else tuple(judgement.spread[number].tolist()),
+            members=None if judgement.members is None else tuple(judgement.members[number].tolist()),
+        )
+
+
+def _on_cpu(values: Tensor | None) -> Any:
+    return None if values is None else values.cpu()
