@@ -1,8 +1,8 @@
-"""Generated tasks with exact references: arithmetic, chains of sums, comparison, parity; played games. In TRL's columns.
+"""Generated tasks with exact references: arithmetic, chains of sums, comparison, parity; and played games.
 
-Every generator takes `split` ("train" or "heldout") and `seed`. Which problems are held out depends on the problem
-alone, so no seed ever trains on another run's held-out problems. Games are rows with `turns`, a list of
-{observation, action, reward}.
+Rows are in TRL's columns. Every generator takes `split` ("train" or "heldout") and `seed`. Which problems are held out
+depends on the problem alone, so no seed ever trains on another run's held-out problems. Games are rows with `turns`, a
+list of {observation, action, reward}.
 """
 
 from __future__ import annotations
