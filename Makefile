@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # threads that spin while they wait make processes that share few cores 10 times slower
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table
+.PHONY: evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -66,6 +66,9 @@ algorithms-table: $(STAMP) ## every algorithm on the same task over 3 seeds, wri
 
 agents-table: $(STAMP) ## every method for agents on both environments over 3 seeds, written to docs/agents.md (about 1.5 h)
 	$(BIN)/python -m benchmarks.agents
+
+step-labels-table: $(STAMP) ## labels of steps by rolling out against the truth, written to docs/rewards.md (3 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step_labels
 
 bench: $(STAMP) ## the benchmarks, against TRL; on an idle machine (see benchmarks/README.md)
 	$(BIN)/python -m benchmarks.all
