@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 from alignkit.errors import DataError
 from alignkit.evaluate.answers import Answer
 from alignkit.evaluate.grade import Graded
-from alignkit.evaluate.metrics import Number, mean_of
+from alignkit.evaluate.metrics import Number, absent, mean_of
+from alignkit.evaluate.separation import calibration
 from alignkit.recipe.schema import RewardSpec
 from alignkit.rewards.pool import RewardPool
 from alignkit.types.rollout import Rollout
@@ -19,6 +22,7 @@ from alignkit.types.task import Task
 
 BLOCK = 64  # pairs of one call
 LIKE = 0.1  # lengths that differ by at most this share of the longer are alike
+CALIBRATION = "margin_calibration_error"
 METRICS = ("pair_accuracy", "length_matched_accuracy", "longer_wins")
 
 
@@ -41,11 +45,27 @@ def grade_pairs(
 
 
 def pair_metrics(graded: Sequence[Sequence[Graded]]) -> dict[str, Number]:
-    """The mean of each of METRICS with its 95 % interval."""
-    return {
+    """The mean of each of METRICS with its 95 % interval, and CALIBRATION."""
+    means = {
         name: mean_of([[value for one in given if (value := one.values[name]) is not None] for given in graded])
         for name in METRICS
     }
+    return means | {CALIBRATION: margin_calibration([one for given in graded for one in given])}
+
+
+def margin_calibration(graded: Sequence[Graded]) -> Number:
+    """Whether a margin of m means what Bradley-Terry says, to be right with chance sigmoid(m): the expected error.
+
+    Over ten bins of pairs by |margin|: the mean gap between sigmoid(|margin|) and the share of pairs in which the
+    preferred answer scored higher. With `brier` and the `bins`. Ties are left out.
+    """
+    margins = [one.parts["margin"] for one in graded if one.outcome in ("right", "wrong")]
+    sure = [1 / (1 + math.exp(-min(abs(margin), 500.0))) for margin in margins if margin is not None]
+    if not sure:
+        return absent("the reward told no pair's answers apart")
+    found = calibration(sure, [one.outcome == "right" for one in graded if one.outcome in ("right", "wrong")])
+    more = {"brier": found.brier, "bins": [asdict(one) for one in found.bins]}
+    return {"value": found.error, "low": None, "high": None, "n": len(sure), "unit": "share", **more}
 
 
 def _sides(task: Task) -> list[Rollout]:

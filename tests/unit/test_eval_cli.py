@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import socket
 from pathlib import Path
 
@@ -154,7 +155,10 @@ def test_a_reward_is_measured_on_pairs(tmp_path, capsys):
     [result] = json.loads(text)["results"]
     told = {name: (number["value"], number["n"]) for name, number in result["metrics"].items()}
     # right, wrong, a tie, and one that could not be scored; only the middle two are of like length
+    calibration = told.pop("margin_calibration_error")
     assert told == {"pair_accuracy": (0.5, 3), "length_matched_accuracy": (0.25, 2), "longer_wins": (0.5, 3)}
+    # margin 20 and right: sure, and so it should be; margin -1 and wrong: 73 % sure, never right
+    assert calibration == (pytest.approx((2e-9 + 1 / (1 + math.exp(-1))) / 2, abs=1e-6), 2)
     assert result["counts"]["failed"] == 1
     assert result["model"]["name"].endswith("mine.py:mine")
 
