@@ -98,6 +98,7 @@ class Algorithm:
     controls: (config) -> coefficients that adapt during training, at their first values. They reach `estimate` and the
         losses as `batch.controls`, are logged as control/<name> and saved with every checkpoint.
     adapt: (config, batch) -> the coefficients of the next step, from a batch that has been trained on.
+    columns: (config) -> ratings of the data that it reads, by name: they become channels of the batch.
     judge: (config, outputs, batch) -> Judgement: how a trained reward model is read.
     requires: (config, stage) -> sentences that say why this recipe's stage cannot work; each ends with the cure.
     explain: (config) -> the objective actually optimised, as text for `alignkit explain`.
@@ -114,6 +115,7 @@ class Algorithm:
     heads: Callable[[Any], tuple[str, ...]] = lambda config: ()
     controls: Callable[[Any], Mapping[str, float]] = lambda config: {}
     adapt: Callable[[Any, Batch], Mapping[str, float]] = lambda config, batch: batch.controls
+    columns: Callable[[Any], tuple[str, ...]] = lambda config: ()
     judge: Callable[[Any, Outputs, Batch], Judgement] | None = None
 
     @property

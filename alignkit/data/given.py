@@ -14,16 +14,16 @@ KINDS = ("pairs", "judged", "ranked", "rated", "steps")
 UNITS = {"pairs": "pairs", "ranked": "rankings"}  # what a row is called in reports; else a completion
 
 
-def make_rows(kind: str, prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve, *, seed: int) -> list[Any]:
+def make_rows(kind: str, prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve, *, seed: int, tag: str) -> list[Any]:
     """The rows of `kind` that can be learnt from; raises DataError when none is left.
 
-    seed: of the mismatched completions of judged ones.
+    seed: of the mismatched completions of judged ones. tag: put after each of the steps.
     """
     if kind == "judged":
         return make_judged(prompts, sieve, seed=seed)
-    return {"pairs": make_pairs, "ranked": make_ranked, "rated": make_rated, "steps": make_stepped}[kind](
-        prompts, sieve
-    )
+    if kind == "steps":
+        return make_stepped(prompts, sieve, tag=tag)
+    return {"pairs": make_pairs, "ranked": make_ranked, "rated": make_rated}[kind](prompts, sieve)
 
 
 def describe_rows(kind: str, rows: Sequence[Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -56,9 +57,12 @@ def make_rated(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[
     return _made(prompts, sieve, _rated)
 
 
-def make_stepped(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[Stepped]:
-    """Rows with `steps`, a list of texts that together are the completion, and `labels`, a number for each."""
-    return _made(prompts, sieve, _stepped)
+def make_stepped(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve, *, tag: str = "") -> list[Stepped]:
+    """Rows with `steps`, a list of texts that together are the completion, and `labels`, a number for each.
+
+    tag: text put after each step.
+    """
+    return _made(prompts, sieve, partial(_stepped, tag=tag))
 
 
 def numbers(columns: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -122,14 +126,14 @@ def _rated(task: Task, prompt: list[int], sieve: Sieve) -> Rated | None:
     return Rated(task=task, prompt=tuple(prompt), completion=tuple(fitted[0]), ratings=ratings) if fitted else None
 
 
-def _stepped(task: Task, prompt: list[int], sieve: Sieve) -> Stepped | None:
+def _stepped(task: Task, prompt: list[int], sieve: Sieve, *, tag: str) -> Stepped | None:
     steps, given = _lists(task, "steps", "labels")
     labels = [_number(label) for label in given]
     if not steps or not all(step.strip() for step in steps):
         return sieve.leave_out("an empty step")
     if not all(label is not None and 0 <= label <= 1 for label in labels):
         return sieve.leave_out("a step's label that is not between 0 and 1")
-    ids, ends = step_ids(sieve.tokenizer, steps)
+    ids, ends = step_ids(sieve.tokenizer, [step + tag for step in steps])
     if len({-1, *ends}) <= len(ends):
         return sieve.leave_out("a step without tokens")
     fitted, _ = sieve.fit(task, prompt, [ids])

@@ -64,6 +64,26 @@ def save_reward_model(model: nn.Module, tokenizer: Any, folder: Path, reading: R
     (folder / FILE).write_text(json.dumps(asdict(reading), indent=1) + "\n")
 
 
+def is_reward_model(folder: Path) -> bool:
+    """Whether training wrote a reward model there."""
+    return (folder / FILE).is_file()
+
+
+def adopt_head(model: nn.Module, heads: Sequence[str], folder: Path) -> list[str]:
+    """Takes over the outputs of a saved reward model's head that have the same names; returns these."""
+    reading = Reading(**json.loads((folder / FILE).read_text()))
+    algorithm = load_algorithm(reading.algorithm["type"], beside=folder)
+    before = list(algorithm.heads(algorithm.config.model_validate(reading.algorithm)))
+    shared = [name for name in heads if name in before]
+    if shared:
+        saved = load_file(folder / f"{VALUE_HEAD}.safetensors")
+        own, theirs = [list(heads).index(name) for name in shared], [before.index(name) for name in shared]
+        with torch.no_grad():
+            for name, tensor in getattr(base_model(model), VALUE_HEAD).named_parameters():
+                tensor[own] = saved[name][theirs].to(tensor)
+    return shared
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A rollout as a reward model reads it. ends: (character of the text, place of the token) where each step ends."""
@@ -86,7 +106,7 @@ class RewardModel:
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> RewardModel:
         """From a folder that training wrote; safetensors only. Raises ContentError when it is none."""
-        if not (folder / FILE).is_file():
+        if not is_reward_model(folder):
             raise ContentError(f"{folder} is no reward model: it has no {FILE}; train one (docs/rewards.md)")
         reading = Reading(**json.loads((folder / FILE).read_text()))
         algorithm = load_algorithm(reading.algorithm["type"], beside=folder)
@@ -168,8 +188,9 @@ class RewardModel:
     def _completion(self, task: Task, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         if self.split is None:
             return render_answer(self.tokenizer, task, text, self._data), []
+        tag = getattr(self.config, "tag", "")
         spans = split_steps(text, self.split)  # ty: ignore[invalid-argument-type]  a setting of the same choices
-        ids, places = step_ids(self.tokenizer, [text[span.start : span.end] for span in spans])
+        ids, places = step_ids(self.tokenizer, [text[span.start : span.end] + tag for span in spans])
         return ids, [(span.end, place) for span, place in zip(spans, places, strict=True)]
 
     @property

@@ -43,6 +43,19 @@ def up_to_first_error(labels: Float[Tensor, " step"], threshold: float = 0.5) ->
     return wrong.cumsum(0) - wrong == 0
 
 
+def before_errors(
+    labels: Float[Tensor, " token"], steps: Bool[Tensor, " token"], segment: Int[Tensor, " token"]
+) -> Bool[Tensor, " token"]:
+    """Of a packed batch's steps those that `up_to_first_error` keeps, sequence by sequence.
+
+    labels: on the tokens that end a step, where `steps` is true. segment: as in Batch.
+    """
+    owner, wrong = segment[steps], (labels[steps] < 0.5).long()
+    totals = wrong.new_zeros(int(owner.max()) + 1 if len(owner) else 0).index_add(0, owner, wrong)
+    before = wrong.cumsum(0) - wrong - (totals.cumsum(0) - totals)[owner]
+    return steps.masked_scatter(steps, before == 0)
+
+
 def step_loss(logits: Float[Tensor, " step"], labels: Float[Tensor, " step"]) -> Float[Tensor, " step"]:
     """-y log s - (1 - y) log(1 - s), s = sigmoid(logit), for hard or soft labels y.
 

@@ -41,6 +41,8 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
         yield from _critic(recipe, stage, algorithm, config, key)
         yield from _limits(stage, key)
         yield from _context(recipe, stage, algorithm, key)
+        if recipe.model.frozen and not algorithm.trains_reward:
+            yield ("model", "frozen"), f"{stage.algorithm['type']} would train nothing; it is for reward models"
         if algorithm.trains_reward and stage is not recipe.stages[-1]:
             yield (*key, "algorithm"), "makes a reward model, with which a recipe ends; put later stages in another one"
         for sentence in algorithm.requires(config, stage):

@@ -51,6 +51,8 @@ class Model(Section):
     """Arithmetic of forward and backward. Weights and optimizer state are always float32."""
     lora: Lora | None = None
     """Train a LoRA adapter instead of all weights."""
+    frozen: bool = False
+    """Train nothing but the head of a reward model."""
     chat_template: str | None = None
     """A Jinja chat template that replaces the tokenizer's own."""
 

@@ -23,8 +23,8 @@ from alignkit.errors import AlignkitError, DataError, RecipeError
 from alignkit.models.critic import add_value_head, freeze_words
 from alignkit.models.encoder import packs
 from alignkit.models.forward import base_model
-from alignkit.models.load import load_policy, save_pretrained
-from alignkit.models.reward_model import Reading, save_reward_model
+from alignkit.models.load import load_policy, locate, save_pretrained
+from alignkit.models.reward_model import Reading, adopt_head, is_reward_model, save_reward_model
 from alignkit.models.tokenizer import stop_token_ids
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
@@ -40,7 +40,7 @@ from alignkit.rollout.resets import ResetCollector
 from alignkit.run.launch import deepspeed_file
 from alignkit.train.evaluate import Evaluator, grader_name
 from alignkit.train.evaluate_given import GivenEvaluator
-from alignkit.train.given import ITEMS, GivenSource
+from alignkit.train.given import ITEMS, GivenSource, check_columns
 from alignkit.train.replay import ReplaySource, TurnSource
 from alignkit.train.source import Example, LabelledSource, Order, RolloutSource, Source
 from alignkit.types.seeds import child
@@ -97,6 +97,22 @@ def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn
         model = copy.deepcopy(policy.model)
     freeze_words(base_model(model))
     return add_value_head(model, heads, seed=child(recipe.seed, stage.name)).to(next(policy.model.parameters()).device)
+
+
+def make_reward_model(recipe: Recipe, stage: Stage, policy: Policy, report: Callable[[str], None]) -> None:
+    """Gives the model its head; from a folder of a reward model it takes over the outputs of the same names."""
+    algorithm, config = algorithm_of(recipe, stage)
+    heads = algorithm.heads(config)
+    if recipe.model.frozen:
+        policy.model.requires_grad_(False)
+    if not heads:
+        return
+    freeze_words(base_model(policy.model))
+    add_value_head(policy.model, len(heads), seed=child(recipe.seed, stage.name))
+    folder = Path(locate(recipe.model.path, beside(recipe))) if recipe.model.path else Path()
+    if recipe.model.path and is_reward_model(folder):
+        adopted = adopt_head(policy.model, heads, folder)
+        report(f"{len(adopted)} of {len(heads)} outputs of the head go on from {recipe.model.path}")
 
 
 def build_engine(recipe: Recipe, policy: Policy, folder: Path, *, log_file: Path) -> Engine:
@@ -172,7 +188,7 @@ def build_given(
 ) -> GivenSource:
     """The source of a stage's judged completions; says what it leaves out and how long the rest is."""
     tasks = _training_tasks(stage, recipe)
-    rows, sieve = _given_rows(kind, tasks, stage.data, policy, seed=recipe.seed, report=report)
+    rows, sieve = _given_rows(recipe, stage, tasks, stage.data, policy, report=report)
     for sentence in filter(None, (sieve.report(), describe_rows(kind, rows))):
         report(sentence)
     return GivenSource(
@@ -185,10 +201,15 @@ def build_given(
 
 
 def _given_rows(
-    kind: str, tasks: Sequence[Task], data: Data, policy: Policy, *, seed: int, report: Callable[[str], None]
+    recipe: Recipe, stage: Stage, tasks: Sequence[Task], data: Data, policy: Policy, *, report: Callable[[str], None]
 ) -> tuple[list[Any], Sieve]:
-    sieve = Sieve(tokenizer=policy.tokenizer, data=data, context=policy.context, unit=UNITS.get(kind, "completions"))
-    return make_rows(kind, _prompts(tasks, data, policy, report=report), sieve, seed=seed), sieve
+    algorithm, config = algorithm_of(recipe, stage)
+    unit = UNITS.get(algorithm.source, "completions")
+    sieve = Sieve(tokenizer=policy.tokenizer, data=data, context=policy.context, unit=unit)
+    prompts = _prompts(tasks, data, policy, report=report)
+    rows = make_rows(algorithm.source, prompts, sieve, seed=recipe.seed, tag=getattr(config, "tag", ""))
+    check_columns(rows, algorithm.source, algorithm.columns(config))
+    return rows, sieve
 
 
 def build_turns(stage: Stage, policy: Policy, recipe: Recipe) -> TurnSource:
@@ -303,9 +324,8 @@ def build_given_evaluator(recipe: Recipe, policy: Policy) -> GivenEvaluator:
     """The evaluation of a model that judges: held-out completions of the kind that the last stage learns from."""
     settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
     kind, data = algorithm_of(recipe, stage)[0].source, settings.data or stage.data
-    rows, _ = _given_rows(
-        kind, _heldout_tasks(recipe)[: settings.limit], data, policy, seed=recipe.seed, report=lambda message: None
-    )
+    tasks = _heldout_tasks(recipe)[: settings.limit]
+    rows, _ = _given_rows(recipe, stage, tasks, data, policy, report=lambda message: None)
     share_prefix = stage.train.fast_paths and packs(policy.model)
     return GivenEvaluator(rows=rows, items=ITEMS[kind], share_prefix=share_prefix)
 

@@ -125,7 +125,8 @@ def compare_answers(recipe: Recipe, stage: Stage, tokenizer: Any, tasks: Sequenc
     from alignkit.data.pairs import Sieve
     from alignkit.data.prompts import fit_prompts, render
 
-    source, data = resolve_algorithm(stage, recipe)[0].source, stage.data
+    algorithm, config = resolve_algorithm(stage, recipe)
+    source, data = algorithm.source, stage.data
     if source not in KINDS:
         return None
     sieve = Sieve(
@@ -135,7 +136,7 @@ def compare_answers(recipe: Recipe, stage: Stage, tokenizer: Any, tasks: Sequenc
     try:
         rendered = [(task, render(tokenizer, task, data)) for task in tasks]
         prompts, _ = fit_prompts(rendered, data.max_prompt_tokens, data.long_prompts)
-        rows = make_rows(source, prompts, sieve, seed=recipe.seed)
+        rows = make_rows(source, prompts, sieve, seed=recipe.seed, tag=getattr(config, "tag", ""))
     except DataError as error:
         problem = str(error)
     return Compared(

@@ -108,7 +108,9 @@ class Run:
         initial = self._first_weights() if "ref_logprobs" in needs and self.state.stage else None
         heads, reward = len(algorithm.heads(config)), algorithm.trains_reward
         shared = reward or (stage.critic is not None and stage.critic.shared)
-        if heads and shared:
+        if reward:
+            build.make_reward_model(recipe, stage, self.policy, self.journal.report)
+        elif heads and shared:
             add_value_head(self.policy.model, heads, seed=child(recipe.seed, stage.name))
         build.check_speaks(self.policy, reward=reward)
         # a copy of the policy while it is whole: its trainer may shard it

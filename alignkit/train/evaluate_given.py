@@ -88,9 +88,9 @@ def _ratings(judgement: Judgement, batch: Batch, sequence: int) -> float | None:
     """Over the objectives: is this answer on the right side of the next one that was rated otherwise?"""
     orders = []
     for name, said in (judgement.parts or {"": judgement.value}).items():
-        truth = batch.channels[name or next(iter(batch.channels))]
-        other = _next_unlike(truth, sequence)
-        if other is not None:
+        truth = batch.channels.get(name or next(iter(batch.channels)))
+        other = None if truth is None else _next_unlike(truth, sequence)
+        if truth is not None and other is not None:
             sign = 1.0 if truth[sequence] > truth[other] else -1.0
             orders.append(_order(sign * float(said[sequence] - said[other])))
     return _share(orders)

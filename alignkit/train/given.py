@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from alignkit.data.pairs import Judged, Pair
 from alignkit.data.ratings import Ranked, Rated, Stepped, numbers
+from alignkit.errors import DataError
 from alignkit.train.source import Drawn, Order
 from alignkit.types.batch import Item, pack
 
@@ -97,6 +98,17 @@ def stepped_items(row: Stepped, group: int) -> list[Item]:
             group=group,
         )
     ]
+
+
+def check_columns(rows: Sequence[Any], kind: str, wanted: Sequence[str]) -> None:
+    """Raises DataError when no row has a rating that the algorithm reads."""
+    if not wanted:
+        return
+    found = {name for row in rows for item in ITEMS[kind](row, 0) for name in item.channels}
+    for name in wanted:
+        if name not in found:
+            known = ", ".join(sorted(found)) or "none"
+            raise DataError(f"no row has a rating '{name}'; the data has {known}: rename one with data.columns")
 
 
 ITEMS = {

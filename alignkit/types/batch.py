@@ -168,6 +168,11 @@ class Batch:
         own = (self.segment >= 0).nonzero().squeeze(-1)
         return torch.zeros_like(self.group).scatter_reduce(0, self.segment[own], own, "amax")
 
+    def last_prompt_token(self) -> Int[Tensor, " sequence"]:
+        """Packed index of the last token of each sequence's prompt."""
+        begins = (self.segment >= 0) & (self.segment[self.parent.clamp(min=0)] < 0)
+        return torch.zeros_like(self.group).index_put((self.segment[begins],), self.parent[begins])
+
     def placed_rewards(self) -> Float[Tensor, " token"]:
         """`rewards`, or `reward` placed after the last action token."""
         if self.rewards is not None:

@@ -38,7 +38,6 @@ from tests.tiny import (
 )
 
 PAIRS = ((5, (3, 7)), (2, (6, 2)), (9, (1, 4)))
-RATINGS = ("helpful", "harmless")
 TOLERANCE = 3e-6  # float32, in which a log-ratio is a small difference of two log-probs
 
 
@@ -98,14 +97,18 @@ def model():
 
 def annotated(case: Case, model) -> Batch:
     """A batch with everything the algorithm needs, near the model's own log-probs, before `estimate`."""
-    batch = random_batch(PAIRS if case.algorithm.source in ("pairs", "ranked", "replay", "resets") else SHAPE, holes=True)
+    batch = random_batch(
+        PAIRS if case.algorithm.source in ("pairs", "ranked", "replay", "resets") else SHAPE, holes=True
+    )
     if case.algorithm.source == "pairs":
         batch = batch.replace(side=1 - 2 * batch.member)
     if case.algorithm.source == "steps":  # labels
         label = torch.rand(batch.num_tokens, generator=torch.Generator().manual_seed(3))
         batch = batch.replace(rewards=label.where(batch.action_mask, 0.0))
     if case.algorithm.source == "rated":
-        batch = batch.replace(channels={name: torch.rand(batch.num_sequences) for name in RATINGS})
+        generator = torch.Generator().manual_seed(4)
+        names = case.algorithm.columns(case.config)
+        batch = batch.replace(channels={name: torch.rand(batch.num_sequences, generator=generator) for name in names})
     if case.algorithm.source == "judged":  # every other member answers another prompt
         batch = batch.replace(side=(1 - 2 * (batch.group % 2)) * (batch.member % 2 == 0))
     with torch.no_grad():
@@ -253,6 +256,7 @@ def test_what_it_needs_is_all_it_reads(case, model):
     """With only the columns that `needs` names (and those that every batch of its source has) nothing is missing."""
     batch = annotated(case, model)
     given = case.algorithm.needs(case.config)
+    given = (*given, "rewards") if case.algorithm.source == "steps" else given  # the labels
     bare = batch.replace(**{name: None for name in ANNOTATED if name not in given})
     bare = case.algorithm.estimate(case.config, bare)
     outputs = case.forward(model)(bare, temperature=1.0)
