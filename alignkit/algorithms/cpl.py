@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PositiveFloat
 
 from alignkit import ops
-from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Judgement, Loss, Outputs
 from alignkit.types.metric import Mean
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from alignkit.recipe.schema import Stage
     from alignkit.types.batch import Batch
 
@@ -35,12 +37,16 @@ def estimate(config: Config, batch: Batch) -> Batch:
     return batch
 
 
-def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
-    chosen, rejected = ops.preference.sides(batch)
+def advantages(config: Config, outputs: Outputs, batch: Batch) -> Tensor:
     said = outputs.logprobs
     if config.anchor == "reference":
         said = said - batch.require("ref_logprobs")
-    advantage = config.scale * ops.preference.pool(said, batch, "sum")
+    return config.scale * ops.preference.pool(said, batch, "sum")
+
+
+def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
+    chosen, rejected = ops.preference.sides(batch)
+    advantage = advantages(config, outputs, batch)
     loss = ops.preference.logistic(advantage[chosen] - config.bias * advantage[rejected])
     metrics = ops.preference.describe(batch, logprobs=outputs.logprobs, rewards=advantage)
     metrics |= {"loss/policy": Mean.of(loss), "policy/entropy": Mean.of(outputs.entropy[batch.action_mask])}
@@ -65,4 +71,5 @@ ALGORITHM = Algorithm(
     requires=requires,
     explain=explain,
     unit="group",
+    judge=lambda config, outputs, batch: Judgement(value=advantages(config, outputs, batch)),
 )

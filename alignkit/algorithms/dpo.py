@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from alignkit import ops
-from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Judgement, Loss, Outputs
 from alignkit.types.metric import Mean
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from alignkit.recipe.schema import Stage
     from alignkit.types.batch import Batch
 
@@ -43,10 +45,15 @@ def estimate(config: Config, batch: Batch) -> Batch:
     return batch
 
 
+def score(config: Config, outputs: Outputs, batch: Batch) -> Tensor:
+    """The implied reward of each answer, before its scale beta."""
+    log_ratio = ops.preference.pool(outputs.logprobs - batch.require("ref_logprobs"), batch, config.pool)
+    return ops.preference.divergence_score(log_ratio, config.divergence, alpha=config.alpha)
+
+
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     chosen, rejected = ops.preference.sides(batch)
-    log_ratio = ops.preference.pool(outputs.logprobs - batch.require("ref_logprobs"), batch, config.pool)
-    scores = ops.preference.divergence_score(log_ratio, config.divergence, alpha=config.alpha)
+    scores = score(config, outputs, batch)
     options = {"beta": config.beta, "smoothing": config.smoothing}
     loss = ops.preference.pair_loss(config.link, scores[chosen], scores[rejected], **options)
     metrics = ops.preference.describe(batch, logprobs=outputs.logprobs, rewards=config.beta * scores)
@@ -86,4 +93,5 @@ ALGORITHM = Algorithm(
     requires=requires,
     explain=explain,
     unit="group",
+    judge=lambda config, outputs, batch: Judgement(value=config.beta * score(config, outputs, batch)),
 )

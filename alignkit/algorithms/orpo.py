@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat
 
 from alignkit import ops
-from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Judgement, Loss, Outputs
 from alignkit.types.metric import Mean
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from alignkit.recipe.schema import Stage
     from alignkit.types.batch import Batch
 
@@ -29,10 +31,14 @@ def estimate(config: Config, batch: Batch) -> Batch:
     return batch
 
 
+def log_odds(outputs: Outputs, batch: Batch) -> Tensor:
+    return ops.preference.log_odds(ops.preference.pool(outputs.logprobs, batch, "mean"))
+
+
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     chosen, rejected = ops.preference.sides(batch)
     mean = ops.preference.pool(outputs.logprobs, batch, "mean")
-    odds = ops.preference.log_odds(mean)
+    odds = log_odds(outputs, batch)
     loss = config.weight * ops.preference.logistic(odds[chosen] - odds[rejected]) - mean[chosen]
     metrics = ops.preference.describe(batch, logprobs=outputs.logprobs, rewards=odds)
     metrics |= {"loss/policy": Mean.of(loss), "loss/nll": Mean.of(-mean[chosen])}
@@ -58,4 +64,5 @@ ALGORITHM = Algorithm(
     requires=requires,
     explain=explain,
     unit="group",
+    judge=lambda config, outputs, batch: Judgement(value=log_odds(outputs, batch)),
 )

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from alignkit import ops
-from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Judgement, Loss, Outputs
 from alignkit.errors import BatchError
 from alignkit.types.metric import Mean
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from alignkit.recipe.schema import Stage
     from alignkit.types.batch import Batch
 
@@ -40,9 +42,13 @@ def estimate(config: Config, batch: Batch) -> Batch:
     return batch.replace(targets=config.eta * batch.reward[:, None])
 
 
+def log_ratios(outputs: Outputs, batch: Batch) -> Tensor:
+    return ops.preference.pool(outputs.logprobs - batch.require("ref_logprobs"), batch, "sum")
+
+
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     chosen, rejected = ops.preference.sides(batch)
-    ratio = ops.preference.pool(outputs.logprobs - batch.require("ref_logprobs"), batch, "sum")
+    ratio = log_ratios(outputs, batch)
     gap = ratio - batch.require("targets")[:, 0]
     loss = (gap[chosen] - gap[rejected]) ** 2 / (1.0 if config.convention == "code" else config.eta**2)
     nll = -ops.preference.pool(outputs.logprobs, batch, "mean")[chosen]
@@ -76,4 +82,5 @@ ALGORITHM = Algorithm(
     requires=requires,
     explain=explain,
     unit="group",
+    judge=lambda config, outputs, batch: Judgement(value=log_ratios(outputs, batch) / config.eta),
 )

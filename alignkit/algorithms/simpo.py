@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from alignkit import ops
-from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Judgement, Loss, Outputs
 from alignkit.types.metric import Mean
 
 if TYPE_CHECKING:
@@ -65,4 +65,7 @@ ALGORITHM = Algorithm(
     requires=requires,
     explain=explain,
     unit="group",
+    judge=lambda config, outputs, batch: Judgement(
+        value=config.beta * ops.preference.pool(outputs.logprobs, batch, "mean")
+    ),
 )

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from alignkit import ops
-from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Judgement, Loss, Outputs
 from alignkit.types.metric import Mean
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from alignkit.recipe.schema import Stage
     from alignkit.types.batch import Batch
 
@@ -36,9 +38,13 @@ def estimate(config: Config, batch: Batch) -> Batch:
     return batch
 
 
+def log_ratios(outputs: Outputs, batch: Batch) -> Tensor:
+    return ops.preference.pool(outputs.logprobs - batch.require("ref_logprobs"), batch, "sum")
+
+
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     chosen, rejected = ops.preference.sides(batch)
-    log_ratio = ops.preference.pool(outputs.logprobs - batch.require("ref_logprobs"), batch, "sum")
+    log_ratio = log_ratios(outputs, batch)
     drift = ops.preference.pool(outputs.ref_kl, batch, "sum")
     kept = drift if config.chosen_gradient else drift.detach()
     good = log_ratio[chosen] + config.kl_weight * kept[chosen]
@@ -72,4 +78,5 @@ ALGORITHM = Algorithm(
     requires=requires,
     explain=explain,
     unit="group",
+    judge=lambda config, outputs, batch: Judgement(value=config.beta * log_ratios(outputs, batch)),
 )

@@ -100,14 +100,19 @@ def _prompt(row: Row, columns: dict[str, Any], data: Data) -> tuple[Any, dict[st
 
 
 def _fill(row: Row, template: str, columns: Mapping[str, Any]) -> str:
-    for _, name, _, _ in string.Formatter().parse(template):
-        if name is None:
+    for _, field, _, _ in string.Formatter().parse(template):
+        if field is None:
             continue
+        name = re.split(r"[.\[]", field, maxsplit=1)[0]  # {direction[helpful]} is a part of the column direction
         if name not in columns:
             raise _no_column(row, name, "mend data.template")
         if columns[name] is None:
             raise DataError(f"{row.where}: column '{name}' is empty, and data.template needs it")
-    return template.format_map(columns)
+    try:
+        return template.format_map(columns)
+    except (LookupError, AttributeError, TypeError, ValueError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise DataError(f"{row.where}: its columns do not fill data.template ({found})") from error
 
 
 def _split_answer(row: Row, columns: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

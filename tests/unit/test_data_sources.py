@@ -67,6 +67,13 @@ def test_a_template_makes_the_prompt_from_columns(tmp_path):
     assert task.messages is None
 
 
+def test_a_template_may_take_a_part_of_a_column(tmp_path):
+    """As for dpa, whose directions are mappings."""
+    write(tmp_path, "d.jsonl", [{"question": "Why?", "direction": {"short": 7}}])
+    [task] = load(tmp_path, "d.jsonl", template="short {direction[short]}: {question}", chat=False)
+    assert task.text == "short 7: Why?"
+
+
 def test_files_are_looked_for_beside_the_recipe_then_here_then_in_alignkit_data(tmp_path, monkeypatch):
     for number, folder in enumerate(("recipe", "here", "data")):
         (tmp_path / folder).mkdir()
@@ -177,6 +184,9 @@ def test_a_file_that_is_not_what_its_name_says_is_named_with_the_place(tmp_path,
         ({"question": "a"}, {"columns": {"prompt": "quesion"}}, "no column 'quesion' (did you mean 'question'?)"),
         ({"question": "a"}, {"template": "{quest}"}, "no column 'quest' (did you mean 'question'?)"),
         ({"question": None}, {"template": "{question}"}, "column 'question' is empty"),
+        ({"d": {"a": 1}}, {"template": "{d[b]}"}, "line 1: its columns do not fill data.template (KeyError: 'b')"),
+        ({"d": 1}, {"template": "{d[b]}"}, "its columns do not fill data.template (TypeError: "),
+        ({"d": "a"}, {"template": "{d:.2f}"}, "its columns do not fill data.template (ValueError: "),
         ({"prompt": ""}, {}, "the prompt is empty"),
         ({"prompt": 5}, {}, "column 'prompt' is int '5'; wanted text or a list of messages"),
         ({"prompt": []}, {}, "wanted text or a list of messages"),

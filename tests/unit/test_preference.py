@@ -16,7 +16,7 @@ from alignkit.algorithms.dpo import Config, policy_loss, requires
 from alignkit.errors import BatchError
 from alignkit.ops import preference
 from alignkit.ops.preference import Divergence, Link, divergence_score, pair_loss
-from alignkit.recipe.find import find, load
+from alignkit.recipe.find import find, list_content, load
 from alignkit.types.batch import Batch, Item, pack
 from tests.tiny import noise, random_batch
 
@@ -298,3 +298,25 @@ def test_settings_that_do_not_fit_together_are_refused():
     for settings in refused:
         assert len(requires(Config(type="dpo", **settings), None)) == 1
     assert not requires(Config(type="dpo", link="ipo", pool="mean"), None)
+
+
+JUDGES = [found.name for found in list_content("algorithms") if (a := load(found)).judge and "policy" in a.losses]
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_held_out_pairs_are_judged_by_the_reward_that_the_loss_reports(name):
+    algorithm = load(find("algorithms", name))
+    settings = algorithm.config(type=name)
+    batch, logprobs = pairs()
+    batch = batch.replace(reward=1.0 - batch.member)
+    outputs = Outputs(logprobs=logprobs, entropy=torch.zeros_like(logprobs), ref_kl=torch.zeros_like(logprobs))
+    value = algorithm.judge(settings, outputs, batch).value
+    loss = algorithm.losses["policy"](settings, outputs, algorithm.estimate(settings, batch))
+    assert loss.metrics["pairs/reward_chosen"].value == pytest.approx(value[batch.side == 1].mean().item(), rel=1e-6)
+    margin = (value[batch.side == 1] - value[batch.side == -1]).mean().item()
+    assert margin != 0
+    assert loss.metrics["pairs/margin"].value == pytest.approx(margin, rel=1e-6)
+
+
+def test_every_method_on_pairs_with_one_kind_of_reward_can_be_evaluated_on_held_out_pairs():
+    assert set(JUDGES) == {"cpl", "dpo", "orpo", "rebel_pairs", "simpo", "tdpo"}
