@@ -18,7 +18,7 @@ from alignkit.cli.explain import explain
 from alignkit.cli.label_steps import label_steps
 from alignkit.cli.ls import ls
 from alignkit.cli.report import report
-from alignkit.cli.reward import reward
+from alignkit.cli.reward_quality import reward
 from alignkit.cli.serve import serve
 from alignkit.cli.train import train
 from alignkit.errors import AlignkitError

@@ -58,8 +58,8 @@ def examine(
     from alignkit.run.lab import examine_reward, read_table
 
     settings = lab_settings(columns, template, limit, threshold, workers, deadline, seed)
-    result = examine_reward(_spec(name, options, deadline), read_table(table, settings), settings, probes=probes)
-    _write(result, out, write_test_page)
+    result = examine_reward(reward_spec(name, options, deadline), read_table(table, settings), settings, probes=probes)
+    write_result(result, out, write_test_page)
     if as_json:
         print_json(result)
         return
@@ -92,9 +92,9 @@ def compare(
     if len(names) < 2:
         raise AlignkitError("compare what? Name at least two rewards")
     settings = lab_settings(columns, template, limit, None, workers, deadline, seed)
-    specs = [_spec(name, _of_number(options, number), deadline) for number, name in enumerate(names, start=1)]
+    specs = [reward_spec(name, _of_number(options, number), deadline) for number, name in enumerate(names, start=1)]
     result = compare_rewards(specs, read_table(table, settings), settings)
-    _write(result, out, write_comparison_page)
+    write_result(result, out, write_comparison_page)
     if as_json:
         print_json(result)
         return
@@ -127,8 +127,8 @@ def bench(
     from alignkit.run.lab import bench_reward, read_table
 
     settings = lab_settings(columns, template, limit, None, workers, deadline, 0)
-    result = bench_reward(_spec(name, options, deadline), read_table(table, settings), settings)
-    _write(result, out, None)
+    result = bench_reward(reward_spec(name, options, deadline), read_table(table, settings), settings)
+    write_result(result, out, None)
     if as_json:
         print_json(result)
         return
@@ -167,7 +167,7 @@ def lab_settings(
     )
 
 
-def _spec(name: str, options: list[str] | None, deadline: float) -> RewardSpec:
+def reward_spec(name: str, options: list[str] | None, deadline: float) -> RewardSpec:
     from alignkit.recipe.schema import RewardSpec
 
     return RewardSpec(name=name, options=parse_options(options), deadline_s=deadline)
@@ -180,7 +180,7 @@ def _of_number(options: list[str] | None, number: int) -> list[str]:
     return [option.partition(".")[2] for option in options or [] if option.partition(".")[0] == str(number)]
 
 
-def _write(result: dict[str, Any], out: Path | None, write_page: Any) -> None:
+def write_result(result: dict[str, Any], out: Path | None, write_page: Any) -> None:
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)

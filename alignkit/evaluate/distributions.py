@@ -13,6 +13,7 @@ import numpy as np
 from alignkit.evaluate.metrics import Number, absent, rate
 from alignkit.evaluate.statistics import paired_bootstrap
 
+Values = Sequence[float] | np.ndarray
 SHARES = (0.5, 0.8, 0.95)
 
 
@@ -32,7 +33,7 @@ def quantile_at(quantiles: np.ndarray, level: float) -> np.ndarray:
     return (1 - share) * quantiles[:, below] + share * quantiles[:, above]
 
 
-def coverage(quantiles: np.ndarray, labels: Sequence[float], share: float) -> Number:
+def coverage(quantiles: np.ndarray, labels: Values, share: float) -> Number:
     """How many labels lie in the central interval that promises to hold this share of them, ends included.
 
     None with a cause where the outermost levels do not reach that far: M levels reach (M - 1) / (M + 1).
@@ -52,13 +53,13 @@ def crossing_rate(quantiles: np.ndarray) -> Number:
     return rate(int(falls.sum()), falls.size, cause="a single level cannot cross")
 
 
-def below(quantiles: np.ndarray, labels: Sequence[float]) -> np.ndarray:
+def below(quantiles: np.ndarray, labels: Values) -> np.ndarray:
     """Of each level the share of labels that lie below its quantile, ties half: a calibrated model gives the level."""
     truth = np.asarray(labels, dtype=np.float64)[:, None]
     return ((truth < quantiles).mean(axis=0) + (truth <= quantiles).mean(axis=0)) / 2
 
 
-def crps(quantiles: np.ndarray, labels: Sequence[float]) -> np.ndarray:
+def crps(quantiles: np.ndarray, labels: Values) -> np.ndarray:
     """Continuous ranked probability score of each row, in the labels' unit; lower is better.
 
     2 * the integral over the levels of the pinball loss, by the trapezoid rule (the loss is 0 at both ends). For a
@@ -69,7 +70,7 @@ def crps(quantiles: np.ndarray, labels: Sequence[float]) -> np.ndarray:
     return 2 * np.where(gap < 0, gap * (at - 1), gap * at).sum(axis=1) / (len(at) + 1)
 
 
-def crps_gaussian(means: Sequence[float], spread: float, labels: Sequence[float]) -> np.ndarray:
+def crps_gaussian(means: Values, spread: float, labels: Values) -> np.ndarray:
     """The same of normal distributions, in closed form: s (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)), z = error / s.
 
     spread: the standard deviation of all; 0 gives the absolute error.
