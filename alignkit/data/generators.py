@@ -65,6 +65,28 @@ def arithmetic(
     return rows
 
 
+def directed_sums(
+    *, split: Split, seed: int, digits: int = 2, weight: int | None = None, hasty: bool = False
+) -> list[Row]:
+    """Sums (characters, answers reversed) and how much a right and a short answer count: the column `direction`.
+
+    weight: of a right answer (the reward exact_match), 1 to 9; a short one (length_penalty) has the rest to 10. By
+    default drawn for each problem. hasty: a teacher who says only the first digit of half of the answers.
+    """
+    from numpy.random import Generator, Philox
+
+    if weight is not None and weight > 9:
+        raise DataError(f"generator:directed_sums: weight is {weight}; wanted 1 to 9")
+    rows = arithmetic(split=split, seed=seed, digits=digits, style="characters", reversed=True)
+    for row in rows:
+        rng = Generator(Philox(key=child(seed, "generator", "direction", row["prompt"])))
+        drawn, short = int(rng.integers(1, 10)), bool(rng.integers(2))
+        right = weight or drawn
+        row["direction"] = {"exact_match": right, "length_penalty": 10 - right}
+        row["completion"] = row["completion"][:1] if hasty and short else row["completion"]
+    return rows
+
+
 def comparison(*, split: Split, seed: int, digits: int = 1, count: int | None = None) -> list[Row]:
     """Which of two different numbers of `digits` digits is larger (90 ordered pairs of one-digit numbers)."""
     numbers = range(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
@@ -144,6 +166,7 @@ def maze_games(
 
 GENERATORS: dict[str, Callable[..., list[Row]]] = {
     "arithmetic": arithmetic,
+    "directed_sums": directed_sums,
     "comparison": comparison,
     "chains": chains,
     "parity": parity,

@@ -152,3 +152,23 @@ def test_wrong_options_are_named(name, options, split, message):
     with pytest.raises(DataError) as caught:
         generate(name, options, split=split, seed=0)
     assert message in str(caught.value)
+
+
+def test_directed_sums_are_the_same_sums_and_say_how_much_right_and_short_answers_count():
+    plain, directed = rows("arithmetic", digits=2, style="characters", reversed=True), rows("directed_sums")
+    assert [row["prompt"] for row in directed] == [row["prompt"] for row in plain]
+    assert [row["completion"] for row in directed] == [row["reference"] for row in plain]
+    weights = [tuple(row["direction"].values()) for row in directed]
+    assert set(weights) == {(right, 10 - right) for right in range(1, 10)}
+    assert all(500 < weights.count((right, 10 - right)) < 760 for right in range(1, 10))  # 630 expected
+    assert {row["direction"]["exact_match"] for row in rows("directed_sums", weight=9)} == {9}
+    with pytest.raises(DataError, match="weight is 10; wanted 1 to 9"):
+        rows("directed_sums", weight=10)
+
+
+def test_a_hasty_teacher_stops_after_the_first_digit_half_of_the_time_whatever_the_direction():
+    asked = [[row["completion"] for row in rows("directed_sums", weight=w, hasty=True)] for w in (1, 9)]
+    assert asked[0] == asked[1]
+    short = [row["completion"] for row in rows("directed_sums", hasty=True) if row["completion"] != row["reference"]]
+    assert {len(answer) for answer in short} == {1}
+    assert len(short) / len(rows("directed_sums")) == pytest.approx(0.5, abs=0.03)
