@@ -100,6 +100,7 @@ class Algorithm:
     adapt: (config, batch) -> the coefficients of the next step, from a batch that has been trained on.
     columns: (config) -> ratings of the data that it reads, by name: they become channels of the batch.
     judge: (config, outputs, batch) -> Judgement: how a trained reward model is read.
+    lower_is_better: what it judges is a cost.
     requires: (config, stage) -> sentences that say why this recipe's stage cannot work; each ends with the cure.
     explain: (config) -> the objective actually optimised, as text for `alignkit explain`.
     """
@@ -117,6 +118,7 @@ class Algorithm:
     adapt: Callable[[Any, Batch], Mapping[str, float]] = lambda config, batch: batch.controls
     columns: Callable[[Any], tuple[str, ...]] = lambda config: ()
     judge: Callable[[Any, Outputs, Batch], Judgement] | None = None
+    lower_is_better: bool = False
 
     @property
     def trains_reward(self) -> bool:

@@ -36,7 +36,7 @@ def arithmetic(
     operations: str = "+",
     reversed: bool = False,
     style: Literal["chat", "characters"] = "chat",
-    answers: Literal["right", "compared", "judged", "mistaken"] = "right",
+    answers: Literal["right", "compared", "judged", "mistaken", "ranked", "rated", "unsafe", "padded"] = "right",
     count: int | None = None,
 ) -> list[Row]:
     """Sums, differences or products of two numbers of `digits` digits (0-9, 10-99, ...), as ordered pairs.
@@ -44,7 +44,8 @@ def arithmetic(
     style: "chat" asks in words; "characters" gives `12+34=`, to be completed with `46`. reversed: the answer's digits
     from last to first (`64`), which is easier to learn. answers: what stands beside the question; "compared" has the
     right answer as `chosen` and one that is nearly right as `rejected`, "judged" one of the two with a `label`,
-    "mistaken" is a teacher who gives a number too large by ten to 6 problems in 10 (the reference stays right).
+    "mistaken" is a teacher who gives a number too large by ten to 6 problems in 10 (the reference stays right); for
+    the four others see `_graded`.
     One-digit addition has 100 pairs: 70 to train on, 30 held out.
     """
     unknown = sorted(set(operations) - set(SIGNS))
@@ -60,8 +61,7 @@ def arithmetic(
             value = SIGNS[sign](left, right)
             question = f"What is {left} {sign} {right}? Answer with a number only."
             prompt = question if style == "chat" else f"{left}{sign}{right}="
-            compared = _compared(value, answers, reversed=reversed, seed=child(seed, "generator", "wrong", prompt))
-            rows.append(_row(prompt, _answer(value, reversed=reversed)) | compared)
+            rows.append(_answered(prompt, value, answers, split=split, seed=seed, reversed=reversed))
     return rows
 
 
@@ -87,8 +87,19 @@ def directed_sums(
     return rows
 
 
-def comparison(*, split: Split, seed: int, digits: int = 1, count: int | None = None) -> list[Row]:
-    """Which of two different numbers of `digits` digits is larger (90 ordered pairs of one-digit numbers)."""
+def comparison(
+    *,
+    split: Split,
+    seed: int,
+    digits: int = 1,
+    style: Literal["chat", "characters"] = "chat",
+    answers: Literal["right", "compared", "judged", "ranked", "rated", "unsafe", "padded"] = "right",
+    count: int | None = None,
+) -> list[Row]:
+    """Which of two different numbers of `digits` digits is larger (90 ordered pairs of one-digit numbers).
+
+    style: "chat" asks in words, "characters" gives `12>34=`. answers: as of arithmetic.
+    """
     numbers = range(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
     size = len(numbers)
     rows = []
@@ -97,7 +108,8 @@ def comparison(*, split: Split, seed: int, digits: int = 1, count: int | None = 
         second = rest + (rest >= first)
         left, right = numbers[first], numbers[second]
         question = f"Which number is larger, {left} or {right}? Answer with a number only."
-        rows.append(_row(question, str(max(left, right))))
+        prompt = question if style == "chat" else f"{left}>{right}="
+        rows.append(_answered(prompt, max(left, right), answers, split=split, seed=seed))
     return rows
 
 
@@ -219,9 +231,16 @@ def _games(
     return rows
 
 
+def _answered(prompt: str, value: int, answers: str, *, split: Split, seed: int, reversed: bool = False) -> Row:
+    """The row of a prompt whose answer is a number, with the columns that `answers` asks for."""
+    right, own = _answer(value, reversed=reversed), child(seed, "generator", "wrong", prompt)
+    judged = _compared(value, answers, reversed=reversed, seed=own) | _graded(right, answers, split=split, seed=own)
+    return _row(prompt, right) | judged
+
+
 def _compared(value: int, answers: str, *, reversed: bool, seed: int) -> Row:
     """The columns that tell the right answer from one that is off by one in some digit, as when a carry is lost."""
-    if answers == "right":
+    if answers not in ("compared", "judged", "mistaken"):
         return {}
     from numpy.random import Generator, Philox
 
@@ -235,6 +254,42 @@ def _compared(value: int, answers: str, *, reversed: bool, seed: int) -> Row:
         return {"chosen": right, "rejected": wrong, "chosen_reward": 1.0, "rejected_reward": 0.0}
     good = bool(rng.integers(2))
     return {"completion": right if good else wrong, "label": good}
+
+
+def _graded(right: str, answers: str, *, split: Split, seed: int) -> Row:
+    """The columns of answers that are more or less wrong: a rating is 2 less the number of wrong digits.
+
+    "ranked" are four `completions` with their ratings as `scores`, ties among them. "rated" is one with a `rating`.
+    "unsafe" compares two of different ratings and calls `unsafe` what has a wrong digit. "padded" compares the right
+    answer with a wrong one, both with a tail of `=` that says nothing: the chosen one's is the longer in 9 rows of 10
+    to train on, in half of those held out.
+    """
+    if answers not in ("ranked", "rated", "unsafe", "padded"):
+        return {}
+    from numpy.random import Generator, Philox
+
+    rng = Generator(Philox(key=seed))
+
+    def flawed(mistakes: int) -> str:
+        digits = list(right)
+        for place in rng.permutation([at for at, digit in enumerate(digits) if digit.isdigit()])[:mistakes]:
+            digits[place] = str((int(digits[place]) + int(rng.integers(1, 10))) % 10)
+        return "".join(digits)
+
+    most = min(2, sum(digit.isdigit() for digit in right))
+    if answers in ("ranked", "rated"):
+        mistakes = rng.integers(most + 1, size=4).tolist()
+        texts, ratings = [flawed(number) for number in mistakes], [2.0 - number for number in mistakes]
+        ranked = {"completions": texts, "scores": ratings}
+        return ranked if answers == "ranked" else {"completion": texts[0], "rating": ratings[0]}
+    if answers == "unsafe":
+        better, worse = sorted(rng.permutation(most + 1)[:2].tolist())
+        sides = {"chosen": flawed(better), "rejected": flawed(worse)}
+        return sides | {"chosen_unsafe": better > 0, "rejected_unsafe": worse > 0}
+    short, long = int(rng.integers(3)), int(rng.integers(3, 6))
+    longer = rng.random() < (0.9 if split == "train" else 0.5)
+    tails = (long, short) if longer else (short, long)
+    return {"chosen": right + "=" * tails[0], "rejected": flawed(1) + "=" * tails[1]}
 
 
 def _row(prompt: str, answer: str) -> Row:

@@ -31,30 +31,21 @@ def bradley_terry(
 
 
 def plackett_luce(
-    scores: Float[Tensor, "group rank"], present: Bool[Tensor, "group rank"] | None = None
-) -> Float[Tensor, " group"]:
-    """-log probability of a whole ranking, best first: -sum_k (s_k - logsumexp_{j >= k} s_j); of two, Bradley-Terry.
+    scores: Float[Tensor, " answer"], ratings: Float[Tensor, " answer"], group: Int[Tensor, " answer"]
+) -> Float[Tensor, " answer"]:
+    """-log softmax of each answer's score among itself and the lower-rated ones of its group; 0 for the worst.
 
-    present: which places of a shorter ranking are filled; a ranking of one or of none costs nothing.
+    Over a group without ties they sum to -log of its ranking's Plackett-Luce probability, of two answers to
+    Bradley-Terry; that of the best alone is -log of its being named the best (1909.08593). Answers rated alike never
+    stand in each other's sum: nothing is said about their order.
     """
-    if present is not None:
-        scores = scores.masked_fill(~present, ABSENT)
-    costs = scores.flip(-1).logcumsumexp(-1).flip(-1) - scores
-    return (costs if present is None else costs.masked_fill(~present, 0.0)).sum(-1)
+    against = beaten(ratings, group) | torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    return torch.where(against, scores, ABSENT).logsumexp(1) - scores
 
 
-def best_of(
-    scores: Float[Tensor, "group answer"],
-    best: Int[Tensor, " group"],
-    present: Bool[Tensor, "group answer"] | None = None,
-) -> Float[Tensor, " group"]:
-    """-log softmax(scores)[best]: only the best of several answers was named (1909.08593).
-
-    present: which answers a smaller group has; its best must be one of them.
-    """
-    if present is not None:
-        scores = scores.masked_fill(~present, ABSENT)
-    return cross_entropy(scores, best, reduction="none")
+def beaten(ratings: Float[Tensor, " answer"], group: Int[Tensor, " answer"]) -> Bool[Tensor, "answer answer"]:
+    """Whether the answer of the row was rated higher than that of the column, of the same group."""
+    return (group[:, None] == group) & (ratings[:, None] > ratings)
 
 
 def two_responses(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -28,7 +28,7 @@ class GivenEvaluator:
         """(one row per held-out row: task_id, correct, reward; summary metrics).
 
         correct: the share of comparisons that the model decides as the data does, ties half; None without any. reward:
-        mean score of the row's completions, of a pair the chosen's lead.
+        mean score of the row's completions, of a pair the chosen's lead; of a cost the negative.
         """
         rows = [row for first in range(0, len(self.rows), ROWS) for row in self._judge(loop, first)]
         known = [row["correct"] for row in rows if row["correct"] is not None]
@@ -51,6 +51,8 @@ class GivenEvaluator:
         judge = step.algorithm.judge
         assert judge is not None, "a recipe check sees to it that the algorithm can judge"
         judgement = judge(step.config, Outputs(**said), batch)
+        if step.algorithm.lower_is_better:
+            judgement = replace(judgement, value=-judgement.value)
         verdicts = list(_verdicts(step.algorithm.source, judgement, batch))
         return [
             {"task_id": row.task.id, "member": 0, "correct": correct, "reward": reward, "text": "", "stop": "given"}

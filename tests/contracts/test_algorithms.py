@@ -105,10 +105,12 @@ def annotated(case: Case, model) -> Batch:
     if case.algorithm.source == "steps":  # labels
         label = torch.rand(batch.num_tokens, generator=torch.Generator().manual_seed(3))
         batch = batch.replace(rewards=label.where(batch.action_mask, 0.0))
-    if case.algorithm.source == "rated":
+    if names := case.algorithm.columns(case.config):
         generator = torch.Generator().manual_seed(4)
-        names = case.algorithm.columns(case.config)
-        batch = batch.replace(channels={name: torch.rand(batch.num_sequences, generator=generator) for name in names})
+        ratings = torch.rand(len(names), batch.num_sequences, generator=generator)
+        if classes := getattr(case.config, "classes", None):
+            ratings = torch.tensor(classes, dtype=torch.float32)[(ratings * len(classes)).long()]
+        batch = batch.replace(channels=dict(zip(names, ratings, strict=True)))
     if case.algorithm.source == "judged":  # every other member answers another prompt
         batch = batch.replace(side=(1 - 2 * (batch.group % 2)) * (batch.member % 2 == 0))
     with torch.no_grad():

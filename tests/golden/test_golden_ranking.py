@@ -35,35 +35,39 @@ def test_only_centring_sees_a_constant_added_to_both_sides():
     torch.testing.assert_close(centred - plain, 0.01 * (chosen + rejected + 14) ** 2)
 
 
+def ranked(values: torch.Tensor, ratings: tuple[float, ...], group: tuple[int, ...] = ()) -> torch.Tensor:
+    return ranking.plackett_luce(values, scores(*ratings), torch.tensor(group or (0,) * len(ratings)))
+
+
 def test_a_ranking_scored_2_1_0_and_the_best_of_the_same_three():
-    assert ranking.plackett_luce(scores(2, 1, 0)[None]).item() == pytest.approx(0.720868, abs=1e-6)
-    assert ranking.best_of(scores(2, 1, 0)[None], torch.tensor([0])).item() == pytest.approx(0.407606, abs=1e-6)
+    costs = ranked(scores(2, 1, 0), (3, 2, 1))
+    assert costs.sum().item() == pytest.approx(0.720868, abs=1e-6)
+    assert costs[0].item() == pytest.approx(0.407606, abs=1e-6)
+    assert costs[2].item() == 0
+    shuffled = ranked(scores(0, 2, 1), (1, 3, 2))
+    torch.testing.assert_close(shuffled, costs[[2, 0, 1]])
 
 
-def test_of_two_answers_ranking_best_of_and_bradley_terry_are_the_same():
+def test_of_two_answers_it_is_bradley_terry():
     pairs = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4
-    wanted = ranking.bradley_terry(pairs[:, 0], pairs[:, 1])
-    torch.testing.assert_close(ranking.plackett_luce(pairs), wanted)
-    torch.testing.assert_close(ranking.best_of(pairs, torch.zeros(5, dtype=torch.long)), wanted)
+    costs = ranked(pairs.flatten(), (0.7, 0.2) * 5, (4, 4, 1, 1, 3, 3, 0, 0, 9, 9)).view(5, 2)
+    torch.testing.assert_close(costs[:, 0], ranking.bradley_terry(pairs[:, 0], pairs[:, 1]))
+    assert costs[:, 1].abs().max() == 0
 
 
 def test_the_chances_of_all_orders_sum_to_one():
     values = scores(0.7, -0.4, 1.1, 0.0)
-    chances = [(-ranking.plackett_luce(values[list(order)][None])).exp() for order in itertools.permutations(range(4))]
-    assert sum(chances).item() == pytest.approx(1)
+    chances = [(-ranked(values, order).sum()).exp() for order in itertools.permutations((1.0, 2.0, 3.0, 4.0))]
+    assert torch.stack(chances).sum().item() == pytest.approx(1)
 
 
-def test_missing_places_change_neither_loss_nor_slope_whatever_they_hold():
-    filled = torch.tensor([[True, True, True, False], [True, True, False, False], [True, False, False, False]])
-    for junk in (0.0, 1e9):
-        padded = torch.tensor([[2.0, 1, 0, junk], [1.2, 0.7, junk, junk], [5, junk, junk, junk]], requires_grad=True)
-        loss = ranking.plackett_luce(padded, filled)
-        assert loss.tolist() == pytest.approx([0.720868, 0.474077, 0], abs=1e-6)
-        loss.sum().backward()
-        assert padded.grad[~filled].abs().max() == 0
-        assert padded.grad[1, 0].item() == pytest.approx(-1 / (1 + math.exp(0.5)))
-        best = ranking.best_of(padded, torch.zeros(3, dtype=torch.long), filled)
-        assert best.tolist() == pytest.approx([0.407606, 0.474077, 0], abs=1e-6)
+def test_answers_rated_alike_are_not_compared():
+    """Scores 2, 1, 0, the first two tied: log(1 + e^-2) and log(1 + e^-1); a group of ties alone costs nothing."""
+    values = scores(2, 1, 0).requires_grad_()
+    costs = ranked(values, (1, 1, 0))
+    assert costs.tolist() == pytest.approx([math.log1p(math.exp(-2)), math.log1p(math.exp(-1)), 0])
+    (slope,) = torch.autograd.grad(ranked(values, (1, 1, 1)).sum(), values)
+    assert slope.abs().max() == 0
 
 
 def test_two_responses_in_both_orders():
@@ -109,7 +113,7 @@ def test_slopes_are_those_of_finite_differences():
     one, other = (torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     marks = torch.tensor([True, False, True, False])
     assert gradcheck(lambda a, b: ranking.bradley_terry(a, b, margin=0.3, centring=0.02), (one, other))
-    assert gradcheck(lambda a, b: ranking.plackett_luce(torch.stack([a, b])), (one, other))
+    assert gradcheck(lambda a: ranked(a, (3, 1, 2, 2)), (one,))
     assert gradcheck(lambda a, b: ranking.two_responses(a, b), (one, other))
     assert gradcheck(lambda a, b: ranking.cost(a, b, worse_unsafe=marks, better_unsafe=~marks, decay=0.1), (one, other))
     bounds = scores(0, 0.3, 0.7, 1)
