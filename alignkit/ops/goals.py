@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import cosine_similarity, logsigmoid
+
+from alignkit.types.seeds import child
 
 
 def draw_states(
-    first: Int[Tensor, " sequence"], last: Int[Tensor, " sequence"], generator: Generator
+    last: Int[Tensor, " sequence"], seeds: Sequence[int]
 ) -> tuple[Int[Tensor, " sequence"], Int[Tensor, " sequence"]]:
-    """One state and one later state (the goal) of each sequence, both drawn evenly: packed indices, state <= goal.
+    """One state and one later state (the goal) of each sequence, both drawn evenly from the numbers 0 to `last`.
 
-    first, last: packed index of the first and the last token that counts. A sequence of one token is its own goal.
+    A sequence that ends with number 0 is its own goal. seeds: one for each sequence, whose draw depends on it alone.
     """
-    shares = torch.rand(2, len(first), generator=generator, dtype=torch.float64).to(first.device)
-    state = first + (shares[0] * (last - first).clamp(min=1)).long()
+    drawn = [[child(seed, end) / 2**63 for seed in seeds] for end in ("state", "goal")]
+    shares = torch.tensor(drawn, dtype=torch.float64, device=last.device)
+    state = (shares[0] * last.clamp(min=1)).long()
     later = (last - state).clamp(min=1)
-    goal = (state + 1 + (shares[1] * later).long()).clamp(max=last)
-    return state, goal
+    return state, (state + 1 + (shares[1] * later).long()).clamp(max=last)
 
 
 def goal_contrast(

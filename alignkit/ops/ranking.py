@@ -15,16 +15,17 @@ ABSENT = -1e30  # stands in for minus infinity, whose differences would be NaN
 
 
 def bradley_terry(
-    chosen: Float[Tensor, " pair"],
-    rejected: Float[Tensor, " pair"],
+    chosen: Float[Tensor, " pair *member"],
+    rejected: Float[Tensor, " pair *member"],
     *,
-    margin: float | Float[Tensor, " pair"] = 0.0,
+    margin: float | Float[Tensor, " pair *#member"] = 0.0,
     centring: float = 0.0,
-) -> Float[Tensor, " pair"]:
+) -> Float[Tensor, " pair *member"]:
     """-log sigmoid(r_w - r_l - margin) + centring (r_w + r_l)^2.
 
-    margin: how much better the chosen answer is held to be, one for all or one per pair (2307.09288). centring: pulls
-    the free constant of each prompt to where a pair's scores sum to 0 (2312.09244), which ensembles need.
+    member: where several heads judge the pairs. margin: how much better the chosen answer is held to be, one for all or
+    one per pair (2307.09288). centring: pulls the free constant of each prompt to where a pair's scores sum to 0
+    (2312.09244), which ensembles need.
     """
     loss = -logsigmoid(chosen - rejected - margin)
     return loss + centring * (chosen + rejected) ** 2 if centring else loss

@@ -54,6 +54,7 @@ MEANINGS: dict[str, str] = {
     "steps/accuracy": "share of reasoning steps that the model puts on the right side of one half",
     "steps/label": "mean label of the steps",
     "outcomes/accuracy": "share of answers whose outcome the model says right",
+    "loss/contrast": "the goal-conditioned contrastive term of a reward model, before its weight",
     "costs/sign_accuracy": "share of answers whose cost is on the right side of 0: above it for unsafe ones",
     "ratings/accuracy": "share of answers that lie between the bounds of the class they were rated",
     "lengths/correlation": "correlation of the rewards with the answers' lengths within the batch, before its update",
