@@ -50,7 +50,7 @@ def place(
 ) -> Float[Tensor, " token"]:
     """Rewards per token: each step's reward on its last token; steps that end within one token share it, added up.
 
-    last_token: index of the token that completes each step, from `alignkit.rewards.steps.last_tokens`.
+    last_token: index of the token that completes each step (rollout/placement.py finds it).
     Raises ValueError for an index outside the response: a reward must not vanish.
     """
     if len(last_token) and not 0 <= int(last_token.min()) <= int(last_token.max()) < num_tokens:

@@ -6,10 +6,15 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import RewardSpec
-from alignkit.types.score import Fault, FaultKind, Score
+from alignkit.rewards.shape import Group, Part, shape
+from alignkit.types.score import Fault, FaultKind, Score, StepScore
+
+Scores = list[list[Score]]
 
 
 def part_names(specs: Sequence[RewardSpec]) -> list[str]:
@@ -23,26 +28,51 @@ def part_names(specs: Sequence[RewardSpec]) -> list[str]:
     return names
 
 
-def blend(parts: Mapping[str, Score], specs: Sequence[RewardSpec]) -> Score:
-    """(sum of weight * value over the rewards that are not gates) * (product of the gates' values).
+def combine(specs: Sequence[RewardSpec], groups: Sequence[Group], said: Sequence[Sequence[Sequence[Score]]]) -> Scores:
+    """One blended Score per completion of each group. said: by group and spec what the reward said of each completion,
+    nothing where it is not for that row (`is_for`)."""
+    names = part_names(specs)
+    shaped = [
+        shape(spec, name, groups, [by_spec[number] for by_spec in said])
+        for number, (spec, name) in enumerate(zip(specs, names, strict=True))
+    ]
+    results: Scores = []
+    for number, (_, rollouts) in enumerate(groups):
+        own = {name: parts for name, by_group in zip(names, shaped, strict=True) if (parts := by_group[number])}
+        results.append([blend({name: parts[i] for name, parts in own.items()}, specs) for i in range(len(rollouts))])
+    return results
 
-    parts: one Score per spec, under the names of `part_names(specs)`.
-    Returns a Score whose `parts` are the unweighted values. A part is needed when it is a gate or its weight is not 0;
-    one needed part without a value leaves the blend without a value, for that part's fault (it never counts as 0).
+
+def blend(parts: Mapping[str, Part], specs: Sequence[RewardSpec]) -> Score:
+    """(sum of weight * amount over the rewards that are not gates) * (product of the gates' amounts).
+
+    parts: one Part per spec that is for this row, under the names of `part_names(specs)`.
+    Returns a Score whose `parts` are the unweighted values that the rewards said. A part is needed when it is a gate or
+    its weight is not 0; one needed part without a value leaves the blend without a value, for that part's fault (it
+    never counts as 0). Where a spec places steps, `steps` is what the blend pays where, and what the value has beyond
+    their sum is paid at the end; else steps, spread and members are those that a reward said.
     """
-    named = list(zip(part_names(specs), specs, strict=True))
-    fault = next((parts[name].fault for name, spec in named if _needed(spec) and parts[name].value is None), None)
-    value = None if fault else _value(parts, named)
+    named = [(name, spec) for name, spec in zip(part_names(specs), specs, strict=True) if name in parts]
+    said = {name: part.said for name, part in parts.items()}
+    fault = next((said[name].fault for name, spec in named if _needed(spec) and said[name].value is None), None)
+    if not fault and len(named) < len(specs) and not any(_needed(spec) and not spec.gate for _, spec in named):
+        fault = Fault(kind=FaultKind.REFUSED, where="blend", message="no reward is for this row; see their `only`")
+    value, paid = (None, ()) if fault else _value(parts, named)
     if value is not None and not math.isfinite(value):
         fault = Fault(kind=FaultKind.NOT_A_NUMBER, where="blend", message=f"the weighted sum is {value}")
     return Score(
         value=None if fault else value,
-        parts=_breakdown(parts),
-        steps=next((part.steps for part in parts.values() if part.steps is not None), None),
-        spread=next((part.spread for part in parts.values() if part.spread is not None), None),
-        members=next((part.members for part in parts.values() if part.members is not None), None),
-        fault=fault or next((part.fault for part in parts.values() if part.fault), None),
+        parts=_breakdown(said),
+        steps=paid if places_steps(specs) else _first(said, "steps"),
+        spread=_first(said, "spread"),
+        members=_first(said, "members"),
+        fault=fault or next((score.fault for score in said.values() if score.fault), None),
     )
+
+
+def places_steps(specs: Sequence[RewardSpec]) -> bool:
+    """Whether some of the reward is paid before the end."""
+    return any(spec.steps is not None and spec.steps.place != "end" for spec in specs)
 
 
 def check_blend(specs: Sequence[RewardSpec]) -> None:
@@ -58,20 +88,28 @@ def _needed(spec: RewardSpec) -> bool:
     return spec.gate or spec.weight != 0
 
 
-def _value(parts: Mapping[str, Score], named: list[tuple[str, RewardSpec]]) -> float:
-    total = sum(spec.weight * _number(parts[name]) for name, spec in named if _needed(spec) and not spec.gate)
-    return total * math.prod(_number(parts[name]) for name, spec in named if spec.gate)
+def _value(parts: Mapping[str, Part], named: list[tuple[str, RewardSpec]]) -> tuple[float, tuple[StepScore, ...]]:
+    """The blend's value, and what of it is paid where."""
+    factor = math.prod(_number(parts[name]) for name, spec in named if spec.gate)
+    added = [(parts[name], spec.weight) for name, spec in named if _needed(spec) and not spec.gate]
+    total = sum(weight * _number(part) for part, weight in added) * factor
+    paid = (replace(step, value=weight * step.value * factor) for part, weight in added for step in part.paid)
+    return total, tuple(paid)
 
 
-def _number(part: Score) -> float:
-    assert part.value is not None
-    return part.value
+def _number(part: Part) -> float:
+    assert part.amount is not None
+    return part.amount
 
 
-def _breakdown(parts: Mapping[str, Score]) -> dict[str, float | None]:
+def _first(said: Mapping[str, Score], field: str) -> Any:
+    return next((value for score in said.values() if (value := getattr(score, field)) is not None), None)
+
+
+def _breakdown(said: Mapping[str, Score]) -> dict[str, float | None]:
     result: dict[str, float | None] = {}
-    for name, part in parts.items():
+    for name, score in said.items():
         own_name = name.partition("#")[0]
-        result[name] = part.value
-        result.update({f"{name}.{inner}": value for inner, value in part.parts.items() if inner != own_name})
+        result[name] = score.value
+        result.update({f"{name}.{inner}": value for inner, value in score.parts.items() if inner != own_name})
     return result

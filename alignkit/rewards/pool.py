@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 from alignkit.recipe.schema import RewardSpec
-from alignkit.rewards.blend import blend, check_blend, part_names
+from alignkit.rewards.blend import check_blend, combine, part_names
+from alignkit.rewards.shape import Group, is_for
 from alignkit.rewards.supervisor import Call, Job, Supervisor
 from alignkit.types.rollout import Rollout
 from alignkit.types.score import Score
 from alignkit.types.task import Task
-
-Group = tuple[Task, Sequence[Rollout]]
 
 
 class RewardPool:
@@ -47,30 +46,30 @@ class RewardPool:
         Raises RewardError only when the pool itself is closed or cannot start workers any more.
         """
         call = Call()
-        for task, rollouts in groups:
-            for number, per_rollout in enumerate(self._per_rollout):
-                size = 1 if per_rollout else len(rollouts)
-                for first in range(0, len(rollouts), size or 1):
-                    self._add(call, number, task, list(rollouts[first : first + size]))
+        asked = [[self._ask(call, number, *group) for number in range(len(self._specs))] for group in groups]
         if call.jobs:
             self._supervisor.submit(call)
-        else:
-            call.future.set_result(None)
-        await asyncio.wrap_future(call.future)
-        scores = iter([score for job in call.jobs for score in job.scores])
-        return [self._blend(scores, len(rollouts)) for _, rollouts in groups]
+            await asyncio.wrap_future(call.future)
+        said = [[[score for job in jobs for score in job.scores] for jobs in group] for group in asked]
+        return combine(self._specs, groups, said)
 
     def close(self) -> None:
         """Ends every worker process. May be called twice; a call in progress gets RewardError."""
         self._supervisor.close()
 
-    def _add(self, call: Call, number: int, task: Task, rollouts: list[Rollout]) -> None:
-        deadline_s = self._specs[number].deadline_s * len(rollouts)
-        name = self._names[number]
-        call.add(Job(call=call, reward=number, name=name, task=task, rollouts=rollouts, deadline_s=deadline_s))
+    def unnormalised(self) -> RewardPool:
+        """The same pool, which must be closed but once, scoring as in evaluation: without `normalise`."""
+        twin = copy(self)
+        twin._specs = tuple(spec.model_copy(update={"normalise": None}) for spec in self._specs)
+        return twin
 
-    def _blend(self, scores: Iterator[Score], count: int) -> list[Score]:
-        """The next `count` blended scores; `scores` holds those of all rollouts by the first reward, then the next."""
-        by_reward = [list(islice(scores, count)) for _ in self._specs]
-        by_rollout = zip(*by_reward, strict=True)
-        return [blend(dict(zip(self._names, parts, strict=True)), self._specs) for parts in by_rollout]
+    def _ask(self, call: Call, number: int, task: Task, rollouts: Sequence[Rollout]) -> list[Job]:
+        """Adds the jobs of one reward on one group to the call, none where it is not for the row."""
+        spec, name, size = self._specs[number], self._names[number], 1 if self._per_rollout[number] else len(rollouts)
+        jobs = []
+        for first in range(0, len(rollouts) if is_for(spec, task) else 0, size or 1):
+            own = list(rollouts[first : first + size])
+            deadline_s = spec.deadline_s * len(own)
+            jobs.append(Job(call=call, reward=number, name=name, task=task, rollouts=own, deadline_s=deadline_s))
+            call.add(jobs[-1])
+        return jobs

@@ -1,18 +1,19 @@
 """Splits text into reasoning steps, and finds the policy's tokens that complete them. Knows no tokenizer.
 
-The judge of steps may read text another way than the policy does, so steps are spans of characters; the policy's tokens
-come with the characters that they wrote (`character_offsets`).
+The judge of steps may read text another way than the policy does, so steps are spans of characters; which characters
+the policy's tokens wrote is found by decoding them (`settled_ends`).
 """
 
 from __future__ import annotations
 
-import codecs
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal
 
+UNFINISHED = "\ufffd"  # what part of a character is decoded to
 Rule = Literal["blank_line", "newline", "sentence"]
 
 _ENDS: dict[str, str] = {
@@ -54,57 +55,30 @@ def split_steps(text: str, rule: Rule = "blank_line", *, pattern: str | None = N
     return [Span(first, last) for first, last in pairwise([0, *ends]) if last > first]
 
 
-def character_offsets(pieces: Sequence[bytes]) -> list[Span]:
-    """For each token's bytes the characters of the decoded text that it wrote, wholly or in part.
-
-    The text is the bytes of all tokens decoded as UTF-8, invalid ones replaced, as tokenizers do. A token that writes
-    part of a character gets that character, so neighbouring spans may overlap in one; a token without bytes gets an
-    empty span.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    spans: list[Span] = []
-    done = 0
-    for piece in pieces:
-        start = done
-        done += len(decoder.decode(piece))
-        pending = bool(decoder.getstate()[0])
-        spans.append(Span(start, done + 1 if pending and piece else done))
-    return spans
-
-
-def last_tokens(offsets: Sequence[Span], steps: Sequence[Span]) -> list[int]:
-    """For each step the index of the token that completes it: the last one that writes any of its characters.
-
-    offsets: characters of each token, with starts that do not fall. A token that reaches into the next step completes
-    this one all the same: only then is its text whole. Raises ValueError when the tokens' text ends before a step does.
-    """
-    results = []
-    token = 0
-    for step in steps:
-        while token < len(offsets) and offsets[token].end < step.end:
-            token += 1
-        if token == len(offsets):
-            raise ValueError(f"a step ends at character {step.end}; the tokens end before it")
-        results.append(_last_writer(offsets, token, step))
-    return results
-
-
-def step_of_tokens(offsets: Sequence[Span], steps: Sequence[Span]) -> list[int]:
-    """For each token the number of the step that it helps to complete; tokens after the last step belong to it."""
-    results: list[int] = []
-    for number, last in enumerate(last_tokens(offsets, steps)):
-        results += [number] * (last + 1 - len(results))
-    return results + [max(len(steps) - 1, 0)] * (len(offsets) - len(results))
-
-
 def settled_ends(decode: Callable[[Sequence[int]], str], ids: Sequence[int]) -> list[int]:
     """For each token how many characters of the whole text are written once it is there, known from decoding alone.
 
-    Characters that later tokens would still change (the first half of an emoji) do not count yet. For the cost of
-    decoding every prefix it needs nothing from the tokenizer but `decode`.
+    Characters that later tokens would still change (the first half of an emoji) do not count yet. It needs nothing from
+    the tokenizer but `decode`; where a few tokens cannot be decoded by themselves, or the bytes are no text, it costs
+    the decoding of every prefix.
     """
     whole = decode(ids)
-    return [_agreement(whole, decode(ids[: count + 1])) for count in range(len(ids))]
+    ends = _windowed_ends(decode, ids, whole)
+    if ends is None:
+        ends = [_agreement(whole, decode(ids[: count + 1])) for count in range(len(ids))]
+    return list(accumulate(ends, max))
+
+
+def last_tokens(settled: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """For each end of a step the index of the token that completes it: the first after which its text is settled.
+
+    A token that reaches into the next step completes this one all the same. Raises ValueError when the tokens' text
+    ends before a step does. settled: from `settled_ends`.
+    """
+    tokens = [bisect_left(settled, end) for end in ends]
+    if tokens and max(tokens) >= len(settled):
+        raise ValueError(f"a step ends at character {max(ends)}; the tokens end at {max(settled, default=0)}")
+    return tokens
 
 
 def step_cuts(ends: Sequence[int], text: str, steps: Sequence[Span]) -> list[int]:
@@ -122,17 +96,24 @@ def step_cuts(ends: Sequence[int], text: str, steps: Sequence[Span]) -> list[int
     return cuts
 
 
+def _windowed_ends(decode: Callable[[Sequence[int]], str], ids: Sequence[int], whole: str) -> list[int] | None:
+    """`settled_ends` in linear time: each token is decoded after the few before it. None where that is not the text."""
+    if UNFINISHED in whole:
+        return None
+    ends: list[int] = []
+    begin = read = done = 0
+    for count in range(1, len(ids) + 1):
+        before, after = decode(ids[begin:read]), decode(ids[begin:count])
+        fresh = after[len(before) :].rstrip(UNFINISHED)
+        if not whole.startswith(fresh, done):
+            return None
+        ends.append(done + len(fresh))
+        if fresh and not after.endswith(UNFINISHED):
+            begin, read, done = read, count, ends[-1]
+    return ends if done == len(whole) else None
+
+
 def _agreement(whole: str, begun: str) -> int:
     """How many characters both begin with."""
-    if whole.startswith(begun):
-        return len(begun)
-    return next(place for place, (one, other) in enumerate(zip(whole, f"{begun}\0", strict=False)) if one != other)
-
-
-def _last_writer(offsets: Sequence[Span], token: int, step: Span) -> int:
-    """Of the tokens from `token` on that write the step's last character (parts of one emoji), the last one."""
-    last = token
-    while token + 1 < len(offsets) and offsets[token + 1].start < step.end:
-        token += 1
-        last = token if offsets[token].end >= step.end else last
-    return last
+    pairs = zip(whole, begun, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(whole), len(begun)))

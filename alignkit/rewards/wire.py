@@ -145,8 +145,8 @@ def groups_from_openrlhf(request: OpenRlhfRequest) -> list[tuple[Task, list[Roll
 def score_to_wire(score: Score, where: str) -> dict[str, Any]:
     """The JSON object of a WireScore; a score that holds anything but finite numbers becomes a CONTRACT fault."""
     fault = score.fault and {"kind": score.fault.kind, "where": score.fault.where, "message": score.fault.message}
-    lists = {"steps": score.steps and [asdict(step) for step in score.steps]}
-    lists |= {"spread": score.spread, "members": score.members}
+    steps = score.steps and [asdict(step) for step in score.steps]
+    lists = {"steps": steps, "spread": score.spread, "members": score.members}
     try:
         fields = {"value": score.value, "parts": dict(score.parts), **lists, "fault": fault}
         return WireScore.model_validate(fields).model_dump(mode="json")

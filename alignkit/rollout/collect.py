@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import Rollouts
 from alignkit.rollout.engine import Engine
+from alignkit.rollout.placement import place
 from alignkit.types.rollout import Completion, Request, Rollout, Turn
 from alignkit.types.score import Score
 from alignkit.types.seeds import child
@@ -53,7 +54,7 @@ class Collected:
 class Collector:
     """Samples and scores. decode turns completion ids into text without special tokens; stop ends a completion.
 
-    scorer: None where an environment scores.
+    scorer: None where an environment alone scores. places_steps: scores say what of them is paid before the end.
     """
 
     engine: Engine
@@ -63,6 +64,7 @@ class Collector:
     settings: Rollouts
     seed: int
     adapter: str | None = None
+    places_steps: bool = False
 
     async def collect(self, draw: Callable[[int], list[Prompt]]) -> Collected:
         """Groups for one step. draw(n) gives the next n prompts of the stage's order.
@@ -107,9 +109,13 @@ class Collector:
         assert self.scorer is not None, "a collector of single answers has a scorer"
         scores = await self.scorer.score([(group[0].task, group) for group in groups])
         return [
-            [replace(rollout, score=score) for rollout, score in zip(group, group_scores, strict=True)]
+            [self.scored(rollout, score) for rollout, score in zip(group, group_scores, strict=True)]
             for group, group_scores in zip(groups, scores, strict=True)
         ]
+
+    def scored(self, rollout: Rollout, score: Score) -> Rollout:
+        rollout = replace(rollout, score=score)
+        return place(rollout, self.decode) if self.places_steps else rollout
 
     def describe(self, collected: Collected) -> dict[str, Any]:
         """The step's rollout and reward metrics."""

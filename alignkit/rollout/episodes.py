@@ -12,6 +12,7 @@ from alignkit.data.turns import Renderer, Transcript
 from alignkit.environments.base import Environment, Observation
 from alignkit.errors import BatchError
 from alignkit.rollout.collect import Collected, Collector, Prompt
+from alignkit.rollout.placement import place
 from alignkit.types.batch import DIRECTION, Item
 from alignkit.types.rollout import Completion, EpisodeEnd, Request, Rollout, StopReason, Turn
 from alignkit.types.score import Fault, FaultKind, Score
@@ -23,11 +24,11 @@ SUCCESS = "success"
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeCollector(Collector):
-    """Collects episodes instead of single answers; the environment, not a reward, pays for them.
+    """Collects episodes instead of single answers; the environment pays for them, and rewards where there are any.
 
     make: gives a fresh environment per episode. name: what faults call it. context: most tokens of one episode.
-    A rollout's score is its return: the sum of what its turns were paid, undiscounted. Parts: `return`, and `success`
-    as the last observation states it.
+    A rollout's score is its return: the sum of what its turns were paid, undiscounted; rewards are added to it. Parts:
+    `return`, `success` as the last observation states it, and those of the rewards.
     """
 
     make: Callable[[], Environment]
@@ -59,8 +60,22 @@ class EpisodeCollector(Collector):
             await asyncio.gather(*(episode.take_turn(completion) for episode, completion in answered))
 
     async def score(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
-        """The same rollouts: episodes were scored while they were played."""
-        return groups
+        """The same rollouts: the environment scored them while they were played; rewards judge them now."""
+        return groups if self.scorer is None else await super().score(groups)
+
+    def scored(self, rollout: Rollout, score: Score) -> Rollout:
+        """The episode paid by the environment and by the rewards; without a value where either could not score it."""
+        own = rollout.score
+        assert own is not None, "an episode has its return"
+        parts = {**own.parts, **score.parts}
+        if own.value is None or score.value is None:
+            return replace(rollout, score=Score(value=None, parts=parts, fault=own.fault or score.fault))
+        paid = place(replace(rollout, score=score), self.decode).paid or ()
+        paid = [list(tokens) for tokens in paid]
+        for turn, tokens in zip(rollout.turns, paid, strict=bool(paid)):
+            tokens[-1] += turn.reward or 0.0
+        total = replace(score, value=own.value + score.value, parts=parts)
+        return replace(rollout, score=total, paid=tuple(map(tuple, paid)) or None)
 
     def describe(self, collected: Collected) -> dict[str, Any]:
         rollouts = collected.everything
@@ -209,7 +224,8 @@ class Episode:
 def episode_item(rollout: Rollout, *, reward: float) -> Item:
     """One sequence of all turns: the first prompt, then everything after it, with the policy's tokens as actions.
 
-    Each turn's reward lies on the last token of its action; without an environment `reward` is paid at the end.
+    Rewards lie where the rollout's `paid` says, else each turn's on the last token of its action; without either
+    `reward` is paid at the end.
     Raises BatchError, naming the turn, when a turn's context does not begin with the turns before it.
     """
     first = rollout.turns[0]
@@ -229,9 +245,8 @@ def episode_item(rollout: Rollout, *, reward: float) -> Item:
         ids += [*seen, *turn.completion_ids]
         action += [False] * len(seen) + [True] * size
         logprobs += [0.0] * len(seen) + list(turn.sampler_logprobs)
-        rewards += [0.0] * (len(seen) + size)
-        if turn.reward is not None:
-            rewards[-1] = turn.reward
+        rewards += [0.0] * len(seen)
+        rewards += [0.0] * (size - 1) + [turn.reward or 0.0] if rollout.paid is None else rollout.paid[number - 1]
     parts = rollout.score.parts if rollout.score else {}
     return Item(
         prompt_ids=first.prompt_ids,
@@ -241,7 +256,7 @@ def episode_item(rollout: Rollout, *, reward: float) -> Item:
         group=rollout.group,
         member=rollout.member,
         reward=reward,
-        rewards=rewards if rollout.end is not None else None,
+        rewards=rewards if rollout.paid is not None or rollout.end is not None else None,
         truncated=rollout.truncated,
         policy_version=rollout.policy_version,
         channels={name: math.nan if part is None else part for name, part in parts.items()} | _direction(rollout),

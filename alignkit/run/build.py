@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.read import resolve_algorithm
 from alignkit.recipe.schema import Data, Environment, Evaluation, Optimizer, Recipe, Replay, Stage
-from alignkit.rewards.blend import part_names
+from alignkit.rewards.blend import part_names, places_steps
 from alignkit.rewards.pool import RewardPool
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.engine import Engine
@@ -277,6 +277,7 @@ def build_collector(recipe: Recipe, stage: Stage, policy: Policy, engine: Engine
         "settings": stage.rollouts,
         "seed": child(recipe.seed, stage.name),
         "adapter": "policy" if recipe.model.lora else None,
+        "places_steps": places_steps(stage.rewards),
     }
     environment = stage.environment
     if environment is None:
@@ -312,6 +313,8 @@ def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Eva
     """The recipe's evaluation, graded by the last stage's rewards, on `evaluation.data` or the tasks held out there."""
     settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
     data, tasks = settings.data or stage.data, _heldout_tasks(recipe)
+    if isinstance(collector.scorer, RewardPool):
+        collector = replace(collector, scorer=collector.scorer.unnormalised())
     if stage.environment is not None:
         examples = [Example(task=task, prompt=()) for task in tasks[: settings.limit]]
         return Evaluator(collector=collector, examples=examples, settings=settings, grader=SUCCESS)

@@ -204,7 +204,7 @@ def grade_gold(stage: Stage, tasks: Sequence[Task], *, beside: Path | None) -> G
     groups = [(task, [_as_rollout(task, number)]) for number, task in enumerate(answered)]
     pool = RewardPool(stage.rewards, workers=stage.rollouts.reward_workers, beside=beside)
     try:
-        scores = [group[0] for group in asyncio.run(pool.score(groups))]
+        scores = [group[0] for group in asyncio.run(pool.unnormalised().score(groups))]
     finally:
         pool.close()
     graded = list(zip(answered, scores, strict=True))

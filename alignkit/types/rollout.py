@@ -84,6 +84,8 @@ class Rollout:
     group: number of the prompt within the step (same prompt, same group); member: number within the group.
     policy_version: updates applied to the weights that sampled it; adapter: name of the LoRA adapter or None.
     reset: of episodes that are compared from one turn on: only that turn is learnt from, those before it they share.
+    paid: per turn and token of it, how the score is paid to the policy; None: each turn's reward on its last token, and
+    without an environment all of it on the very last.
     """
 
     task: Task
@@ -95,6 +97,7 @@ class Rollout:
     score: Score | None = None
     end: EpisodeEnd | None = None
     reset: Reset | None = None
+    paid: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def text(self) -> str:

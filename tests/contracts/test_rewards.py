@@ -24,6 +24,7 @@ from alignkit.rewards.base import FunctionReward, unscorable
 from alignkit.rewards.blend import blend
 from alignkit.rewards.lift import find_reward
 from alignkit.rewards.pool import RewardPool
+from alignkit.rewards.shape import Part
 from alignkit.rewards.verdict import Outcome, judged, outcome_of
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.score import FaultKind, Score
@@ -163,9 +164,10 @@ def test_an_outcome_survives_as_a_score_and_only_right_pays(outcome):
 def test_rlsp_with_a_judge_of_effort_gives_its_authors_numbers():
     specs = [RewardSpec(name="rlsp_exploration", weight=0.8), RewardSpec(name="effort", weight=0.2)]
     effort = Score(value=0.6)
+    as_part = {"effort": Part(effort, 0.6)}
     for length, answer, value in ((4000, "3", 0.12), (16000, "3", 0.72), (16000, "4", -0.08)):
         own = said("rlsp_exploration", "a" * length + rf"\boxed{{{answer}}}", reference="3")
-        assert blend({"rlsp_exploration": own, "effort": effort}, specs).value == pytest.approx(value)
+        assert blend({"rlsp_exploration": Part(own, own.value), **as_part}, specs).value == pytest.approx(value)
 
 
 @needs_data

@@ -8,8 +8,10 @@ from reward_rollouts import question
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import RewardSpec
 from alignkit.report.names import check_names
+from alignkit.rewards import blend as blending
 from alignkit.rewards.base import FunctionReward, as_score, reward, unscorable
-from alignkit.rewards.blend import blend, check_blend, part_names
+from alignkit.rewards.blend import check_blend, part_names
+from alignkit.rewards.shape import Part
 from alignkit.types.score import Fault, FaultKind, Score, StepScore
 
 values = st.floats(-100, 100)
@@ -17,6 +19,10 @@ values = st.floats(-100, 100)
 
 def of(value):
     return Score(value=value)
+
+
+def blend(scores, specs):
+    return blending.blend({name: Part(score, score.value) for name, score in scores.items()}, specs)
 
 
 def test_a_blend_is_the_weighted_sum_times_the_gates():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from alignkit.rewards.steps import Span, character_offsets, last_tokens, split_steps, step_of_tokens
+from alignkit.rewards.steps import last_tokens, settled_ends, split_steps
 
 texts = st.text(alphabet=st.sampled_from("ab A1.!? \n\t。é😀👩‍👩‍👧\r"), max_size=60)
 rules = st.sampled_from(["blank_line", "newline", "sentence"])
@@ -61,25 +61,35 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(ends)]
 
 
-def test_an_emoji_in_four_tokens_belongs_to_all_of_them():
+def settled(pieces: list[bytes]) -> list[int]:
+    """What `settled_ends` finds for tokens of these bytes."""
+    return settled_ends(lambda ids: b"".join(pieces[i] for i in ids).decode(errors="replace"), range(len(pieces)))
+
+
+def found_tokens(pieces: list[bytes], steps) -> list[int]:
+    return last_tokens(settled(pieces), [step.end for step in steps])
+
+
+def test_an_emoji_in_four_tokens_is_there_with_the_last_of_them():
     pieces = [b"a", b"\xf0", b"\x9f\x98", b"\x80", b"", b"b"]
-    assert character_offsets(pieces) == [Span(0, 1), Span(1, 2), Span(1, 2), Span(1, 2), Span(2, 2), Span(2, 3)]
-    assert last_tokens(character_offsets(pieces), [Span(0, 2), Span(2, 3)]) == [3, 5]
+    assert settled(pieces) == [1, 1, 1, 2, 2, 3]
+    assert last_tokens(settled(pieces), [2, 3]) == [3, 5]
 
 
 def test_a_special_token_inside_an_emoji_does_not_move_its_end():
-    pieces = [b"\xf0\x9f", b"", b"\x98\x80"]
-    assert last_tokens(character_offsets(pieces), [Span(0, 1)]) == [2]
+    assert last_tokens(settled([b"\xf0\x9f", b"", b"\x98\x80"]), [1]) == [2]
+
+
+def test_a_letter_before_half_an_emoji_counts_at_once():
+    assert settled([b"a", b"b\xf0\x9f", b"\x98\x80", b"c"]) == [1, 2, 3, 4]
 
 
 @given(st.binary(max_size=40), st.lists(st.integers(0, 100), max_size=12))
 @example(b"\xf0\x9fA\xf0\x9f\xf0", [1, 2, 3, 4])
-def test_offsets_cover_the_decoded_text_whatever_the_bytes(data, places):
-    spans = character_offsets(cut(data, places))
-    text = data.decode("utf-8", "replace")
-    assert max((span.end for span in spans), default=0) == len(text)
-    assert [span.start for span in spans] == sorted(span.start for span in spans)
-    assert set(range(len(text))) == {place for span in spans for place in range(span.start, span.end)}
+def test_ends_never_fall_and_reach_the_decoded_text_whatever_the_bytes(data, places):
+    ends = settled(cut(data, places))
+    assert ends == sorted(ends)
+    assert ends[-1] == len(data.decode("utf-8", "replace"))
 
 
 @given(texts, rules, st.lists(st.integers(0, 400), max_size=40))
@@ -87,7 +97,7 @@ def test_a_step_is_whole_after_its_last_token_and_not_before(text, rule, places)
     """Cut anywhere, also inside characters: the tokens up to the found one hold the step, one token less does not."""
     pieces = cut(text.encode(), places)
     steps = split_steps(text, rule)
-    found = last_tokens(character_offsets(pieces), steps)
+    found = found_tokens(pieces, steps)
     assert found == sorted(found)
     for step, token in zip(steps, found, strict=True):
         end = len(text[: step.end].encode())
@@ -95,17 +105,23 @@ def test_a_step_is_whole_after_its_last_token_and_not_before(text, rule, places)
         assert len(b"".join(pieces[:token])) < end
 
 
-def test_every_token_belongs_to_one_step():
-    text = "one two\n\nthree"
-    offsets = character_offsets([b"one", b" two", b"\n\nth", b"ree", b""])
-    steps = split_steps(text)
-    assert last_tokens(offsets, steps) == [2, 3]
-    assert step_of_tokens(offsets, steps) == [0, 0, 0, 1, 1]
+def test_a_tokenizer_that_tidies_up_is_read_by_whole_prefixes():
+    """Its ` n't` becomes `n't` only when it is complete, so tokens cannot be read by themselves."""
+    pieces = ["do", " n", "'t", " go"]
+    ends = settled_ends(lambda ids: "".join(pieces[i] for i in ids).replace(" n't", "n't"), range(4))
+    assert ends == [2, 2, 5, 8]
 
 
 def test_tokens_that_end_before_a_step_are_an_error():
-    with pytest.raises(ValueError, match="a step ends at character 9"):
-        last_tokens(character_offsets([b"abc"]), [Span(0, 9)])
+    with pytest.raises(ValueError, match="a step ends at character 9; the tokens end at 3"):
+        last_tokens(settled([b"abc"]), [9])
+
+
+def test_a_long_text_is_mapped_in_linear_time():
+    pieces = [f"{i} ".encode() for i in range(20_000)]
+    start = time.perf_counter()
+    assert settled(pieces)[-1] == sum(map(len, pieces))
+    assert time.perf_counter() - start < 2
 
 
 def test_a_byte_level_tokenizer_s_tokens_map_to_steps():
@@ -114,24 +130,14 @@ def test_a_byte_level_tokenizer_s_tokens_map_to_steps():
     model = tokenizers.ByteLevelBPETokenizer()
     model.train_from_iterator(["the answer is the answer", "so é = 😀"], vocab_size=280)
     text = "so the answer is 😀😀.\n\nNo: é 👩‍👧\n\nthe end"
-    encoding = model.encode(text)
-    alphabet = {character: byte for byte, character in byte_alphabet().items()}
-    pieces = [bytes(alphabet[c] for c in model.id_to_token(number)) for number in encoding.ids]
-    assert b"".join(pieces).decode() == text
-    assert len(pieces) > len(text) - 20
-    found = last_tokens(character_offsets(pieces), split_steps(text))
-    assert [b"".join(pieces[: token + 1]).decode() for token in found] == [
+    ids = model.encode(text).ids
+    assert len(ids) > len(text) - 20
+    found = last_tokens(settled_ends(model.decode, ids), [step.end for step in split_steps(text)])
+    assert [model.decode(ids[: token + 1]) for token in found] == [
         "so the answer is 😀😀.\n\n",
         "so the answer is 😀😀.\n\nNo: é 👩‍👧\n\n",
         text,
     ]
-
-
-def byte_alphabet() -> dict[int, str]:
-    """GPT-2's printable stand-ins for bytes."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {**{byte: chr(byte) for byte in plain}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}
 
 
 @pytest.mark.parametrize("rule", ["blank_line", "newline", "sentence"])
