@@ -137,7 +137,7 @@ def _with_stop(tokenizer: Any, completion: list[int]) -> list[int]:
     """Cut after the last special token (ChatML adds a line break behind it that is never sampled), else EOS added."""
     if tokenizer.eos_token_id is None:
         raise DataError("the tokenizer has no EOS token, so nothing could teach the policy to stop")
-    special = set(tokenizer.all_special_ids)
+    special = set(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - {tokenizer.eos_token_id})
     last = next((place for place in reversed(range(len(completion))) if completion[place] in special), None)
     return [*completion, tokenizer.eos_token_id] if last is None else completion[: last + 1]
 

@@ -229,7 +229,13 @@ def _load(path: str, revision: str | None) -> tuple[Module, Any]:
         config = _without_dropout(AutoConfig.from_pretrained(path, **options))
         reads_only = is_encoder(config)
         loaded: Any = (AutoModel if reads_only else AutoModelForCausalLM).from_pretrained(
-            path, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, **options
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,  # other formats can hold code
+            output_loading_info=True,
+            **options,
         )
         tokenizer: Any = recognise(AutoTokenizer.from_pretrained(path, **options))
     except (OSError, ValueError, ImportError) as error:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from alignkit.algorithms.base import Algorithm, Judgement, Outputs
 from alignkit.data.prompts import render, render_answer
 from alignkit.data.ratings import step_ids
-from alignkit.errors import ContentError
+from alignkit.errors import ContentError, DataError
 from alignkit.models.critic import add_value_head
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want, base_model
@@ -71,17 +72,46 @@ def is_reward_model(folder: Path) -> bool:
 
 def adopt_head(model: nn.Module, heads: Sequence[str], folder: Path) -> list[str]:
     """Takes over the outputs of a saved reward model's head that have the same names; returns these."""
-    reading = Reading(**json.loads((folder / FILE).read_text()))
-    algorithm = load_algorithm(reading.algorithm["type"], beside=folder)
-    before = list(algorithm.heads(algorithm.config.model_validate(reading.algorithm)))
+    _, algorithm, config = _read_folder(folder)
+    before = list(algorithm.heads(config))
     shared = [name for name in heads if name in before]
     if shared:
-        saved = load_file(folder / f"{VALUE_HEAD}.safetensors")
+        saved = _read_head(folder)
         own, theirs = [list(heads).index(name) for name in shared], [before.index(name) for name in shared]
         with torch.no_grad():
             for name, tensor in getattr(base_model(model), VALUE_HEAD).named_parameters():
                 tensor[own] = saved[name][theirs].to(tensor)
     return shared
+
+
+def _read_folder(folder: Path) -> tuple[Reading, Algorithm, Any]:
+    """How a saved model is read, its algorithm and that one's config."""
+    if not is_reward_model(folder):
+        raise ContentError(f"{folder} is no reward model: it has no {FILE}; train one (docs/rewards.md)")
+    try:
+        reading = Reading(**json.loads((folder / FILE).read_text()))
+        algorithm = load_algorithm(reading.algorithm["type"], beside=folder)
+        return reading, algorithm, algorithm.config.model_validate(reading.algorithm)
+    except (ValueError, TypeError, KeyError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ContentError(f"{folder / FILE} cannot be read: {why}; train the model again") from error
+
+
+def _read_head(folder: Path) -> dict[str, Tensor]:
+    file = folder / f"{VALUE_HEAD}.safetensors"
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ContentError(f"{file} cannot be read: {error}; train the model again") from error
+
+
+def _load_head(model: nn.Module, heads: int, folder: Path) -> None:
+    add_value_head(model, heads, seed=0)
+    try:
+        getattr(base_model(model), VALUE_HEAD).load_state_dict(_read_head(folder))
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:200]
+        raise ContentError(f"{folder}: its {VALUE_HEAD} is not that of {heads} numbers: {why}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,16 +136,11 @@ class RewardModel:
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> RewardModel:
         """From a folder that training wrote; safetensors only. Raises ContentError when it is none."""
-        if not is_reward_model(folder):
-            raise ContentError(f"{folder} is no reward model: it has no {FILE}; train one (docs/rewards.md)")
-        reading = Reading(**json.loads((folder / FILE).read_text()))
-        algorithm = load_algorithm(reading.algorithm["type"], beside=folder)
-        config = algorithm.config.model_validate(reading.algorithm)
+        reading, algorithm, config = _read_folder(folder)
         model, tokenizer = load_policy(Model(path=str(folder.resolve())), seed=0)
         heads = len(algorithm.heads(config))
         if heads:
-            add_value_head(model, heads, seed=0)
-            getattr(base_model(model), VALUE_HEAD).load_state_dict(load_file(folder / f"{VALUE_HEAD}.safetensors"))
+            _load_head(model, heads, folder)
         reference = None
         if reading.reference is not None:
             reference = cls._forward(
@@ -154,9 +179,12 @@ class RewardModel:
 
     def _prepare(self, rollout: Rollout, name: str) -> Prepared | Score:
         task = self._task(rollout)
-        prompt = render(self.tokenizer, task, self._data)
+        try:
+            prompt = render(self.tokenizer, task, self._data)
+            completion, ends = self._completion(task, rollout.text)
+        except DataError as error:  # a character that its tokenizer lacks, messages that its template refuses
+            return unscorable(FaultKind.REFUSED, name, str(error))
         limit = min(self.reading.longest or self.context, self.context - len(prompt))
-        completion, ends = self._completion(task, rollout.text)
         if limit < 1 or (len(completion) > limit and not self.reading.cut):
             message = f"{len(prompt)} + {len(completion)} tokens, more than the reward model reads"
             return unscorable(FaultKind.REFUSED, name, message)

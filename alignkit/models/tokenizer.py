@@ -44,9 +44,9 @@ class CharacterTokenizer(PreTrainedTokenizerFast):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """Saves an ordinary tokenizer.json folder, which loads without alignkit."""
-        return _wrap(PreTrainedTokenizerFast, self._tokenizer, self.model_max_length).save_pretrained(
-            save_directory, *args, **kwargs
-        )
+        return _wrap(
+            PreTrainedTokenizerFast, self._tokenizer, self.model_max_length, self.chat_template
+        ).save_pretrained(save_directory, *args, **kwargs)
 
 
 def character_tokenizer(characters: str, *, context: int) -> CharacterTokenizer:
@@ -80,7 +80,7 @@ def recognise(tokenizer: Any) -> Any:
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if getattr(model, "unk_token", None) != UNKNOWN:
         return tokenizer
-    return _wrap(CharacterTokenizer, tokenizer.backend_tokenizer, tokenizer.model_max_length)
+    return _wrap(CharacterTokenizer, tokenizer.backend_tokenizer, tokenizer.model_max_length, tokenizer.chat_template)
 
 
 def stop_token_ids(tokenizer: Any, model: Module) -> tuple[int, ...]:
@@ -94,9 +94,9 @@ def stop_token_ids(tokenizer: Any, model: Module) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _wrap(kind: type[Wrapped], tokenizer: Any, context: int) -> Wrapped:
+def _wrap(kind: type[Wrapped], tokenizer: Any, context: int, template: Any = None) -> Wrapped:
     pad, bos, eos = SPECIALS
-    return kind(
+    wrapped = kind(
         tokenizer_object=tokenizer,
         pad_token=pad,
         bos_token=bos,
@@ -104,3 +104,5 @@ def _wrap(kind: type[Wrapped], tokenizer: Any, context: int) -> Wrapped:
         clean_up_tokenization_spaces=False,
         model_max_length=context,
     )
+    wrapped.chat_template = template
+    return wrapped
