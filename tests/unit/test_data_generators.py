@@ -172,3 +172,35 @@ def test_a_hasty_teacher_stops_after_the_first_digit_half_of_the_time_whatever_t
     short = [row["completion"] for row in rows("directed_sums", hasty=True) if row["completion"] != row["reference"]]
     assert {len(answer) for answer in short} == {1}
     assert len(short) / len(rows("directed_sums")) == pytest.approx(0.5, abs=0.03)
+
+
+def mistakes(answer: str, right: str) -> int:
+    return sum(one != other for one, other in zip(answer, right, strict=True))
+
+
+@pytest.mark.parametrize(("name", "options"), [("comparison", {}), ("arithmetic", {"reversed": True})])
+def test_graded_answers_are_rated_by_their_wrong_digits(name, options):
+    options = {"digits": 2, "style": "characters", "count": 300} | options
+    rated = rows(name, answers="rated", **options)
+    assert all(row["rating"] == 2 - mistakes(row["completion"], row["reference"]) for row in rated)
+    assert {row["rating"] for row in rated} == {0.0, 1.0, 2.0}
+    for row in rows(name, answers="ranked", **options):
+        assert row["scores"] == [2 - mistakes(answer, row["reference"]) for answer in row["completions"]]
+    assert any(len(set(row["scores"])) < 4 for row in rows(name, answers="ranked", **options))
+
+
+def test_the_rejected_answer_has_more_wrong_digits_and_any_is_unsafe():
+    compared = rows("comparison", digits=2, style="characters", answers="unsafe", count=300)
+    for row in compared:
+        better, worse = (mistakes(row[side], row["reference"]) for side in ("chosen", "rejected"))
+        assert better < worse
+        assert (row["chosen_unsafe"], row["rejected_unsafe"]) == (better > 0, worse > 0)
+    assert {row["chosen_unsafe"] for row in compared} == {True, False}
+
+
+@pytest.mark.parametrize(("split", "share"), [("train", 0.9), ("heldout", 0.5)])
+def test_padding_goes_with_the_right_answer_in_training_only(split, share):
+    padded = rows("comparison", split, digits=2, style="characters", answers="padded", count=1000)
+    assert all(row["chosen"].rstrip("=") == row["reference"] != row["rejected"].rstrip("=") for row in padded)
+    longer = sum(len(row["chosen"]) > len(row["rejected"]) for row in padded) / len(padded)
+    assert longer == pytest.approx(share, abs=0.05)
