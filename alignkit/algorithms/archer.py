@@ -1,12 +1,13 @@
 """ArCHer (arXiv 2402.19446): an actor on tokens under double utterance critics, from replayed turns.
 
-A transition is a group of two sequences after the same state o: member 0 is the replayed utterance u with what the
-environment answered, member 1 a fresh utterance u' of the present policy. Qb, Vb are the slowly following critics:
+A group is two sequences after the same state o: member 0 goes on as the episode did, with the utterance u, what was
+answered and all later turns; member 1 is a fresh utterance u' of the present policy. Qb, Vb: slowly following critics.
 
     Q_j(o, u) -> r + discount Vb_j(o')  (r alone at the end),   V_j(o) -> Qb_j(o, u')
     L = -A sum_t l_t over u',   A = min_j Q_j(o, u') - min_j V_j(o)
 
-The critics read states off one backbone: V before an utterance, Q after its last token. Unlike the paper's code, tokens
+Every turn of member 0 trains Q; a trace above 0 makes its target the lambda-return of the turns that followed. The
+critics read states off one backbone: V before an utterance, Q after its last token. Unlike the paper's code, tokens
 stay as they were sampled (the stop token is trained too), and each optimizer clips its own gradient.
 """
 
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from alignkit import ops
 from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
 from alignkit.recipe.schema import Fraction
 from alignkit.types.metric import Mean
 
 if TYPE_CHECKING:
-    from alignkit.recipe.schema import Stage
+    from torch import Tensor
+
     from alignkit.types.batch import Batch
 
 Q, V, BASELINE = slice(0, 2), slice(2, 4), 4
@@ -33,23 +36,40 @@ class Config(AlgorithmConfig):
     """Of the next turn."""
     target_rate: Fraction = Field(default=0.1, gt=0)
     """Share of the way that the slow critics go towards the critics after each step."""
+    trace: Fraction = 0.0
+    """Lambda of Q's targets. 0, the paper's: one turn, then Vb. 1: the return, of what older policies said later."""
     v_target: Literal["own", "min"] = "own"
     """Each V chases the slow Q of its own number, or the smaller of both."""
     token_baseline: bool = False
     """Subtract what a head of the critic expects of A after each prefix of the utterance: less variance."""
 
 
+def turns(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each turn, in order: packed index of the token before its utterance, and of its last; and its sequence."""
+    actions = batch.action_mask.nonzero().squeeze(-1)
+    begins = (~batch.action_mask[batch.parent[actions]]).nonzero().squeeze(-1)
+    first, last = actions[begins], actions[begins.roll(-1) - 1]
+    return batch.parent[first], last, batch.segment[first]
+
+
 def estimate(config: Config, batch: Batch) -> Batch:
     values, slow = batch.require("values"), batch.require("target_values")
-    end, start, fresh = batch.last_action(), batch.parent[batch.first_action()], batch.member == FRESH
-    over = batch.last_token() == end  # nothing follows the utterance: the episode ended with it
-    following = slow[batch.last_token(), V] * ~over[:, None]
-    chased = slow[end, Q]
+    start, end, sequence = turns(batch)
+    fresh, last = (batch.member == FRESH)[sequence], batch.last_token()
+    over = last == batch.last_action()  # nothing follows the last utterance: the episode ended with it
+    targets = slow.new_zeros(slow.shape)
+    for j in range(2):
+        before, final = slow[start, V][~fresh, j], slow[last, V][:, j] * ~over
+        how = {"segment": sequence[~fresh], "discount": config.discount, "trace": config.trace}
+        ahead = ops.advantages.gae(batch.placed_rewards()[end][~fresh], before, final, **how)
+        targets[end[~fresh], j] = before + ahead
+    chased = slow[end, Q][fresh]
     if config.v_target == "min":
-        chased = chased.amin(1, keepdim=True).expand_as(chased)
-    targets = chased.where(fresh[:, None], batch.reward[:, None] + config.discount * following)
-    advantages = (values[end, Q].amin(1) - values[start, V].amin(1)) * fresh
-    return batch.replace(advantages=batch.spread(advantages), targets=targets)
+        chased = chased.amin(1, keepdim=True)
+    targets[end[fresh], V] = chased.expand(-1, 2)
+    advantages = values.new_zeros(batch.num_sequences)
+    advantages[sequence[fresh]] = (values[end, Q].amin(1) - values[start, V].amin(1))[fresh]
+    return batch.replace(advantages=batch.spread(advantages), value_targets=targets)
 
 
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
@@ -64,31 +84,26 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
 
 
 def critic_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
-    fresh, targets = batch.member == FRESH, batch.require("targets")
-    read = outputs.values[batch.last_action(), Q].where(
-        ~fresh[:, None], outputs.values[batch.parent[batch.first_action()], V]
-    )
-    errors = ((read - targets) ** 2).sum(1)
-    count, q_errors, v_errors = float((~fresh).sum()), errors[~fresh], errors[fresh]
-    total, metrics = errors.sum(), {"critic/q_error": Mean.of(q_errors / 2), "critic/v_error": Mean.of(v_errors / 2)}
+    start, end, sequence = turns(batch)
+    fresh, targets = (batch.member == FRESH)[sequence], batch.require("value_targets")[end]
+    size = sequence.bincount()[sequence]  # a replayed sequence weighs as one turn
+    q_errors = (((outputs.values[end, Q] - targets[:, Q]) ** 2).sum(1) / size)[~fresh]
+    v_errors = ((outputs.values[start, V] - targets[:, V]) ** 2).sum(1)[fresh]
+    count, total = float((batch.member == REPLAYED).sum()), q_errors.sum() + v_errors.sum()
     if config.token_baseline:
-        mask = batch.action_mask & fresh[batch.segment]
+        mask = batch.action_mask & (batch.member == FRESH)[batch.segment]
         gap = outputs.values[batch.parent[mask], BASELINE] - batch.require("advantages")[mask]
         total = total + (gap**2 / batch.actions_per_sequence()[batch.segment[mask]]).sum()
-    metrics |= {"loss/critic": Mean(float(total.detach()), count), "critic/value": Mean.of(read[fresh])}
-    return Loss(total=total, count=count, metrics=metrics)
-
-
-def requires(config: Config, stage: Stage) -> list[str]:
-    return []
+    means = {"q_error": q_errors / 2, "v_error": v_errors / 2, "value": outputs.values[start, V][fresh]}
+    metrics = {f"critic/{name}": Mean.of(each) for name, each in means.items()}
+    return Loss(total=total, count=count, metrics=metrics | {"loss/critic": Mean(float(total.detach()), count)})
 
 
 def explain(config: Config) -> str:
     baseline = ", minus a token baseline" if config.token_baseline else ""
-    return (
-        f"maximise E[A sum log p(utterance)], A = min Q - min V of double utterance critics{baseline}; "
-        f"critics by TD with discount {config.discount:g}, slow copies at rate {config.target_rate:g}"
-    )
+    how = f"discount {config.discount:g}, trace {config.trace:g}, slow copies at rate {config.target_rate:g}"
+    objective = "maximise E[A sum log p(utterance)], A = min Q - min V of double utterance critics"
+    return f"{objective}{baseline}; critics by TD with {how}"
 
 
 ALGORITHM = Algorithm(
@@ -97,7 +112,7 @@ ALGORITHM = Algorithm(
     needs=lambda config: ("values", "target_values"),
     estimate=estimate,
     losses={"critic": critic_loss, "policy": policy_loss},
-    requires=requires,
+    requires=lambda config, stage: [],
     explain=explain,
     unit="group",
     heads=lambda config: ("q1", "q2", "v1", "v2", "baseline"),

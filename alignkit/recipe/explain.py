@@ -129,6 +129,9 @@ def _besides(stage: Stage) -> Iterator[str]:
         yield f"constraint: mean {each.of} at most {each.limit:g}; {moves}"
     if train.critic_warmup_steps:
         yield f"in the first {_count(train.critic_warmup_steps, 'step')} only the critic learns"
+    if stage.critic is not None and (stage.critic.epochs or stage.critic.minibatches):
+        updates = (stage.critic.epochs or train.epochs) * (stage.critic.minibatches or train.minibatches)
+        yield f"the critic makes {_count(updates, 'update')} a step, the policy {train.epochs * train.minibatches}"
     if train.drop_confident:
         yield f"{train.drop_confident:g} of each step's completions are not trained on, those the policy was surest of"
     if train.max_update_kl is not None:

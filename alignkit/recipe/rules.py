@@ -15,7 +15,7 @@ from alignkit.recipe.data_file import data_file, data_folders
 from alignkit.recipe.document import KeyPath
 from alignkit.recipe.find import did_you_mean, find, find_suite
 from alignkit.recipe.outline import keyword_functions
-from alignkit.recipe.schema import Data, Recipe, Stage
+from alignkit.recipe.schema import Critic, Data, Recipe, Stage
 
 Broken = Iterator[tuple[KeyPath, str]]
 
@@ -242,8 +242,9 @@ def _critic(recipe: Recipe, stage: Stage, algorithm: Any, config: Any, key: KeyP
     heads = algorithm.heads(config)
     if stage.critic is not None and not heads:
         yield (*key, "critic"), f"{kind} has no critic; remove the section"
-    if stage.critic is not None and shared and (stage.critic.path or stage.critic.lr):
-        yield (*key, "critic", "shared"), "a head on the policy has its layers and its optimizer; remove path and lr"
+    if stage.critic is not None and shared and stage.critic != Critic(shared=True):
+        problem = "a head on the policy has its layers and its optimizer; remove the other settings of critic"
+        yield (*key, "critic", "shared"), problem
     if stage.train.critic_warmup_steps and (shared or not heads):
         yield (*key, "train", "critic_warmup_steps"), "only a critic of its own can learn first; remove this"
     folder = recipe.file.parent if recipe.file else Path()

@@ -287,6 +287,10 @@ class Critic(Section):
     """A model to start from; default: a copy of the policy as the stage begins."""
     lr: PositiveFloat | None = None
     """Peak learning rate of a critic of its own; default: the policy's."""
+    epochs: PositiveInt | None = None
+    """Passes of a critic of its own over each batch; default: train.epochs."""
+    minibatches: PositiveInt | None = None
+    """Its optimizer steps per pass; default: train.minibatches."""
 
 
 class Stage(Section):

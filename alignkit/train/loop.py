@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alignkit.ops.schedule import learning_rate
-from alignkit.recipe.schema import Stage
+from alignkit.recipe.schema import Critic, Stage
 from alignkit.train.checkpoint import State
 from alignkit.train.confidence import without_confident
 from alignkit.train.constraints import Constraints
@@ -130,24 +130,24 @@ class StageLoop:
         return batch.replace(**columns).validate()
 
     def update(self, batch: Batch, state: State) -> dict[str, Any]:
-        """All optimizer steps of this batch; the critic's come first in each minibatch."""
+        """All optimizer steps of this batch; those of a critic of its own come first."""
         parts: list[dict[str, Metric]] = []
         norms: dict[str, list[float]] = {"grad_norm": [], "critic_grad_norm": []}
-        limit, lr = self.stage.train.max_update_kl, 0.0
-        policy_learns = state.step >= self.stage.train.critic_warmup_steps
-        for number, sequences in enumerate(self.minibatches(batch, state.step)):
-            lr = self.learning_rate(state.step * self.updates_per_step + number)
-            if self.critic:
+        limit, lr = self.stage.train.max_update_kl, self.learning_rate(state.step * self.updates_per_step)
+        if self.critic:
+            for sequences in self.minibatches(batch, state.step, self.stage.critic):
                 metrics, norm = self.critic.update(batch, sequences, lr * self.critic_rate)
                 parts.append(metrics)
                 norms["critic_grad_norm"].append(norm)
-            if policy_learns:
-                metrics, norm = self.step.update(batch, sequences, lr)
-                parts.append(metrics)
-                norms["grad_norm"].append(norm)
-                state.version += 1
-                if limit is not None and (metrics["policy/kl_update"].value or 0.0) > limit:
-                    break  # a recipe check sees to it that there are old log-probs to measure from
+        policy_learns = state.step >= self.stage.train.critic_warmup_steps
+        for number, sequences in enumerate(self.minibatches(batch, state.step) if policy_learns else ()):
+            lr = self.learning_rate(state.step * self.updates_per_step + number)
+            metrics, norm = self.step.update(batch, sequences, lr)
+            parts.append(metrics)
+            norms["grad_norm"].append(norm)
+            state.version += 1
+            if limit is not None and (metrics["policy/kl_update"].value or 0.0) > limit:
+                break  # a recipe check sees to it that there are old log-probs to measure from
         fixed: dict[str, Any] = {}
         if self.stage.train.fixup and policy_learns:
             fixed, steps = fix_up(self.step, batch, self.stage.train.fixup, lr)
@@ -174,12 +174,13 @@ class StageLoop:
         peak = self.stage.critic.lr if self.stage.critic else None
         return 1.0 if peak is None else peak / self.stage.optimizer.lr
 
-    def minibatches(self, batch: Batch, step: int) -> Iterator[list[int]]:
-        """The sequences of each optimizer step: `epochs` passes, each in an order of its own."""
-        train = self.stage.train
-        for epoch in range(train.epochs):
+    def minibatches(self, batch: Batch, step: int, critic: Critic | None = None) -> Iterator[list[int]]:
+        """The sequences of each optimizer step, of the policy or of a critic: passes, each in an order of its own."""
+        train, own = self.stage.train, critic or Critic()
+        count = own.minibatches or train.minibatches
+        for epoch in range(own.epochs or train.epochs):
             rng = np.random.default_rng(child(self.seed, "minibatch", step, epoch))
-            yield from minibatches(batch, train.minibatches, unit=self.step.algorithm.unit, rng=rng)
+            yield from minibatches(batch, count, unit=self.step.algorithm.unit, rng=rng)
 
     @property
     def updates_per_step(self) -> int:

@@ -39,20 +39,36 @@ def turns_of(rollout: Rollout) -> list[GivenTurn]:
     return turns
 
 
-def past_item(turn: GivenTurn, group: int) -> Item:
-    """The sequence of a turn that has been: the state, the utterance, and what came after it, masked."""
-    return Item(
-        prompt_ids=turn.state,
-        completion_ids=(*turn.action, *turn.answer),
-        action=[True] * len(turn.action) + [False] * len(turn.answer),
-        reward=turn.reward,
-        group=group,
-    )
+def onwards(turns: Sequence[GivenTurn], number: int) -> list[GivenTurn]:
+    """A turn and those after it in its episode."""
+    chain = [turns[number]]
+    for turn in turns[number + 1 :]:
+        before = chain[-1]
+        if turn.state != (*before.state, *before.action, *before.answer):
+            break
+        chain.append(turn)
+    return chain
+
+
+def past_item(turns: Sequence[GivenTurn], group: int) -> Item:
+    """The sequence of turns as they were: the state, then utterances, and what came after each of them, masked."""
+    ids: list[int] = []
+    action: list[bool] = []
+    rewards: list[float] = []
+    for turn in turns:
+        ids += [*turn.action, *turn.answer]
+        action += [True] * len(turn.action) + [False] * len(turn.answer)
+        rewards += [0.0] * (len(turn.action) - 1) + [turn.reward] + [0.0] * len(turn.answer)
+    total = sum(turn.reward for turn in turns)
+    state = turns[0].state
+    return Item(prompt_ids=state, completion_ids=ids, action=action, rewards=rewards, reward=total, group=group)
 
 
 @dataclass(kw_only=True)
 class ReplaySource:
     """Plays episodes, keeps their turns, and draws `size` of them a step, each beside a fresh utterance.
+
+    A drawn turn comes with those that followed it in its episode.
 
     Unlike other sources it holds a state, which `save` writes into the checkpoint. run: runs coroutines.
     """
@@ -72,8 +88,7 @@ class ReplaySource:
             self._play(drawn)
         if self.turns:
             rng = np.random.default_rng(child(self.seed, "replay", self.steps))
-            chosen = [self.turns[i] for i in rng.integers(len(self.turns), size=self.size).tolist()]
-            drawn.batch = self._beside_fresh(chosen)
+            drawn.batch = self._beside_fresh(rng.integers(len(self.turns), size=self.size).tolist())
         drawn.metrics |= {"replay/turns": len(self.turns), "data/consumed": drawn.cursor}
         self.steps += 1
         return drawn
@@ -91,14 +106,17 @@ class ReplaySource:
         fresh = [turn for rollout in trainable(collected.groups) for turn in turns_of(rollout)]
         self.turns = (self.turns + fresh)[-self.settings.capacity :]
 
-    def _beside_fresh(self, chosen: Sequence[GivenTurn]) -> Any:
+    def _beside_fresh(self, chosen: Sequence[int]) -> Any:
         """The packed groups of two; a turn whose fresh utterance failed is left out. None when all failed."""
-        completions = self.run(self.collector.engine.generate([self._request(t, i) for i, t in enumerate(chosen)]))
-        said = [
-            (t, c) for t, c in zip(chosen, completions, strict=True) if c.stop is not StopReason.ERROR and c.token_ids
+        requests = [self._request(self.turns[number], place) for place, number in enumerate(chosen)]
+        completions = self.run(self.collector.engine.generate(requests))
+        said = zip(chosen, completions, strict=True)
+        said = [(number, c) for number, c in said if c.stop is not StopReason.ERROR and c.token_ids]
+        pairs = [
+            (past_item(onwards(self.turns, number), group), _fresh(self.turns[number], completion, group))
+            for group, (number, completion) in enumerate(said)
         ]
-        items = [item for group, (t, c) in enumerate(said) for item in (past_item(t, group), _fresh(t, c, group))]
-        return pack(items).validate() if items else None
+        return pack([item for pair in pairs for item in pair]).validate() if pairs else None
 
     def _request(self, turn: GivenTurn, number: int) -> Request:
         collector = self.collector
@@ -127,6 +145,7 @@ def _fresh(turn: GivenTurn, completion: Completion, group: int) -> Item:
     return Item(
         prompt_ids=turn.state,
         completion_ids=completion.token_ids,
+        rewards=[0.0] * len(completion.token_ids),
         member=1,
         group=group,
         policy_version=completion.policy_version,
@@ -144,7 +163,7 @@ class TurnSource:
         taken = self.order.take(cursor, self.size)
         cursor += self.size
         return Drawn(
-            batch=pack([past_item(turn, group) for group, (_, turn) in enumerate(taken)]).validate(),
+            batch=pack([past_item([turn], group) for group, (_, turn) in enumerate(taken)]).validate(),
             cursor=cursor,
             consumed=[name for name, _ in taken],
             metrics={"data/epoch": self.order.epoch(cursor), "data/consumed": cursor},

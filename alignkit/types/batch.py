@@ -91,6 +91,8 @@ class Batch:
     """The critic's numbers for the state that ends with this token, as they were when the update phase began."""
     target_values: Float[Tensor, "token head"] | None = None
     """The same of the critic's slowly following copy."""
+    value_targets: Float[Tensor, "token head"] | None = None
+    """What the critic's numbers should have been, on the last token of each utterance: those after it, those before."""
 
     # sequence axis
     group: Int[Tensor, " sequence"]
@@ -245,7 +247,7 @@ class Batch:
 
 DIRECTION = "direction/"  # and a part's name: the channel that says how much of that part the task asks for
 FLOAT_COLUMNS = ("sampler_logprobs", "old_logprobs", "ref_logprobs", "advantages", "rewards", "returns")
-STATE_COLUMNS = ("values", "target_values")
+STATE_COLUMNS = ("values", "target_values", "value_targets")
 TOKEN_COLUMNS = ("tokens", "position", "parent", "segment", "action_mask", *FLOAT_COLUMNS, *STATE_COLUMNS)
 
 

@@ -117,12 +117,45 @@ def test_the_actor_trains_fresh_utterances_only_and_their_stop_token_too():
     values = torch.arange(batch.num_tokens)[:, None] * torch.tensor([[1.0, 2.0, 0.1, 0.2, 0.0]])
     batch = archer.estimate(archer.Config(type="archer"), batch.replace(values=values, target_values=values))
     assert batch.advantages.tolist() == pytest.approx([0, 0, 0, 0, 0, 6.9, 6.9, 6.9])  # min(7, 14) - min(0.1, 0.2)
-    assert batch.targets[0].tolist() == pytest.approx([1 + 0.95 * 0.4, 1 + 0.95 * 0.8])  # Vb after the answer, place 4
-    assert batch.targets[1].tolist() == pytest.approx([7, 14])
+    aims = torch.zeros(8, 5)
+    aims[3, :2] = torch.tensor([1 + 0.95 * 0.4, 1 + 0.95 * 0.8])  # Vb after the answer, place 4
+    aims[7, 2:4] = torch.tensor([7.0, 14.0])
+    torch.testing.assert_close(batch.value_targets, aims)
     spoken = torch.zeros(8, requires_grad=True)
     loss = archer.policy_loss(archer.Config(type="archer"), Outputs(logprobs=spoken, entropy=spoken.detach()), batch)
     (gradient,) = torch.autograd.grad(loss.total, spoken)
     assert gradient.tolist() == pytest.approx([0, 0, 0, 0, 0, -6.9, -6.9, -6.9])
+    assert loss.count == 1
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_target_of_q_is_the_lambda_return_of_the_turns_that_followed(ended):
+    """Two turns paid 1 and 2, Vb = (10, 20) before them and 30 after the second where the episode did not end.
+
+    Second turn: 2 + 0.9 x 30 = 29 or 2. First one at lambda 0.5: 1 + 0.9 (0.5 x 20 + 0.5 x that of the second).
+    """
+    answer, on = ([], []) if ended else ([8], [False])
+    completion, action, paid = [1, 2, 8, 3, 2, *answer], [True, True, False, True, True, *on], [0.0, 1.0, 0.0, 0.0, 2.0]
+    past = Item(prompt_ids=[5], completion_ids=completion, action=action, reward=3.0, rewards=paid + [0.0] * len(on))
+    batch = pack([past, Item(prompt_ids=[5], completion_ids=[4], member=1, rewards=[0.0])])
+    slow = torch.zeros(batch.num_tokens, 5)
+    slow[0, 2:4], slow[3, 2:4], slow[6, 2:4] = 10.0, 20.0, 30.0
+    slow[5] = 99.0  # what Vb says of the end of an utterance has no meaning
+    config = archer.Config(type="archer", discount=0.9, trace=0.5)
+    targets = archer.estimate(config, batch.replace(values=slow, target_values=slow)).value_targets
+    second = 2.0 if ended else 29.0
+    assert targets[5, :2].tolist() == pytest.approx([second] * 2)
+    assert targets[2, :2].tolist() == pytest.approx([1 + 0.9 * (0.5 * 20 + 0.5 * second)] * 2)
+
+
+def test_every_turn_of_a_replayed_sequence_trains_q_and_together_they_weigh_as_one():
+    past = Item(prompt_ids=[5], completion_ids=[1, 8, 3], action=[True, False, True], reward=3.0)
+    batch = pack([past, Item(prompt_ids=[5], completion_ids=[4], member=1)])
+    values = torch.zeros(batch.num_tokens, 5)
+    values[1, 0], values[3, 1], values[0, 2] = 3.0, 5.0, 7.0
+    batch = batch.replace(value_targets=torch.zeros_like(values), advantages=torch.zeros(batch.num_tokens))
+    loss = archer.critic_loss(archer.Config(type="archer"), Outputs(values=values), batch)
+    assert loss.total.item() == pytest.approx((9 + 25) / 2 + 49)
     assert loss.count == 1
 
 
@@ -168,7 +201,8 @@ def test_the_token_baseline_has_the_same_expected_gradient_and_less_variance():
 
 def test_the_baseline_head_is_fitted_to_the_advantage_as_a_mean_over_tokens():
     batch = pack([Item(prompt_ids=[0], completion_ids=[3]), Item(prompt_ids=[0], completion_ids=[1, 2], member=1)])
-    batch = batch.replace(targets=torch.zeros(2, 2), advantages=batch.spread(torch.tensor([0.0, 2.0])))
+    advantages = batch.spread(torch.tensor([0.0, 2.0]))
+    batch = batch.replace(value_targets=torch.zeros(batch.num_tokens, 5), advantages=advantages)
     values = torch.zeros(batch.num_tokens, 5)
     values[0, 4], values[2, 4] = 1.0, 5.0
     plain = archer.critic_loss(archer.Config(type="archer"), Outputs(values=values), batch)

@@ -61,5 +61,10 @@ def test_a_critic_that_learns_first_is_said():
     )
 
 
+def test_a_critic_that_learns_more_often_than_the_policy_is_said():
+    overrides = ("critic.epochs=3", "critic.minibatches=2", "train.minibatches=4")
+    assert "the critic makes 6 updates a step, the policy 4" in explained(*overrides, recipe="smoke/ppo")["besides"]
+
+
 def test_nothing_is_said_of_what_is_off():
     assert explained()["besides"] == []

@@ -13,6 +13,7 @@ from alignkit.algorithms.grpo import ALGORITHM, Config
 from alignkit.errors import BatchError
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
+from alignkit.recipe.schema import Critic as CriticSettings
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
 from alignkit.train.checkpoint import State
 from alignkit.train.loop import StageLoop
@@ -144,6 +145,41 @@ def test_each_update_has_the_learning_rate_of_its_place_in_the_stage():
     resumed = Run(train={"steps": 4, "minibatches": 2}, optimizer={"schedule": "linear", "warmup_steps": 2})
     resumed.loop.run(State(step=2))
     assert resumed.trainer.rates == pytest.approx([4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
+class Critic:
+    """Stands for the Step of a critic: records what it is updated on."""
+
+    def __init__(self) -> None:
+        self.updates: list[tuple[list[int], float]] = []
+
+    def update(self, batch: Batch, sequences: list[int], lr: float) -> tuple[dict[str, Any], float]:
+        self.updates.append((sequences, lr))
+        return {}, 1.0
+
+
+def test_a_critic_of_its_own_passes_over_the_batch_as_often_as_it_is_told():
+    """Three passes in halves beside the policy's one update, also while the policy still waits."""
+    run = Run(train={"steps": 2, "critic_warmup_steps": 1}, optimizer={"lr": 2.0})
+    critic: Any = Critic()
+    run.loop.critic = critic
+    run.loop.stage = run.loop.stage.model_copy(update={"critic": CriticSettings(lr=0.5, epochs=3, minibatches=2)})
+    run.loop.run(State())
+    assert len(run.trainer.rates) == 1
+    assert [lr for _, lr in critic.updates] == [0.5] * 12
+    batch = run.finished[0][1].batch
+    assert batch is not None
+    halves = [sequences for sequences, _ in critic.updates[:6]]
+    assert all(sorted(halves[i] + halves[i + 1]) == list(range(batch.num_sequences)) for i in (0, 2, 4))
+    assert len({tuple(half) for half in halves}) > 2  # each pass in an order of its own
+
+
+def test_a_critic_passes_over_the_batch_with_the_policy_unless_it_is_told_otherwise():
+    run = Run(train={"steps": 1, "epochs": 2, "minibatches": 2})
+    critic: Any = Critic()
+    run.loop.critic = critic
+    run.loop.run(State())
+    assert len(critic.updates) == len(run.trainer.rates) == 4
 
 
 def annotated(**options: Any) -> tuple[Run, Batch]:

@@ -15,7 +15,7 @@ from alignkit.errors import DataError
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.schema import Replay, Rollouts
 from alignkit.rollout.episodes import EpisodeCollector
-from alignkit.train.replay import ReplaySource, TurnSource, turns_of
+from alignkit.train.replay import ReplaySource, TurnSource, onwards, turns_of
 from alignkit.train.source import Example, Order
 from alignkit.types.rollout import Completion, StopReason
 from alignkit.types.task import Task
@@ -60,23 +60,36 @@ def source(**settings: Any) -> ReplaySource:
     return ReplaySource(order=order, collector=collector, settings=Replay(**settings), size=4, seed=3, run=asyncio.run)
 
 
-def test_each_group_is_a_past_turn_with_its_answer_and_a_fresh_utterance_after_the_same_state():
+def test_each_group_is_a_past_turn_with_all_that_followed_and_a_fresh_utterance_after_the_same_state():
     played = source()
     drawn = played.next(0, 0)
     assert drawn.batch.num_sequences == 8
     assert drawn.batch.member.tolist() == [0, 1] * 4
     assert len(drawn.batch.blocks) == 4  # both share the state's tokens
+    episodes = [turns_of(rollout) for rollout in drawn.rollouts]
+    kept = [turns[k:] for turns in episodes for k in range(len(turns))]
     for group in range(4):
         past, fresh = drawn.batch.select([2 * group]), drawn.batch.select([2 * group + 1])
-        assert past.num_actions == fresh.num_actions == 2  # a digit and the stop token
-        start = past.blocks[0].prompt
-        state, action, answer = (
-            past.tokens[i:j].tolist() for i, j in ((0, start), (start, start + 2), (start + 2, 99))
-        )
-        kept = [(list(turn.state), list(turn.action), list(turn.answer)) for turn in played.turns]
-        assert (state, action, answer) in kept
-        assert not past.action_mask[start + 2 :].any()
+        assert fresh.num_actions == 2  # a digit and the stop token
         assert fresh.reward.item() == 0
+        start, tokens = past.blocks[0].prompt, past.tokens.tolist()
+        chain = next(
+            turns
+            for turns in kept
+            if tokens[:start] == list(turns[0].state)
+            and tokens[start:] == [token for turn in turns for token in (*turn.action, *turn.answer)]
+        )
+        assert past.tokens[past.action_mask].tolist() == [token for turn in chain for token in turn.action]
+        assert past.rewards[start:][past.tokens[start:] == END].tolist() == [turn.reward for turn in chain]
+        assert past.reward.item() == sum(turn.reward for turn in chain)
+
+
+def test_what_followed_a_turn_ends_with_its_episode():
+    """The next episode begins with the same state as this one, and a cut one has no end of its own."""
+    first, second = GivenTurn((1,), (2,), (3,), -1.0), GivenTurn((1, 2, 3), (4,), (5,), -1.0)
+    other = GivenTurn((1,), (2,), (3,), 0.0)
+    turns = [first, second, other]
+    assert [onwards(turns, number) for number in range(3)] == [[first, second], [second], [other]]
 
 
 def test_a_turn_without_an_answer_is_one_that_ended_the_episode():
