@@ -73,7 +73,9 @@ class Judgement:
     steps: Tensor | None = None
 
 
-Source = Literal["rollouts", "resets", "labelled", "pairs", "ranked", "rated", "steps", "judged", "replay", "turns"]
+Source = Literal[
+    "rollouts", "resets", "labelled", "pairs", "duels", "ranked", "rated", "steps", "judged", "replay", "turns"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +84,9 @@ class Algorithm:
 
     config: pydantic model, each field one documented line.
     source: where batches come from: sampled "rollouts", episodes gone on with once more from one of their turns
-        ("resets"), "labelled" completions, preference "pairs", several completions "ranked" by a number, single ones
-        "rated" by numbers or with a label on each of their "steps", "judged" good or bad, turns of past episodes each
-        beside a fresh one ("replay"), or of given episodes ("turns").
+        ("resets"), "labelled" completions, preference "pairs", both answers of pairs in one context ("duels"), several
+        completions "ranked" by a number, single ones "rated" by numbers or with a label on each of their "steps",
+        "judged" good or bad, turns of past episodes each beside a fresh one ("replay"), or of given ones ("turns").
     needs: optional batch columns it reads; filled by the loop before `estimate`, and checked against the recipe first.
         `ref_logprobs` means that a frozen reference model is kept, `target_values` a slowly following critic. `ref_kl`
         is no column: with `ref_logprobs`, it asks for the divergence from that model among the policy's outputs.

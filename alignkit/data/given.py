@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from alignkit.data.pairs import Sieve, describe, make_judged, make_pairs
+from alignkit.data.pairs import Sieve, describe, make_duels, make_judged, make_pairs
 from alignkit.data.ratings import make_ranked, make_rated, make_stepped
 from alignkit.types.task import Task
 
-KINDS = ("pairs", "judged", "ranked", "rated", "steps")
-UNITS = {"pairs": "pairs", "ranked": "rankings"}  # what a row is called in reports; else a completion
+KINDS = ("pairs", "duels", "judged", "ranked", "rated", "steps")
+UNITS = {"pairs": "pairs", "duels": "pairs", "ranked": "rankings"}  # what a row is called in reports; else a completion
 
 
 def make_rows(kind: str, prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve, *, seed: int, tag: str) -> list[Any]:
@@ -23,12 +23,12 @@ def make_rows(kind: str, prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve
         return make_judged(prompts, sieve, seed=seed)
     if kind == "steps":
         return make_stepped(prompts, sieve, tag=tag)
-    return {"pairs": make_pairs, "ranked": make_ranked, "rated": make_rated}[kind](prompts, sieve)
+    return {"pairs": make_pairs, "duels": make_duels, "ranked": make_ranked, "rated": make_rated}[kind](prompts, sieve)
 
 
 def describe_rows(kind: str, rows: Sequence[Any]) -> str:
     """How long the completions are."""
-    if kind in ("pairs", "judged"):
+    if kind in ("pairs", "duels", "judged"):
         return describe(rows)
     lengths = [len(ids) for row in rows for ids in getattr(row, "completions", None) or (row.completion,)]
     return f"mean tokens of {len(lengths)} completions {fmean(lengths):.1f}"

@@ -119,6 +119,19 @@ def make_pairs(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[
     return pairs
 
 
+def make_duels(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[Pair]:
+    """The pairs of which both answers fit into the context together. Raises DataError when none is left."""
+    pairs = []
+    for pair in make_pairs(prompts, sieve):
+        if len(pair.prompt) + len(pair.chosen) + len(pair.rejected) <= sieve.context:
+            pairs.append(pair)
+        else:
+            sieve.leave_out("two completions too long to be read together")
+    if not pairs:
+        raise DataError(sieve.report() or f"{sieve.data.source}: no pair is left to train on")
+    return pairs
+
+
 def make_judged(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve, *, seed: int) -> list[Judged]:
     """The judged completions, in order; a row with chosen and rejected gives one of each kind.
 

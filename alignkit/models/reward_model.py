@@ -116,10 +116,14 @@ def _load_head(model: nn.Module, heads: int, folder: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A rollout as a reward model reads it. ends: (character of the text, place of the token) where each step ends."""
+    """A rollout as a reward model reads it. ends: (character of the text, place of the token) where each step ends.
+
+    turned: of a model that reads two answers the other order, in which the rollout's own comes first.
+    """
 
     item: Item
-    ends: tuple[tuple[int, int], ...]
+    ends: tuple[tuple[int, int], ...] = ()
+    turned: Item | None = None
 
 
 @dataclass(kw_only=True)
@@ -188,6 +192,8 @@ class RewardModel:
         if limit < 1 or (len(completion) > limit and not self.reading.cut):
             message = f"{len(prompt)} + {len(completion)} tokens, more than the reward model reads"
             return unscorable(FaultKind.REFUSED, name, message)
+        if self.algorithm.source == "duels":
+            return self._beside_reference(task, prompt, completion[:limit], name)
         kept = tuple(end for end in ends if end[1] < limit)
         places = {place for _, place in kept}
         only_ends = self.algorithm.source == "steps"
@@ -197,6 +203,19 @@ class RewardModel:
             return unscorable(FaultKind.REFUSED, name, "the answer has no step that could be read")
         item = Item(prompt_ids=prompt, completion_ids=completion, action=action, truncated=rollout.truncated)
         return Prepared(item=item, ends=kept)
+
+    def _beside_reference(self, task: Task, prompt: list[int], answer: list[int], name: str) -> Prepared | Score:
+        """The answer and the task's reference, in both orders."""
+        if not isinstance(task.reference, str):
+            return unscorable(FaultKind.GOLD, name, "there is no reference answer to compare with: see data.columns")
+        other = render_answer(self.tokenizer, task, task.reference, self._data)[: self.reading.longest]
+        if len(prompt) + len(answer) + len(other) > self.context:
+            message = f"{len(prompt)} + {len(answer)} + {len(other)} tokens, more than the reward model reads together"
+            return unscorable(FaultKind.REFUSED, name, message)
+        return Prepared(
+            item=Item(prompt_ids=(*prompt, *other), completion_ids=answer),
+            turned=Item(prompt_ids=(*prompt, *answer), completion_ids=other),
+        )
 
     def _task(self, rollout: Rollout) -> Task:
         """All that was said before the last utterance, as this model renders prompts."""
@@ -242,6 +261,8 @@ class RewardModel:
 
     def _read(self, places: Sequence[int], prepared: Sequence[Prepared]) -> Iterator[tuple[int, Score]]:
         items = [replace(prepared[place].item, group=number) for number, place in enumerate(places)]
+        turned = [prepared[place].turned for place in places]
+        items += [replace(item, group=number, member=1) for number, item in enumerate(turned) if item is not None]
         batch = pack(items, share_prefix=False)
         said = self._said(self.forward, batch)
         if self.reference is not None:

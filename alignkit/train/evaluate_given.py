@@ -14,6 +14,7 @@ from alignkit.train.loop import StageLoop
 from alignkit.types.batch import Batch, Item, pack
 
 ROWS = 64  # read at a time
+PAIRS = ("pairs", "duels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +72,9 @@ def _verdicts(source: str, judgement: Judgement, batch: Batch) -> Iterator[tuple
         elif source == "rated":
             yield _ratings(judgement, batch, members[0]), mean
         else:
-            truth = (batch.side if source == "pairs" else batch.reward).tolist()
+            truth = (batch.side if source in PAIRS else batch.reward).tolist()
             better = [(a, b) for a, b in permutations(members, 2) if truth[a] > truth[b]]
-            lead = value[better[0][0]] - value[better[0][1]] if source == "pairs" else mean
+            lead = value[better[0][0]] - value[better[0][1]] if source in PAIRS else mean
             yield _share([_order(value[a] - value[b]) for a, b in better]), lead
 
 

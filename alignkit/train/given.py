@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 from alignkit.data.pairs import Judged, Pair
@@ -60,6 +61,14 @@ def pair_items(pair: Pair, group: int) -> list[Item]:
     ]
 
 
+def duel_items(pair: Pair, group: int) -> list[Item]:
+    """The pair in both orders: the answer shown first joins the prompt, the other one is the completion."""
+    return [
+        replace(own, prompt_ids=(*own.prompt_ids, *other.completion_ids))
+        for own, other in permutations(pair_items(pair, group))
+    ]
+
+
 def judged_items(row: Judged, group: int) -> list[Item]:
     """The completion, good or bad; the mismatched one follows it with side 0."""
     side = 1 if row.good else -1
@@ -113,6 +122,7 @@ def check_columns(rows: Sequence[Any], kind: str, wanted: Sequence[str]) -> None
 
 ITEMS = {
     "pairs": pair_items,
+    "duels": duel_items,
     "judged": judged_items,
     "ranked": ranked_items,
     "rated": rated_items,

@@ -98,9 +98,9 @@ def model():
 def annotated(case: Case, model) -> Batch:
     """A batch with everything the algorithm needs, near the model's own log-probs, before `estimate`."""
     batch = random_batch(
-        PAIRS if case.algorithm.source in ("pairs", "ranked", "replay", "resets") else SHAPE, holes=True
+        PAIRS if case.algorithm.source in ("pairs", "duels", "ranked", "replay", "resets") else SHAPE, holes=True
     )
-    if case.algorithm.source == "pairs":
+    if case.algorithm.source in ("pairs", "duels"):
         batch = batch.replace(side=1 - 2 * batch.member)
     if case.algorithm.source == "steps":  # labels
         label = torch.rand(batch.num_tokens, generator=torch.Generator().manual_seed(3))
