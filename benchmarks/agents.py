@@ -2,8 +2,8 @@
 
 python -m benchmarks.agents [--seeds 3] [--only maze-ppo] [--runs runs/agents] [--set train.steps=4]
 
-Methods are compared after the same number of episodes. A run that is already finished is not trained again; what has
-not run on every seed is left out.
+Methods are compared after the same number of episodes. A run that is already finished is not trained again. A method is
+shown with the seeds that are finished, each by a number of its own; --seeds 0 trains nothing and shows them.
 """
 
 from __future__ import annotations
@@ -126,6 +126,21 @@ def write(measured: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
     put(PAGE, BEGIN, END, "\n\n".join(parts))
 
 
+def run_one(runs: Path, name: str, seed: int, *overrides: str) -> None:
+    train(SMOKE / f"{name}.yaml", runs / f"{name}-{seed}", f"seed={seed}", *overrides)
+
+
+def finished(runs: Path) -> dict[str, dict[str, list[Run]]]:
+    """By game and method the seeds whose runs came to their end, in order; what has none is left out."""
+    measured: dict[str, dict[str, list[Run]]] = {}
+    for game in GAMES:
+        for method in METHODS:
+            folders = sorted(folder.parent for folder in runs.glob(f"{game}-{method}-[0-9]*/final"))
+            if folders:
+                measured.setdefault(game, {})[method] = [read(folder) for folder in folders]
+    return measured
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
@@ -136,16 +151,9 @@ def main() -> None:
     options = parser.parse_args()
     names = [f"{game}-{method}" for game in GAMES for method in METHODS]
     wanted = [(name, seed) for name in options.only or names for seed in range(options.seeds)]
-    runs = {(name, seed): options.runs / f"{name}-{seed}" for name in names for seed in range(options.seeds)}
     with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(lambda one: train(SMOKE / f"{one[0]}.yaml", runs[one], f"seed={one[1]}", *options.set), wanted))
-    measured: dict[str, dict[str, list[Run]]] = {}
-    for game in GAMES:
-        for method in METHODS:
-            folders = [runs[f"{game}-{method}", seed] for seed in range(options.seeds)]
-            if all((folder / "final").is_dir() for folder in folders):
-                measured.setdefault(game, {})[method] = [read(folder) for folder in folders]
-    write(measured)
+        list(pool.map(lambda one: run_one(options.runs, *one, *options.set), wanted))
+    write(finished(options.runs))
     print(PAGE.read_text().split(BEGIN)[1].split(END)[0])
 
 

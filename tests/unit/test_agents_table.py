@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.agents import GAMES, METHODS, SMOKE, Run, after, averaged, curve, drawing, table
+from benchmarks.agents import GAMES, METHODS, SMOKE, Run, after, averaged, curve, drawing, finished, table
 
 
 def step(size: int | None, mean: float | None) -> dict[str, float | None]:
@@ -36,6 +37,19 @@ def test_the_table_compares_at_the_budget_of_every_method_and_leaves_out_what_wa
     assert cells[2] == ["grpo", "-5.00", "0.00", "**-2.50** (-3.00, -2.00)", "0.90", "30"]
     assert cells[3][:3] == ["archer", "-2.00", ""]
     assert cells[4][:3] == ["archer-iql", "", ""]
+
+
+def test_only_seeds_that_came_to_their_end_are_shown(tmp_path):
+    """archer is not taken for archer-iql, nor a run without a final model for a finished one."""
+    for name, done in (("maze-archer-0", True), ("maze-archer-1", False), ("maze-archer-iql-1", True)):
+        folder = tmp_path / name
+        (folder / "evaluations").mkdir(parents=True)
+        (folder / "final").mkdir() if done else None
+        (folder / "evaluations" / "step-9.json").write_text(json.dumps({"reward_mean": -4.0, "accuracy": 0.5}))
+        lines = [{"rollout/completions": 512, "reward/mean": -5.0, "time/step_s": 2.0}]
+        (folder / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    one = Run([(512, -5.0)], (-4.0, 0.5), 2.0)
+    assert finished(tmp_path) == {"maze": {"archer": [one], "archer-iql": [one]}}
 
 
 def test_the_drawing_is_a_file_of_its_own_with_a_legend():
