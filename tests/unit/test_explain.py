@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from alignkit.errors import RecipeError
 from alignkit.recipe.explain import explain_recipe
 from alignkit.recipe.find import find
 from alignkit.recipe.read import read_recipe
@@ -64,6 +65,11 @@ def test_a_critic_that_learns_first_is_said():
 def test_a_critic_that_learns_more_often_than_the_policy_is_said():
     overrides = ("critic.epochs=3", "critic.minibatches=2", "train.minibatches=4")
     assert "the critic makes 6 updates a step, the policy 4" in explained(*overrides, recipe="smoke/ppo")["besides"]
+
+
+def test_a_head_on_the_policy_cannot_learn_more_often_than_it():
+    with pytest.raises(RecipeError, match="critic.shared: a head on the policy has its layers and its optimizer"):
+        explained("critic={shared: true, epochs: 2}", recipe="smoke/ppo")
 
 
 def test_nothing_is_said_of_what_is_off():
