@@ -68,7 +68,7 @@ def test_a_critic_that_learns_more_often_than_the_policy_is_said():
 
 
 def test_a_head_on_the_policy_cannot_learn_more_often_than_it():
-    with pytest.raises(RecipeError, match="critic.shared: a head on the policy has its layers and its optimizer"):
+    with pytest.raises(RecipeError, match=r"critic\.shared: a head on the policy has its layers and its optimizer"):
         explained("critic={shared: true, epochs: 2}", recipe="smoke/ppo")
 
 
