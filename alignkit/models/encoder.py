@@ -19,9 +19,9 @@ def is_encoder(config: Any) -> bool:
 class Encoder(nn.Module):
     """An encoder with the interface of a causal LM that `alignkit.models.forward.plain` reads.
 
-    Its state after a token is the mean of the encoder's states up to that token (arXiv 1908.10084): at the last token
-    the mean over all, at the end of the prompt that over the prompt. Every token has seen the whole text, so prompts
-    cannot be shared and there is no packed path.
+    Its state after a token is that token's own plus the mean of all up to it (arXiv 1908.10084): at the last token the
+    mean says what the text is about, at the end of a step the token's own tells steps apart. Every token has seen the
+    whole text, so prompts cannot be shared and there is no packed path.
     """
 
     def __init__(self, encoder: Any):
@@ -33,10 +33,10 @@ class Encoder(nn.Module):
         return self.encoder.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SimpleNamespace:
-        said = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        own = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
         real = attention_mask[..., None].to(torch.float32)
-        means = (said.float() * real).cumsum(1) / real.cumsum(1).clamp(min=1)
-        return SimpleNamespace(hidden_states=(means,), logits=None)
+        means = (own * real).cumsum(1) / real.cumsum(1).clamp(min=1)
+        return SimpleNamespace(hidden_states=(own + means,), logits=None)
 
     def get_output_embeddings(self) -> None:
         return None
