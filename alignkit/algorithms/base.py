@@ -89,7 +89,8 @@ class Algorithm:
         "judged" good or bad, turns of past episodes each beside a fresh one ("replay"), or of given ones ("turns").
     needs: optional batch columns it reads; filled by the loop before `estimate`, and checked against the recipe first.
         `ref_logprobs` means that a frozen reference model is kept, `target_values` a slowly following critic. `ref_kl`
-        is no column: with `ref_logprobs`, it asks for the divergence from that model among the policy's outputs.
+        is no column: with `ref_logprobs`, it asks for the divergence from that model among the policy's outputs; nor is
+        `costs`: with it the algorithm weighs what constraints limit itself, which is otherwise taken from the reward.
     estimate: (config, batch) -> batch with advantages, returns, targets; runs without gradient on the global batch.
         It may return fewer sequences (`batch.select`): the others are not trained on.
     losses: what is trained, "policy", "critic" or "reward" -> (config, outputs, batch) -> Loss. A "reward" loss stands

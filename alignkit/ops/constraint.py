@@ -9,13 +9,12 @@ from torch import Tensor
 
 
 def mixed(
-    reward: Float[Tensor, " sequence"],
-    costs: Float[Tensor, "constraint sequence"],
-    multipliers: Float[Tensor, " constraint"],
-) -> Float[Tensor, " sequence"]:
+    reward: Float[Tensor, " n"], costs: Float[Tensor, "constraint n"], multipliers: Float[Tensor, " constraint"]
+) -> Float[Tensor, " n"]:
     """(reward - sum_k multiplier_k cost_k) / (1 + sum_k multiplier_k): what the policy is paid instead.
 
-    The division keeps its size, and so the weight of a KL term beside it, the same for all multipliers.
+    The same of advantages, where each cost has a critic of its own. The division keeps its size, and so the weight of
+    a KL term beside it, the same for all multipliers.
     """
     return (reward - (multipliers[:, None] * costs).sum(0)) / (1 + multipliers.sum())
 

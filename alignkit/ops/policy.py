@@ -77,8 +77,8 @@ def correction(
 
 
 def clipped_value(
-    values: Float[Tensor, " n"], old_values: Float[Tensor, " n"], returns: Float[Tensor, " n"], *, clip: float | None
-) -> Float[Tensor, " n"]:
+    values: Float[Tensor, "*n"], old_values: Float[Tensor, "*n"], returns: Float[Tensor, "*n"], *, clip: float | None
+) -> Float[Tensor, "*n"]:
     """PPO's critic loss: max((V - R)^2, (V' - R)^2) / 2, V' = V within `clip` of V_old; clip None: (V - R)^2 / 2."""
     loss = (values - returns) ** 2
     if clip is not None:

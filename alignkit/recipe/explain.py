@@ -66,8 +66,8 @@ def explain_recipe(recipe: Recipe) -> dict[str, Any]:
 def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     algorithm, config = resolve_algorithm(stage, recipe)
     batch = batch_equation(stage, algorithm.source)
-    unused, besides = list(_without_effect(stage, algorithm.source)), list(_besides(stage))
     needs = algorithm.needs(config)
+    unused, besides = list(_without_effect(stage, algorithm.source)), list(_besides(stage, mixed="costs" not in needs))
     kind = "reward model" if algorithm.trains_reward else "policy"
     models = [kind, *(["reference"] if "ref_logprobs" in needs else [])]
     if algorithm.heads(config) and not algorithm.trains_reward:
@@ -112,7 +112,7 @@ def _reward_formula(stage: Stage) -> str:
     return " x ".join([f"({total})" if len(terms) > 1 else total, *gates]) if gates else total
 
 
-def _besides(stage: Stage) -> Iterator[str]:
+def _besides(stage: Stage, *, mixed: bool) -> Iterator[str]:
     """What the stage does to the algorithm's objective from outside: what is sampled, paid, left out and taken back."""
     rollouts, train = stage.rollouts, stage.train
     if rollouts.guided:
@@ -120,7 +120,7 @@ def _besides(stage: Stage) -> Iterator[str]:
     if not rollouts.keep_zero_spread:
         rounds = _count(rollouts.refill_rounds, "round")
         yield f"groups of equal rewards give way to new prompts, in at most {rounds} a step"
-    if stage.constraints:
+    if stage.constraints and mixed:
         names = [each.of for each in stage.constraints]
         costs, total = " - ".join(f"m({name}) x {name}" for name in names), " + ".join(f"m({name})" for name in names)
         yield f"paid is (reward - {costs}) / (1 + {total}), m the multipliers of the constraints"

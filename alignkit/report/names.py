@@ -65,6 +65,8 @@ MEANINGS: dict[str, str] = {
     "critic/q_error": "mean squared difference of utterance values Q from their targets",
     "critic/v_error": "the same of state values V",
     "critic/error": "mean squared difference of the two",
+    "critic/cost": "mean value that the critics of costs give to these states",
+    "critic/cost_error": "mean squared difference from what it should have been",
     "control/<name>": "a coefficient that the algorithm adapts, as it was in this step",
     "pairs/zero_point": "implied reward from which KTO counts gains and losses: beta times the estimated KL",
     "constraint/cost/<name>": "mean cost of the step's sequences",

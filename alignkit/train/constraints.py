@@ -13,21 +13,25 @@ from torch import Tensor
 from alignkit.errors import BatchError
 from alignkit.ops.constraint import mixed, next_multiplier
 from alignkit.recipe.schema import Constraint
-from alignkit.types.batch import Batch
+from alignkit.types.batch import COST, MULTIPLIER, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
-    """A stage's constraints. Their memory (multiplier and recent mean costs of each) is kept by the run's State."""
+    """A stage's constraints. Their memory (multiplier and recent mean costs of each) is kept by the run's State.
+
+    mix: pay the mixed reward; otherwise the algorithm weighs the costs itself and finds them among the channels.
+    """
 
     settings: Sequence[Constraint]
+    mix: bool = True
 
     def begin(self) -> dict[str, Any]:
         """The memory before the first step."""
         return {each.of: {"multiplier": each.multiplier, "costs": []} for each in self.settings}
 
     def apply(self, batch: Batch, memory: Mapping[str, Any], step: int) -> tuple[Batch, dict[str, Any], dict[str, Any]]:
-        """(batch with mixed rewards, the memory after this step, metrics). step: of the stage, from 0.
+        """(batch with mixed rewards or costs, the memory after this step, metrics). step: of the stage, from 0.
 
         The multipliers move first, by the mean cost of the last steps, this one included. Every rank has the whole
         batch, so all compute the same. Raises BatchError for a cost that some sequence has no value of.
@@ -44,6 +48,10 @@ class Constraints:
         metrics["constraint/saturated"] = sum(
             after[each.of]["multiplier"] >= each.cap * 0.999 for each in self.settings
         )
+        if not self.mix:
+            channels = {COST + name: cost for name, cost in costs.items()}
+            channels |= {MULTIPLIER + n: m.expand(batch.num_sequences) for n, m in zip(costs, multipliers, strict=True)}
+            return batch.replace(channels=batch.channels | channels), after, metrics
         reward = mixed(batch.reward, torch.stack(list(costs.values())), multipliers)
         return _paid(batch, reward, scale=1 / (1 + float(multipliers.sum()))), after, metrics
 

@@ -166,7 +166,7 @@ class StageLoop:
 
     @property
     def constraints(self) -> Constraints:
-        return Constraints(settings=self.stage.constraints)
+        return Constraints(settings=self.stage.constraints, mix="costs" not in self.needs)
 
     @property
     def critic_rate(self) -> float:

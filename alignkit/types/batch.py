@@ -83,8 +83,8 @@ class Batch:
     """How much better than the baseline the choice of this token was."""
     rewards: Float[Tensor, " token"] | None = None
     """Reward paid after the token; over a sequence they sum to its `reward`. None: all of it after the last action."""
-    returns: Float[Tensor, " token"] | None = None
-    """What the value before this token should have been: the critic's target."""
+    returns: Float[Tensor, " token"] | Float[Tensor, "token critic"] | None = None
+    """What the value before this token should have been: the critic's target, one for each of several heads."""
 
     # token axis, of every token, prompts included
     values: Float[Tensor, "token head"] | None = None
@@ -111,7 +111,8 @@ class Batch:
     """What a regression on whole sequences aims at; the algorithm that writes them says what they are."""
     channels: dict[str, Float[Tensor, " sequence"]] = field(default_factory=dict)
     """Unweighted parts of the reward by name; NaN where a part has no value. `direction/<part>`: how much of that part
-    the task asks for. `turns`: of an episode that was gone back into, how many turns it had."""
+    the task asks for. `cost/<name>`, `multiplier/<name>`: of a constraint, for algorithms that weigh costs themselves.
+    `turns`: of an episode that was gone back into, how many turns it had."""
 
     # of the whole batch
     controls: Mapping[str, float] = field(default_factory=dict)
@@ -246,6 +247,7 @@ class Batch:
 
 
 DIRECTION = "direction/"  # and a part's name: the channel that says how much of that part the task asks for
+COST, MULTIPLIER = "cost/", "multiplier/"  # and a constraint's name: channels of what it limits and how it weighs
 FLOAT_COLUMNS = ("sampler_logprobs", "old_logprobs", "ref_logprobs", "advantages", "rewards", "returns")
 STATE_COLUMNS = ("values", "target_values", "value_targets")
 TOKEN_COLUMNS = ("tokens", "position", "parent", "segment", "action_mask", *FLOAT_COLUMNS, *STATE_COLUMNS)

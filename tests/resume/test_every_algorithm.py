@@ -28,6 +28,7 @@ GAMES = {"source": "generator:guess_number_games", "options": PLAYED, "chat": Fa
 GAME = {"name": "guess_number", "options": {"numbers": 5, "guesses": 3}, "max_turns": 3}
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"kl_weight": 0.01, "kl_target": 0.5},
+    "ppo_lagrangian": {"costs": ["length"], "kl_weight": 0.01},
     "grpo": {"kl": "loss", "kl_weight": 0.01},
 }
 """Settings that switch on what has a state of its own."""
@@ -73,6 +74,8 @@ def write(folder: Path, name: str, source: str) -> Path:
         "checkpoints": {"every": 2},
         "health": {"dead_steps": 1000},
     } | sections(name, source)
+    if name == "ppo_lagrangian":
+        recipe["constraints"] = [{"of": "length", "limit": 2.0, "window": 3}]
     if name == "dpa":
         recipe["data"] = directed_sums(folder)
     path = folder / f"{name}.yaml"
