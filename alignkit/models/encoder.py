@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+TOGETHER = 1024  # tokens that are read at a time, padding included
+
 
 def is_encoder(config: Any) -> bool:
     """Whether a transformers config is that of a model that fills in masks."""
@@ -33,10 +35,21 @@ class Encoder(nn.Module):
         return self.encoder.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SimpleNamespace:
-        own = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        own = self._states(input_ids, attention_mask)
         real = attention_mask[..., None].to(torch.float32)
         means = (own * real).cumsum(1) / real.cumsum(1).clamp(min=1)
         return SimpleNamespace(hidden_states=(own + means,), logits=None)
+
+    def _states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The encoder's states; rows of like lengths are read together, so that little of it is padding (right)."""
+        width, lengths = input_ids.shape[1], attention_mask.sum(1)
+        parts, order = [], lengths.argsort(stable=True)
+        for rows in order.split(max(1, TOGETHER // width)):
+            longest = int(lengths[rows].max())
+            ids, mask = input_ids[rows, :longest], attention_mask[rows, :longest]
+            states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            parts.append(nn.functional.pad(states, (0, 0, 0, width - longest)))
+        return torch.cat(parts)[order.argsort()]
 
     def get_output_embeddings(self) -> None:
         return None
