@@ -40,7 +40,6 @@ class Run:
 
     curve: Curve
     final: tuple[float, float]
-    seconds: float
 
     @property
     def episodes(self) -> int:
@@ -52,7 +51,7 @@ def read(run: Path) -> Run:
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     newest = max((run / "evaluations").glob("*.json"), key=lambda path: int(path.stem.split("-")[-1]))
     last = json.loads(newest.read_text())
-    return Run(curve(steps), (last["reward_mean"], last["accuracy"]), sum(step["time/step_s"] for step in steps))
+    return Run(curve(steps), (last["reward_mean"], last["accuracy"]))
 
 
 def curve(steps: Sequence[Mapping[str, Any]]) -> Curve:
@@ -85,9 +84,10 @@ def averaged(runs: Sequence[Run]) -> Curve:
 def table(measured: Mapping[str, Sequence[Run]]) -> str:
     """One line per method: the return after the first, and after each of the methods' numbers of episodes."""
     budgets = sorted({min(run.episodes for run in runs) for runs in measured.values()} - {0})
-    head = ["method", *(f"after {budget:,}" for budget in budgets), "held-out games: return (each seed)", "success"]
+    budget_names = [f"after {budget:,}" for budget in budgets]
+    head = ["method", "episodes", *budget_names, "held-out games: return (each seed)", "success"]
     rows = [row(method, runs, budgets) for method, runs in measured.items()]
-    return "\n".join([f"| {' | '.join([*head, 'seconds'])} |", "|---" * (len(head) + 1) + "|", *rows])
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
 
 
 def row(method: str, runs: Sequence[Run], budgets: Sequence[int]) -> str:
@@ -96,7 +96,7 @@ def row(method: str, runs: Sequence[Run], budgets: Sequence[int]) -> str:
     returns = ", ".join(f"{run.final[0]:.2f}" for run in runs)
     final = f"**{fmean(run.final[0] for run in runs):.2f}** ({returns})"
     success = f"{fmean(run.final[1] for run in runs):.2f}"
-    return f"| {' | '.join([method, *cells, final, success, f'{fmean(run.seconds for run in runs):.0f}'])} |"
+    return f"| {' | '.join([method, f'{runs[0].episodes:,}', *cells, final, success])} |"
 
 
 def drawing(measured: Mapping[str, Sequence[Run]], title: str) -> str:

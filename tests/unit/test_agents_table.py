@@ -22,21 +22,21 @@ def test_a_curve_counts_episodes_and_averages_the_newest_512():
 
 
 def test_a_budget_is_read_within_it_and_not_where_the_run_ended_before():
-    run = Run([(256, -8.0), (512, -6.0), (768, 0.0)], (-1.0, 0.5), 10.0)
+    run = Run([(256, -8.0), (512, -6.0), (768, 0.0)], (-1.0, 0.5))
     assert [after(run, budget) for budget in (256, 600, 768, 769, 100)] == [-8.0, -6.0, 0.0, None, None]
 
 
 def test_the_table_compares_at_the_budget_of_every_method_and_leaves_out_what_was_not_reached():
-    long = [Run([(100, -5.0), (200, 0.0)], (-3.0 + i, 0.9), 30.0) for i in range(2)]
-    short = [Run([(100, -2.0)], (-1.5, 1.0), 10.0)] * 2
-    offline = [Run([], (-4.0, 0.5), 5.0)] * 2
+    long = [Run([(100, -5.0), (200, 0.0)], (-3.0 + i, 0.9)) for i in range(2)]
+    short = [Run([(100, -2.0)], (-1.5, 1.0))] * 2
+    offline = [Run([], (-4.0, 0.5))] * 2
     assert averaged(long) == [(100, -5.0), (200, 0.0)]
     lines = table({"grpo": long, "archer": short, "archer-iql": offline}).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0][:3] == ["method", "after 100", "after 200"]
-    assert cells[2] == ["grpo", "-5.00", "0.00", "**-2.50** (-3.00, -2.00)", "0.90", "30"]
-    assert cells[3][:3] == ["archer", "-2.00", ""]
-    assert cells[4][:3] == ["archer-iql", "", ""]
+    assert cells[0][:4] == ["method", "episodes", "after 100", "after 200"]
+    assert cells[2] == ["grpo", "200", "-5.00", "0.00", "**-2.50** (-3.00, -2.00)", "0.90"]
+    assert cells[3][:4] == ["archer", "100", "-2.00", ""]
+    assert cells[4][:4] == ["archer-iql", "0", "", ""]
 
 
 def test_only_seeds_that_came_to_their_end_are_shown(tmp_path):
@@ -46,15 +46,15 @@ def test_only_seeds_that_came_to_their_end_are_shown(tmp_path):
         (folder / "evaluations").mkdir(parents=True)
         (folder / "final").mkdir() if done else None
         (folder / "evaluations" / "step-9.json").write_text(json.dumps({"reward_mean": -4.0, "accuracy": 0.5}))
-        lines = [{"rollout/completions": 512, "reward/mean": -5.0, "time/step_s": 2.0}]
+        lines = [{"rollout/completions": 512, "reward/mean": -5.0}]
         (folder / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    one = Run([(512, -5.0)], (-4.0, 0.5), 2.0)
+    one = Run([(512, -5.0)], (-4.0, 0.5))
     assert finished(tmp_path) == {"maze": {"archer": [one], "archer-iql": [one]}}
 
 
 def test_the_drawing_is_a_file_of_its_own_with_a_legend():
-    runs = [Run([(100, -5.0), (200, -3.0)], (-3.0, 0.9), 30.0)]
-    image = ElementTree.fromstring(drawing({"grpo": runs, "ppo": runs, "archer-iql": [Run([], (0, 0), 1)]}, "curves"))
+    runs = [Run([(100, -5.0), (200, -3.0)], (-3.0, 0.9))]
+    image = ElementTree.fromstring(drawing({"grpo": runs, "ppo": runs, "archer-iql": [Run([], (0, 0))]}, "curves"))
     assert image.attrib["viewBox"].split()[3] == "234"
     words = [element.text for element in image.iter() if element.tag.endswith("text")]
     assert words[-2:] == ["grpo", "ppo"]
