@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from alignkit import ops
 from alignkit.algorithms import ppo
 from alignkit.algorithms.base import Algorithm, Loss, Outputs
-from alignkit.types.batch import COST, MULTIPLIER
 from alignkit.types.metric import Mean
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ class Config(ppo.Config):
 def estimate(config: Config, batch: Batch) -> Batch:
     """Writes the mixed advantages and, as `returns`, a column for each head."""
     import torch
+
+    from alignkit.types.batch import COST, MULTIPLIER
 
     mask, values = batch.action_mask, batch.require("values")
     everything, before = mask[mask], values[batch.parent[mask]]
