@@ -20,16 +20,19 @@ from tests.resume.runs import fingerprint, read
 from tests.resume.test_resume import wait_for_steps
 
 STEPS, KILLS = 14, 5
-CHARACTERS = {"characters": "0123456789+=?<>!", "layers": 2, "hidden": 32, "heads": 2, "context": 48}
+CHARACTERS = {"characters": "0123456789+=?<>!;", "layers": 2, "hidden": 32, "heads": 2, "context": 48}
 SUMS = {"source": "generator:arithmetic", "options": {"digits": 1, "style": "characters"}, "chat": False}
 SEEDS = {"source": "generator:seeds", "options": {"count": 100}, "chat": False}
 PLAYED = {"numbers": 5, "guesses": 3, "behaviour": "mixed", "count": 100}
 GAMES = {"source": "generator:guess_number_games", "options": PLAYED, "chat": False}
+CHAINS = {"source": "generator:chains", "options": {"numbers": 3, "mistakes": True, "count": 100}, "chat": False}
 GAME = {"name": "guess_number", "options": {"numbers": 5, "guesses": 3}, "max_turns": 3}
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"kl_weight": 0.01, "kl_target": 0.5},
     "ppo_lagrangian": {"costs": ["length"], "kl_weight": 0.01},
     "grpo": {"kl": "loss", "kl_weight": 0.01},
+    "bradley_terry": {"members": 2, "contrast": 0.1},
+    "rating": {"classes": [0, 1, 2]},
 }
 """Settings that switch on what has a state of its own."""
 
@@ -44,7 +47,10 @@ def sections(name: str, source: str) -> dict[str, Any]:
         return {"data": SEEDS, "environment": GAME, "train": {"steps": STEPS, **size}}
     if source == "turns":
         return {"data": GAMES, "train": {"steps": STEPS, "batch": 8}}
-    given = {"labelled": None, "pairs": "compared", "judged": "judged"}
+    if source == "steps":
+        return {"data": CHAINS, "train": {"steps": STEPS, "batch": 8}}
+    given = {"labelled": None, "pairs": "compared", "duels": "compared", "judged": "judged"}
+    given |= {"ranked": "ranked", "rated": "rated"} | ({"pairs": "unsafe"} if name == "cost" else {})
     if source in given:
         options = SUMS["options"] | ({"answers": given[source]} if given[source] else {})
         return {"data": SUMS | {"options": options}, "train": {"steps": STEPS, "batch": 8}}
