@@ -84,6 +84,13 @@ def adopt_head(model: nn.Module, heads: Sequence[str], folder: Path) -> list[str
     return shared
 
 
+def adopt_value(model: nn.Module, folder: Path) -> None:
+    """A critic of one value begins with the score of a reward model of one number; others keep their fresh heads."""
+    head, saved = getattr(base_model(model), VALUE_HEAD), _read_head(folder)
+    if saved["weight"].shape == head.weight.shape and head.out_features == 1:
+        head.load_state_dict(saved)
+
+
 def _read_folder(folder: Path) -> tuple[Reading, Algorithm, Any]:
     """How a saved model is read, its algorithm and that one's config."""
     if not is_reward_model(folder):
@@ -112,6 +119,22 @@ def _load_head(model: nn.Module, heads: int, folder: Path) -> None:
     except RuntimeError as error:
         why = " ".join(str(error).split())[:200]
         raise ContentError(f"{folder}: its {VALUE_HEAD} is not that of {heads} numbers: {why}") from error
+
+
+def asked(rollout: Rollout, *, chat: bool, system: str | None) -> Task:
+    """All that was said before the last utterance, as messages or as text. system: put first where there is none."""
+    task, before = rollout.task, rollout.turns[:-1]
+    if not chat:
+        start = task.text if task.text is not None else "\n\n".join(str(m["content"]) for m in task.messages or ())
+        text = start + "".join(turn.text + (turn.observation or "") for turn in before)
+        return replace(task, messages=None, text=text)
+    messages: list[Message] = [*(task.messages or ({"role": "user", "content": task.text},))]
+    if system is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    for turn in before:
+        messages.append({"role": "assistant", "content": turn.text})
+        messages.append({"role": "user", "content": turn.observation or ""})
+    return replace(task, messages=tuple(messages), text=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +205,7 @@ class RewardModel:
                 for group in prepared]  # fmt: skip
 
     def _prepare(self, rollout: Rollout, name: str) -> Prepared | Score:
-        task = self._task(rollout)
+        task = asked(rollout, chat=self.reading.chat, system=self.reading.system)
         try:
             prompt = render(self.tokenizer, task, self._data)
             completion, ends = self._completion(task, rollout.text)
@@ -216,21 +239,6 @@ class RewardModel:
             item=Item(prompt_ids=(*prompt, *other), completion_ids=answer),
             turned=Item(prompt_ids=(*prompt, *answer), completion_ids=other),
         )
-
-    def _task(self, rollout: Rollout) -> Task:
-        """All that was said before the last utterance, as this model renders prompts."""
-        task, before = rollout.task, rollout.turns[:-1]
-        if not self.reading.chat:
-            start = task.text if task.text is not None else "\n\n".join(str(m["content"]) for m in task.messages or ())
-            text = start + "".join(turn.text + (turn.observation or "") for turn in before)
-            return replace(task, messages=None, text=text)
-        messages: list[Message] = [*(task.messages or ({"role": "user", "content": task.text},))]
-        if self.reading.system is not None and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self.reading.system})
-        for turn in before:
-            messages.append({"role": "assistant", "content": turn.text})
-            messages.append({"role": "user", "content": turn.observation or ""})
-        return replace(task, messages=tuple(messages), text=None)
 
     def _completion(self, task: Task, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         if self.split is None:
