@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import NonNegativeFloat, PositiveInt
 
 from alignkit import ops
@@ -46,6 +45,8 @@ def estimate(config: Config, batch: Batch) -> Batch:
 
     They follow from token ids: a pair's weights from its own, the draw of states also from the batch's.
     """
+    import torch
+
     if config.members == 1 and not config.contrast:
         return batch
     names = [child(0, *batch.tokens[batch.token_index([side])].tolist()) for side in range(batch.num_sequences)]
@@ -88,9 +89,8 @@ def judge(config: Config, outputs: Outputs, batch: Batch) -> Judgement:
 
 
 def requires(config: Config, stage: Stage) -> list[str]:
-    if config.members > 1 and not config.centring:
-        return ["each member has a constant of its own, so they cannot be told apart from a dispute: set centring"]
-    return []
+    free = "each member has a constant of its own, so they cannot be told apart from a dispute: set centring"
+    return [free] * (config.members > 1 and not config.centring)
 
 
 def explain(config: Config) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import NonNegativeFloat
 
 from alignkit import ops
@@ -37,6 +36,8 @@ def estimate(config: Config, batch: Batch) -> Batch:
 
 
 def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
+    import torch
+
     better, worse = ops.preference.sides(batch)
     costs, unsafe = outputs.values[batch.last_token(), 0], _unsafe(batch)
     loss = ops.ranking.cost(

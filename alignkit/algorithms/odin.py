@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import NonNegativeFloat
 
 from alignkit import ops
@@ -36,6 +35,8 @@ def estimate(config: Config, batch: Batch) -> Batch:
 
     The slopes are multiplied by the number of pairs, as the loss is divided by it.
     """
+    import torch
+
     lengths, pairs = batch.actions_per_sequence(), int((batch.side == 1).sum())
     with torch.enable_grad():
         heads = batch.require("values")[batch.last_token(), :2].double().requires_grad_()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import PositiveFloat
 
 from alignkit import ops
@@ -38,6 +37,8 @@ class Config(AlgorithmConfig):
 
 def estimate(config: Config, batch: Batch) -> Batch:
     """Keeps the rated answers; writes the bounds, the same for all, as their targets."""
+    import torch
+
     ratings = ops.ratings.stack(batch, [config.objective])[:, 0]
     known = ~ratings.isnan()
     kept = batch if bool(known.all()) else batch.select(known.nonzero().squeeze(-1).tolist())
@@ -50,6 +51,8 @@ def estimate(config: Config, batch: Batch) -> Batch:
 
 
 def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
+    import torch
+
     share, classes = outputs.values[batch.last_token(), 0].sigmoid(), _classes(config, batch)
     bounds = batch.require("targets")[0]
     loss = ops.ranking.rating_loss(share, classes, bounds, sharpness=config.sharpness)

@@ -6,9 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
-
-from alignkit.ops import process
 from alignkit.rewards.reading import turn_of
 from alignkit.rewards.steps import last_tokens, settled_ends
 from alignkit.types.rollout import Rollout, Turn
@@ -37,6 +34,10 @@ def place(rollout: Rollout, decode: Decode) -> Rollout:
 
 def _paid(turn: Turn, steps: Sequence[StepScore], decode: Decode) -> list[float]:
     """What the steps of an utterance pay after each of its tokens."""
+    import torch
+
+    from alignkit.ops import process
+
     if not steps:
         return [0.0] * len(turn.completion_ids)
     settled, last = settled_ends(decode, turn.completion_ids), len(turn.completion_ids) - 1
