@@ -24,7 +24,7 @@ from alignkit.models.critic import add_value_head, freeze_words
 from alignkit.models.encoder import packs
 from alignkit.models.forward import base_model
 from alignkit.models.load import load_policy, locate, save_pretrained
-from alignkit.models.reward_model import Reading, adopt_head, is_reward_model, save_reward_model
+from alignkit.models.reward_model import Reading, adopt_head, adopt_value, is_reward_model, save_reward_model
 from alignkit.models.tokenizer import stop_token_ids
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
@@ -88,15 +88,27 @@ def build_reference(recipe: Recipe, initial: dict[str, torch.Tensor] | None) -> 
 
 
 def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn.Module:
-    """A critic of its own: `critic.path`, else a copy of the policy as it is now, with a fresh value head."""
+    """A critic of its own: `critic.path`, else a copy of the policy as it is now, with a fresh value head.
+
+    From the folder of a reward model of one number, a critic of one value takes the head, too: it begins as the score.
+    Raises RecipeError for a model that cannot read the policy's tokens.
+    """
     path = stage.critic.path if stage.critic else None
     if path:
         section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
-        model: Any = load_policy(section, seed=child(recipe.seed, "critic"), beside=beside(recipe))[0]
+        model, tokenizer = load_policy(section, seed=child(recipe.seed, "critic"), beside=beside(recipe))
+        if not packs(model) or tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+            raise RecipeError(
+                f"critic.path: {path} cannot read the policy's tokens one after another: it is an encoder, or its "
+                "tokenizer is another; take a causal model of the policy's family"
+            )
     else:
         model = copy.deepcopy(policy.model)
     freeze_words(base_model(model))
-    return add_value_head(model, heads, seed=child(recipe.seed, stage.name)).to(next(policy.model.parameters()).device)
+    add_value_head(model, heads, seed=child(recipe.seed, stage.name))
+    if path and is_reward_model(folder := Path(locate(path, beside(recipe)))):
+        adopt_value(model, folder)
+    return model.to(next(policy.model.parameters()).device)
 
 
 def make_reward_model(recipe: Recipe, stage: Stage, policy: Policy, report: Callable[[str], None]) -> None:

@@ -90,7 +90,7 @@ def _leave(*_: object) -> None:
 
 
 def _fingerprint(name: str, options: Mapping[str, Any]) -> str:
-    """Changes when the reward, its options, its file or alignkit's version do."""
+    """Changes when the reward, its options, its file, the models that its options name or alignkit's version do."""
     from importlib.metadata import version
 
     from alignkit.recipe.find import find
@@ -98,7 +98,25 @@ def _fingerprint(name: str, options: Mapping[str, Any]) -> str:
 
     path = find("rewards", name).path
     code = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-    return AnswerCache.key(name, dict(options), code, version("alignkit"))
+    return AnswerCache.key(name, dict(options), code, version("alignkit"), _models(options))
+
+
+def _models(options: Mapping[str, Any]) -> list[str]:
+    """Hashes of the files of every model folder among the options: a model may be trained anew in its place."""
+    given = [one for value in options.values() for one in (value if isinstance(value, list) else [value])]
+    folders = [os.path.expanduser(one) for one in given if isinstance(one, str)]
+    files = [
+        file
+        for folder in folders
+        if os.path.isfile(os.path.join(folder, "config.json"))
+        for file in sorted(Path(folder).iterdir())
+        if file.is_file()
+    ]
+    hashes = []
+    for file in files:
+        with file.open("rb") as content:
+            hashes.append(hashlib.file_digest(content, "sha256").hexdigest())
+    return hashes
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -54,6 +54,11 @@ optimizer: {{lr: 1e-3}}
 train: {{steps: 6, micro_batch_tokens: 40, minibatches: 2}}
 checkpoints: {{every: 3}}
 """
+REWARD = f"""{COMMON.replace("reversed: true", "reversed: true, answers: compared")}
+algorithm: {{type: bradley_terry}}
+optimizer: {{lr: 3e-3, weight_decay: 0.1, max_grad_norm: 0.5}}
+train: {{steps: 10, batch: 8, micro_batch_tokens: 40}}
+"""
 CRITICS = {"ppo": PPO, "ppo_shared": PPO.replace("train:", "critic: {shared: true}\ntrain:")}
 ADAPTED = COMMON.replace("  dtype: float32", "  dtype: float32\n  lora: {rank: 4}")
 TWO_STAGES = f"""{ADAPTED}
@@ -88,7 +93,7 @@ ENDS_WITHIN_S = 90
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder with recipes and a launch profile of their own."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, text in {"sft": SFT, "grpo": GRPO, "stages": TWO_STAGES, **CRITICS}.items():
+    for name, text in {"sft": SFT, "grpo": GRPO, "stages": TWO_STAGES, "reward": REWARD, **CRITICS}.items():
         (folder / f"{name}.yaml").write_text(text)
     (folder / "launch").mkdir()
     (folder / "launch" / "fine.json").write_text(json.dumps(SHARDING))
@@ -175,6 +180,18 @@ def test_a_second_stage_goes_on_from_the_first_and_the_saved_model_and_adapter_a
         assert expected.keys() == got.keys()
         for name, weight in expected.items():
             torch.testing.assert_close(got[name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", PROFILES)
+def test_a_reward_model_has_the_numbers_and_the_folder_of_one_process(trained, how: str):
+    one, several = trained("reward", "one"), trained("reward", how)
+    assert_same_numbers(one, several, steps=10, names=("loss/reward", "pairs/accuracy", "optim/grad_norm", "optim/lr"))
+    for file in ("model.safetensors", "value_head.safetensors"):
+        expected, got = load_file(one / "final" / file), load_file(several / "final" / file)
+        assert expected.keys() == got.keys()
+        for name, weight in expected.items():
+            torch.testing.assert_close(got[name], weight, rtol=0, atol=1e-5)
+    assert (one / "final" / "reward.json").read_bytes() == (several / "final" / "reward.json").read_bytes()
 
 
 def test_plain_accelerate_launch_runs_a_shipped_profile(folder: Path, trained):

@@ -31,10 +31,12 @@ def reading(**changes: Any) -> Reading:
     return Reading(**{"algorithm": {"type": "bradley_terry"}, **settings, **changes})
 
 
-def character_model(*, seed: int = 0, context: int = 96, template: str | None = None, lora: bool = False):
+def character_model(
+    *, seed: int = 0, context: int = 96, template: str | None = None, lora: bool = False, characters: str = CHARACTERS
+):
     """(model with a value head of visible size, tokenizer), not saved."""
     section = Model(
-        scratch=Scratch(characters=CHARACTERS, layers=2, hidden=32, heads=4, context=context),
+        scratch=Scratch(characters=characters, layers=2, hidden=32, heads=4, context=context),
         chat_template=template,
         lora=Lora(rank=4) if lora else None,
     )
