@@ -89,7 +89,7 @@ def judge(config: Config, outputs: Outputs, batch: Batch) -> Judgement:
 
 
 def requires(config: Config, stage: Stage) -> list[str]:
-    free = "each member has a constant of its own, so they cannot be told apart from a dispute: set centring"
+    free = "members have no common zero, so that their spread would mean nothing: set centring above 0"
     return [free] * (config.members > 1 and not config.centring)
 
 

@@ -117,7 +117,8 @@ def check_columns(rows: Sequence[Any], kind: str, wanted: Sequence[str]) -> None
     for name in wanted:
         if name not in found:
             known = ", ".join(sorted(found)) or "none"
-            raise DataError(f"no row has a rating '{name}'; the data has {known}: rename one with data.columns")
+            where = f" (chosen_{name}, rejected_{name})" if kind in ("pairs", "duels") else ""
+            raise DataError(f"no row has a rating '{name}'{where}; the data has {known}: rename one with data.columns")
 
 
 ITEMS = {

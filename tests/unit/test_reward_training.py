@@ -12,10 +12,13 @@ from torch import Tensor
 
 from alignkit import ops
 from alignkit.algorithms.base import Loss, Outputs
-from alignkit.errors import BatchError
+from alignkit.data.pairs import Pair
+from alignkit.errors import BatchError, DataError
 from alignkit.recipe.read import load_algorithm
 from alignkit.train.evaluate_given import GivenEvaluator
+from alignkit.train.given import check_columns
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.task import Task
 from tests.tiny import random_batch
 
 PAIRS = [(3, (4, 6)), (2, (1, 5)), (4, (7, 2)), (5, (3, 3))]
@@ -268,3 +271,19 @@ def test_contrast_pulls_a_chosen_answers_states_together_and_the_others_apart():
     moved = (said - 0.1 * gradient).detach()[:, 1:]
     before = math.sqrt(0.5)
     assert torch.cosine_similarity(moved[1], moved[2], 0) > before > torch.cosine_similarity(moved[3], moved[4], 0)
+
+
+def test_what_a_recipe_gets_wrong_is_said_with_the_cure():
+    def objections(name: str, *, batch: int = 64, **settings: Any) -> list[str]:
+        algorithm, config = made(name, **settings)
+        stage: Any = SimpleNamespace(train=SimpleNamespace(batch=batch))
+        return algorithm.requires(config, stage)
+
+    assert "set centring above 0" in objections("bradley_terry", members=2, centring=0)[0]
+    assert not objections("bradley_terry", centring=0) + objections("bradley_terry", members=2)
+    assert "worst first" in objections("rating", classes=(2, 1))[0]
+    assert "set train.batch to at least 6" in objections("rating", classes=(1, 2, 3), batch=5)[0]
+    assert "set train.batch to at least 8" in objections("odin", batch=7)[0]
+    row = Pair(task=Task(id="1", text="7", columns={"chosen_reward": 1.0}), prompt=(7,), chosen=(1,), rejected=(2,))
+    with pytest.raises(DataError, match=r"rating 'unsafe' \(chosen_unsafe, rejected_unsafe\); the data has reward"):
+        check_columns([row], "pairs", ("unsafe",))
