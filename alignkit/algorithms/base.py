@@ -88,7 +88,8 @@ class Algorithm:
         completions "ranked" by a number, single ones "rated" by numbers or with a label on each of their "steps",
         "judged" good or bad, turns of past episodes each beside a fresh one ("replay"), or of given ones ("turns").
     needs: optional batch columns it reads; filled by the loop before `estimate`, and checked against the recipe first.
-        `ref_logprobs` means that a frozen reference model is kept, `target_values` a slowly following critic. `ref_kl`
+        `ref_logprobs` means that a frozen reference model is kept, `target_values` a slowly following critic. `rewards`
+        that it learns from where a reward is paid: without it, rewards of steps are paid at the end only. `ref_kl`
         is no column: with `ref_logprobs`, it asks for the divergence from that model among the policy's outputs; nor is
         `costs`: with it the algorithm weighs what constraints limit itself, which is otherwise taken from the reward.
     estimate: (config, batch) -> batch with advantages, returns, targets; runs without gradient on the global batch.

@@ -84,7 +84,7 @@ def explain(config: Config) -> str:
 ALGORITHM = Algorithm(
     config=Config,
     source="rollouts",
-    needs=lambda config: ("sampler_logprobs", "old_logprobs", "ref_logprobs", "values"),
+    needs=lambda config: ("sampler_logprobs", "old_logprobs", "ref_logprobs", "rewards", "values"),
     estimate=estimate,
     losses={"policy": policy_loss, "critic": critic_loss},
     requires=requires,

@@ -1,6 +1,6 @@
 """PPO with a token critic (arXiv 1707.06347, for language 1909.08593): clipped ratio on tokens, GAE advantages.
 
-r_t = -kl_weight (l_old_t - l_ref_t) + [score at the last token],   A = GAE(r, V),   R = A + V
+r_t = -kl_weight (l_old_t - l_ref_t) + [score where it is paid],   A = GAE(r, V),   R = A + V
 L = token mean of -min(rho_t A_t, clip(rho_t) A_t),   L_V = value_weight max((V - R)^2, (V_clip - R)^2) / 2
 """
 
@@ -71,16 +71,15 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     logprobs, entropy, advantages = outputs.logprobs[mask], outputs.entropy[mask], batch.require("advantages")[mask]
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[mask]
     ratio, low, high = ops.policy.ratio(logprobs, old), 1 - config.clip_low, 1 + config.clip_high
-    sampler, cap = batch.require("sampler_logprobs")[mask], config.correction_cap
-    weight = ops.policy.correction(old, sampler, how="truncate", floor=0.0, cap=cap)
-    surrogate = ops.policy.clipped(ratio, advantages, low=low, high=high, dual=config.clip_dual)
-    loss = weight * surrogate - (config.entropy_weight * entropy if config.entropy_weight else 0.0)
+    sampler = batch.require("sampler_logprobs")[mask]
+    weight = ops.policy.correction(old, sampler, how="truncate", floor=0.0, cap=config.correction_cap)
+    loss = weight * ops.policy.clipped(ratio, advantages, low=low, high=high, dual=config.clip_dual)
+    loss = loss - (config.entropy_weight * entropy if config.entropy_weight else 0.0)
     means = {"clip_frac": (ratio < low) | (ratio > high), "kl_sampler": sampler - old, "entropy": entropy}
     if batch.ref_logprobs is not None:
         means["kl_reference"] = ops.kl.k1(logprobs - batch.ref_logprobs[mask])
     metrics = {f"policy/{name}": Mean.of(each) for name, each in means.items()} | {"loss/policy": Mean.of(loss)}
-    largest = {"policy/ratio_max": Max(float(ratio.detach().max()))}
-    return Loss(total=loss.sum(), count=len(loss), metrics=metrics | largest)
+    return Loss(total=loss.sum(), count=len(loss), metrics=metrics | {"policy/ratio_max": Max(ratio.max().item())})
 
 
 def critic_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
@@ -100,16 +99,17 @@ def explain(config: Config) -> str:
 
 
 def requires(config: Config, stage: Stage) -> list[str]:
-    unset = "kl_target adapts kl_weight, which is 0: give it a first value, e.g. 0.05"
-    both = "a cut completion is penalised or continued: set missing_eos_penalty or bootstrap_truncated, not both"
-    twice = bool(config.missing_eos_penalty) and config.bootstrap_truncated
-    return [unset] * bool(config.kl_target and not config.kl_weight) + [both] * twice
+    unset = ["kl_target adapts kl_weight, which is 0: give it a first value, e.g. 0.05"]
+    both = ["a cut completion is penalised or continued: set missing_eos_penalty or bootstrap_truncated, not both"]
+    both *= bool(config.missing_eos_penalty and config.bootstrap_truncated)
+    return unset * bool(config.kl_target and not config.kl_weight) + both
 
 
+REFERENCE = ("old_logprobs", "ref_logprobs")
 ALGORITHM = Algorithm(
     config=Config,
     source="rollouts",
-    needs=lambda config: ("sampler_logprobs", "values") + ("old_logprobs", "ref_logprobs") * bool(config.kl_weight),
+    needs=lambda config: ("sampler_logprobs", "rewards", "values", *REFERENCE * bool(config.kl_weight)),
     estimate=estimate,
     losses={"policy": policy_loss, "critic": critic_loss},
     requires=requires,

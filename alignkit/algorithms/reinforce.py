@@ -97,7 +97,7 @@ def explain(config: Config) -> str:
 ALGORITHM = Algorithm(
     config=Config,
     source="rollouts",
-    needs=lambda config: ("sampler_logprobs",) + ("old_logprobs", "ref_logprobs") * bool(config.kl_weight),
+    needs=lambda config: ("sampler_logprobs", "rewards") + ("old_logprobs", "ref_logprobs") * bool(config.kl_weight),
     estimate=estimate,
     losses={"policy": policy_loss},
     requires=requires,

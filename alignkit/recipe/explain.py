@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.recipe.read import resolve_algorithm
+from alignkit.recipe.reward_settings import reward_formula, reward_without_effect
 from alignkit.recipe.rules import FRESH, optimizer_steps
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
         "objective": algorithm.explain(config),
         "models": ", ".join(models),
         "data": stage.data.source,
-        "reward": _reward_formula(stage) if algorithm.samples else None,
+        "reward": _reward(stage) if algorithm.samples else None,
         "batch": str(batch),
         "optimizer": f"AdamW, lr {optimizer.lr:g} {optimizer.schedule}, {optimizer.warmup_steps} warm-up steps",
         "no effect": "; ".join(unused) or None,
@@ -103,13 +104,12 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
-def _reward_formula(stage: Stage) -> str:
-    if stage.environment is not None:
-        return f"return of an episode in {stage.environment.name}, at most {stage.environment.max_turns} turns"
-    terms = [f"{spec.weight:g} x {spec.name}" for spec in stage.rewards if not spec.gate]
-    gates = [spec.name for spec in stage.rewards if spec.gate]
-    total = " + ".join(terms)
-    return " x ".join([f"({total})" if len(terms) > 1 else total, *gates]) if gates else total
+def _reward(stage: Stage) -> str:
+    rewards = reward_formula(stage.rewards)
+    if stage.environment is None:
+        return rewards
+    episode = f"return of an episode in {stage.environment.name}, at most {stage.environment.max_turns} turns"
+    return f"{episode} + {rewards}" if rewards else episode
 
 
 def _besides(stage: Stage, *, mixed: bool) -> Iterator[str]:
@@ -150,5 +150,6 @@ def _without_effect(stage: Stage, source: str) -> Iterator[str]:
         yield "rollouts.refill_rounds (keep_zero_spread is true)"
     if source not in (*FRESH, "replay") and rollouts.model_fields_set:
         yield f"rollouts (this stage learns from {source} data)"
+    yield from reward_without_effect(stage.rewards)
     if data.revision is not None and not data.source.startswith("hub:"):
         yield "data.revision (the source is not a hub dataset)"

@@ -15,6 +15,7 @@ from alignkit.recipe.data_file import data_file, data_folders
 from alignkit.recipe.document import KeyPath
 from alignkit.recipe.find import did_you_mean, find, find_suite
 from alignkit.recipe.outline import keyword_functions
+from alignkit.recipe.reward_settings import broken_reward_settings
 from alignkit.recipe.schema import Critic, Data, Recipe, Stage
 
 Broken = Iterator[tuple[KeyPath, str]]
@@ -36,6 +37,8 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
         key = ("stages", i)
         yield from _data(stage.data, (*key, "data"), folder)
         yield from _rewards(stage, algorithm, key)
+        if algorithm.source in FRESH:
+            yield from broken_reward_settings(stage, algorithm, config, key)
         yield from _batch(stage, algorithm, key)
         yield from _optimizer(stage, key)
         yield from _critic(recipe, stage, algorithm, config, key)
@@ -190,14 +193,14 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
     if algorithm.source in ("replay", "resets") and stage.environment is None:
         yield key, f"{kind} plays episodes; give it an `environment` (see `alignkit ls environments`)"
         return
+    if algorithm.source in ("replay", "resets") and stage.rewards:
+        yield (*key, "rewards"), f"{kind} learns from what the environment pays each turn alone; remove the rewards"
     if algorithm.source not in FRESH:
         if stage.environment is not None and algorithm.source not in ("replay", "turns"):
             problem = f"{kind} learns from {algorithm.source} data, not in an environment; move it to another stage"
             yield (*key, "environment"), problem
         return
     if stage.environment is not None:
-        if stage.rewards:
-            yield (*key, "rewards"), "the environment pays already; remove the rewards, or the environment"
         return
     if not stage.rewards:
         yield (*key, "rewards"), f"{kind} learns from rewards; name at least one (see `alignkit ls rewards`)"

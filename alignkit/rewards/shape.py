@@ -99,10 +99,11 @@ def _normalised(numbers: dict[int, list[list[float]]], sources: dict[int, str]) 
 
 
 def _mean_and_std(pool: Sequence[float]) -> tuple[float, float]:
-    """Exact sums, so that the order of the completions changes nothing."""
+    """Exact sums, so that the order of the completions changes nothing; of equal numbers the deviation is 0."""
     mean = math.fsum(pool) / len(pool)
     variance = math.fsum((number - mean) ** 2 for number in pool) / len(pool)
-    return mean, math.sqrt(variance) if max(pool) > min(pool) else 0.0
+    equal = max(pool) - min(pool) <= 1e-9 * max(1.0, abs(mean))  # rounding errors are no signal to be blown up
+    return mean, 0.0 if equal else math.sqrt(variance)
 
 
 def _part(spec: RewardSpec, said: Score, numbers: list[float], rollout: Rollout) -> Part:

@@ -49,10 +49,6 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        (
-            "stages.1.rewards=[{name: exact_match}]",
-            "stages.1.rewards: the environment pays already; remove the rewards",
-        ),
         ("stages.0.environment={name: maze}", "stages.0.environment: sft learns from labelled data, not in an"),
         (
             "stages.1.environment.name=guess_numbers",
@@ -70,6 +66,20 @@ def recipe(tmp_path: Path) -> Path:
 def test_what_cannot_work_is_refused_with_its_cure(recipe, override, problem):
     with pytest.raises(RecipeError, match=problem):
         read_recipe(recipe, [override])
+
+
+@pytest.mark.parametrize("kind", ["refuel", "archer"])
+def test_rewards_beside_an_environment_are_refused_where_turns_are_learnt_from_one_by_one(recipe, kind):
+    overrides = ["stages.1.rewards=[{name: ends_with_stop}]", f"stages.1.algorithm={{type: {kind}}}"]
+    with pytest.raises(RecipeError, match=r"rewards: .* learns from what the environment pays each turn alone"):
+        read_recipe(recipe, overrides)
+
+
+def test_explain_adds_rewards_to_the_return_of_an_episode(recipe):
+    found = explain_recipe(read_recipe(recipe, ["stages.1.rewards=[{name: ends_with_stop, weight: 0.5}]"]))
+    assert found["stages"][1]["reward"] == (
+        "return of an episode in guess_number, at most 3 turns + 0.5 x ends_with_stop"
+    )
 
 
 def test_explain_names_the_environment_and_counts_the_tokens_of_all_turns(recipe):
