@@ -119,7 +119,7 @@ def _rated(task: Task, prompt: list[int], sieve: Sieve) -> Rated | None:
     ids = sieve.ids(task, column(task, "completion"))
     if ids is None:
         return None
-    ratings = numbers(task.columns)
+    ratings = numbers({name: value for name, value in task.columns.items() if name != "completion"})
     if not ratings:
         return sieve.leave_out("no rating")
     fitted, _ = sieve.fit(task, prompt, [ids])

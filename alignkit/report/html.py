@@ -35,7 +35,7 @@ TEXT_HEAD, TEXT_TAIL = 1600, 400  # characters shown of a long text
 CHARTS = (
     ("Reward", ("reward/mean",), False),
     ("Held-out accuracy", ("eval/accuracy",), False),
-    ("Loss", ("loss/policy",), False),
+    ("Loss", ("loss/policy", "loss/reward"), False),
     ("Entropy, nats a token", ("policy/entropy",), False),
     ("KL, nats a token", ("policy/kl_sampler", "policy/kl_reference"), False),
     ("Gradient norm", ("optim/grad_norm",), True),

@@ -23,6 +23,8 @@ SAMPLES_SHOWN = 3
 FIELDS = (
     ("reward", "reward/mean", "{:.3f}"),
     ("loss", "loss/policy", "{:.4g}"),
+    ("loss", "loss/reward", "{:.4g}"),
+    ("right pairs", "pairs/accuracy", "{:.0%}"),
     ("length", "rollout/length_mean", "{:.1f}"),
     ("truncated", "rollout/truncated_frac", "{:.0%}"),
     ("time", "time/step_s", "{:.1f} s"),

@@ -19,7 +19,7 @@ from alignkit.models.load import VALUE_HEAD
 from alignkit.models.reward_model import RewardModel
 from alignkit.parallel.group import Group
 from alignkit.recipe.read import read_recipe
-from alignkit.rewards.batcher import Batcher
+from alignkit.rewards.batcher import Batcher, BatchReward
 from alignkit.rewards.lift import find_reward
 from alignkit.rewards.wire import group_to_wire
 from alignkit.run.build import build_critic, build_policy
@@ -307,6 +307,7 @@ def test_it_is_served_in_batches_with_its_own_numbers(folder):
     rollouts = answered(task, "3", "12", "5")
     [scores] = RewardModel.load(folder).score([(task, rollouts)], name="learned")
     reward = find_reward("learned", {"path": str(folder)})
+    assert isinstance(reward, BatchReward), "so that `alignkit serve` scores in this process"
     scorer = Batcher(reward, batch=8, wait_s=0.001)
     with served(build_app(scorer, reward="learned", token=TOKEN)) as url:
         answer = httpx.post(
