@@ -48,6 +48,9 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
             yield ("model", "frozen"), f"{stage.algorithm['type']} would train nothing; it is for reward models"
         if algorithm.trains_reward and stage is not recipe.stages[-1]:
             yield (*key, "algorithm"), "makes a reward model, with which a recipe ends; put later stages in another one"
+        named = recipe.model.path or (recipe.reference and recipe.reference.path)
+        if algorithm.trains_reward and "ref_logprobs" in algorithm.needs(config) and not named:
+            yield ("model", "scratch"), "is gone when the reward is read, which is measured from it; give model.path"
         for sentence in algorithm.requires(config, stage):
             yield (*key, "algorithm"), sentence
 

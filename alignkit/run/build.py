@@ -370,6 +370,8 @@ def reading_of(recipe: Recipe, stage: Stage) -> Reading:
     algorithm, config = algorithm_of(recipe, stage)
     needs_reference = "ref_logprobs" in algorithm.needs(config)
     reference = (recipe.reference.path if recipe.reference else None) or recipe.model.path if needs_reference else None
+    if reference is not None and (folder := Path(locate(reference, beside(recipe)))).is_dir():
+        reference = str(folder.resolve())  # whoever loads it stands elsewhere
     return Reading(
         algorithm=stage.algorithm,
         dtype=recipe.model.dtype,

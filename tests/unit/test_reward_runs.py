@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from alignkit.cli import main
 from alignkit.errors import DataError, RecipeError
 from alignkit.models.forward import base_model
-from alignkit.models.load import VALUE_HEAD
+from alignkit.models.load import VALUE_HEAD, save_pretrained
 from alignkit.models.reward_model import RewardModel
 from alignkit.parallel.group import Group
 from alignkit.recipe.read import read_recipe
@@ -174,6 +174,22 @@ stages:
     run = recipe.parent / "run"
     assert train(read_recipe(recipe, [f"run={run}"]), resume=False)["steps"] == 2
     assert (run / "final" / "reward.json").is_file()
+
+
+def test_an_implied_reward_is_read_from_anywhere_with_the_model_it_is_measured_from(recipe, tmp_path, monkeypatch):
+    rows = [{"prompt": "1+1=", "completion": str(n), "rating": n == 2} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    changes = ["algorithm={type: implicit}", "data.holdout=0", "evaluation=null", f"run={tmp_path / 'run'}"]
+    with pytest.raises(RecipeError, match=r"model\.scratch: is gone when the reward is read"):
+        read_recipe(recipe, changes)
+    model, tokenizer = character_model(context=24)
+    save_pretrained(model, tokenizer, tmp_path / "base")
+    train(read_recipe(recipe, [*changes, "model.scratch=null", "model.path=base"]), resume=False)
+    monkeypatch.chdir("/")
+    scorer, task = RewardModel.load(tmp_path / "run" / "final"), text_task("1+1=")
+    [[score]] = scorer.score([(task, answered(task, "2"))], name="r")
+    assert score.value is not None
+    assert score.value != 0
 
 
 @pytest.mark.parametrize(
