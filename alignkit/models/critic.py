@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alignkit.errors import RecipeError
+from alignkit.models.encoder import packs
 from alignkit.models.load import VALUE_HEAD
 from alignkit.types.seeds import child
 
@@ -28,6 +30,15 @@ def add_value_head(model: nn.Module, heads: int, *, seed: int) -> nn.Module:
         nn.init.zeros_(layer.bias)
     causal.add_module(VALUE_HEAD, layer.to(next(causal.parameters()).device))
     return model
+
+
+def check_critic(path: str, model: nn.Module, tokenizer: Any, policys: Any) -> None:
+    """Raises RecipeError where the model at `path` cannot read what the policy writes, token by token."""
+    if not packs(model) or tokenizer.get_vocab() != policys.get_vocab():
+        raise RecipeError(
+            f"critic.path: {path} cannot read the policy's tokens one after another: it is an encoder, or its "
+            "tokenizer is another; take a causal model of the policy's family"
+        )
 
 
 def freeze_words(causal: Any) -> None:

@@ -35,6 +35,7 @@ from alignkit.types.score import FaultKind, Score, StepScore
 from alignkit.types.task import Message, Task
 
 FILE = "reward.json"
+BESIDE = "reference"  # folder in the folder, for the reference of a model that was built from nothing
 MICRO_BATCH_TOKENS = 8192
 
 
@@ -42,8 +43,8 @@ MICRO_BATCH_TOKENS = 8192
 class Reading:
     """How a reward model reads. algorithm: the section of the recipe that trained it. dtype: of its arithmetic.
 
-    reference: the model that an implied reward is measured from. chat, system: how prompts are rendered. longest: most
-    tokens of an answer; cut: longer ones are cut there, else they cannot be scored.
+    reference: the model that an implied reward is measured from, BESIDE: kept in the folder. chat, system: how prompts
+    are rendered. longest: most tokens of an answer; cut: longer ones are cut there, else they cannot be scored.
     """
 
     algorithm: Mapping[str, Any]
@@ -170,8 +171,9 @@ class RewardModel:
             _load_head(model, heads, folder)
         reference = None
         if reading.reference is not None:
+            reference_folder = folder.resolve() / BESIDE if reading.reference == BESIDE else reading.reference
             reference = cls._forward(
-                load_policy(Model(path=reading.reference), seed=0)[0], reading, ("logprobs",), device
+                load_policy(Model(path=str(reference_folder)), seed=0)[0], reading, ("logprobs",), device
             )
         return cls(
             forward=cls._forward(model, reading, ("values",) if heads else ("logprobs",), device),

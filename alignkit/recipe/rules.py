@@ -48,9 +48,11 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
             yield ("model", "frozen"), f"{stage.algorithm['type']} would train nothing; it is for reward models"
         if algorithm.trains_reward and stage is not recipe.stages[-1]:
             yield (*key, "algorithm"), "makes a reward model, with which a recipe ends; put later stages in another one"
-        named = recipe.model.path or (recipe.reference and recipe.reference.path)
-        if algorithm.trains_reward and "ref_logprobs" in algorithm.needs(config) and not named:
-            yield ("model", "scratch"), "is gone when the reward is read, which is measured from it; give model.path"
+        if algorithm.trains_reward and "ref_logprobs" in algorithm.needs(config) and i and not recipe.reference:
+            problem = (
+                "measures its reward from the model as this stage begins, which is not kept; make it the only stage"
+            )
+            yield (*key, "algorithm"), problem
         for sentence in algorithm.requires(config, stage):
             yield (*key, "algorithm"), sentence
 

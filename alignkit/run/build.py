@@ -20,11 +20,11 @@ from alignkit.data.sources import load_tasks, split_holdout
 from alignkit.data.turns import Renderer, given_turns, learn
 from alignkit.environments.lift import find_environment
 from alignkit.errors import AlignkitError, DataError, RecipeError
-from alignkit.models.critic import add_value_head, freeze_words
+from alignkit.models.critic import add_value_head, check_critic, freeze_words
 from alignkit.models.encoder import packs
 from alignkit.models.forward import base_model
 from alignkit.models.load import load_policy, locate, save_pretrained
-from alignkit.models.reward_model import Reading, adopt_head, adopt_value, is_reward_model, save_reward_model
+from alignkit.models.reward_model import BESIDE, Reading, adopt_head, adopt_value, is_reward_model, save_reward_model
 from alignkit.models.tokenizer import stop_token_ids
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
@@ -97,11 +97,7 @@ def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn
     if path:
         section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
         model, tokenizer = load_policy(section, seed=child(recipe.seed, "critic"), beside=beside(recipe))
-        if not packs(model) or tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-            raise RecipeError(
-                f"critic.path: {path} cannot read the policy's tokens one after another: it is an encoder, or its "
-                "tokenizer is another; take a causal model of the policy's family"
-            )
+        check_critic(path, model, tokenizer, policy.tokenizer)
     else:
         model = copy.deepcopy(policy.model)
     freeze_words(base_model(model))
@@ -360,7 +356,10 @@ def save_final(recipe: Recipe, policy: Policy, folder: Path) -> None:
     """An ordinary transformers folder of the trained model; of a reward model with its head and how it is read."""
     stage = recipe.stages[-1]
     if algorithm_of(recipe, stage)[0].trains_reward:
-        save_reward_model(policy.model, policy.tokenizer, folder, reading_of(recipe, stage))
+        reading = reading_of(recipe, stage)
+        save_reward_model(policy.model, policy.tokenizer, folder, reading)
+        if reading.reference == BESIDE:
+            save_pretrained(build_reference(recipe, None), policy.tokenizer, folder / BESIDE)
     else:
         save_pretrained(policy.model, policy.tokenizer, folder, dtype=getattr(torch, recipe.model.dtype))
 
@@ -369,8 +368,9 @@ def reading_of(recipe: Recipe, stage: Stage) -> Reading:
     """How the reward model of a stage reads its input, for whoever loads it without the recipe."""
     algorithm, config = algorithm_of(recipe, stage)
     needs_reference = "ref_logprobs" in algorithm.needs(config)
-    reference = (recipe.reference.path if recipe.reference else None) or recipe.model.path if needs_reference else None
-    if reference is not None and (folder := Path(locate(reference, beside(recipe)))).is_dir():
+    given = (recipe.reference.path if recipe.reference else None) or recipe.model.path
+    reference = given or BESIDE if needs_reference else None
+    if reference not in (None, BESIDE) and (folder := Path(locate(reference, beside(recipe)))).is_dir():
         reference = str(folder.resolve())  # whoever loads it stands elsewhere
     return Reading(
         algorithm=stage.algorithm,

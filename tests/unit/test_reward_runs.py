@@ -180,13 +180,20 @@ def test_an_implied_reward_is_read_from_anywhere_with_the_model_it_is_measured_f
     rows = [{"prompt": "1+1=", "completion": str(n), "rating": n == 2} for n in range(8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     changes = ["algorithm={type: implicit}", "data.holdout=0", "evaluation=null", f"run={tmp_path / 'run'}"]
-    with pytest.raises(RecipeError, match=r"model\.scratch: is gone when the reward is read"):
-        read_recipe(recipe, changes)
+    train(read_recipe(recipe, changes), resume=False)
+    shutil.move(tmp_path / "run" / "final", tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "run")
+    task = text_task("1+1=")
+    [[score]] = RewardModel.load(tmp_path / "elsewhere").score([(task, answered(task, "2"))], name="r")
+    assert abs(score.value) > 1e-4, "it has moved from the model that it began as"
+    shutil.copy(tmp_path / "elsewhere" / "reference" / "model.safetensors", tmp_path / "elsewhere")
+    [[zero]] = RewardModel.load(tmp_path / "elsewhere").score([(task, answered(task, "2"))], name="r")
+    assert zero.value == pytest.approx(0, abs=1e-6), "the model itself is worth nothing"
     model, tokenizer = character_model(context=24)
     save_pretrained(model, tokenizer, tmp_path / "base")
     train(read_recipe(recipe, [*changes, "model.scratch=null", "model.path=base"]), resume=False)
     monkeypatch.chdir("/")
-    scorer, task = RewardModel.load(tmp_path / "run" / "final"), text_task("1+1=")
+    scorer = RewardModel.load(tmp_path / "run" / "final")
     [[score]] = scorer.score([(task, answered(task, "2"))], name="r")
     assert score.value is not None
     assert score.value != 0
