@@ -24,6 +24,7 @@ from alignkit.errors import ContentError, DataError
 from alignkit.models.critic import add_value_head
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want, base_model
+from alignkit.models.last_states import TOLERANCE, States, differences, last_values, reads_last_only, trial_batch
 from alignkit.models.load import VALUE_HEAD, load_policy, save_pretrained
 from alignkit.recipe.read import load_algorithm
 from alignkit.recipe.schema import Data, Model
@@ -36,6 +37,7 @@ from alignkit.types.task import Message, Task
 
 FILE = "reward.json"
 BESIDE = "reference"  # folder in the folder, for the reference of a model that was built from nothing
+FILES = (FILE, f"{VALUE_HEAD}.safetensors")  # in the folder, beside a checkpoint's own
 MICRO_BATCH_TOKENS = 8192
 
 
@@ -160,6 +162,7 @@ class RewardModel:
     algorithm: Algorithm
     config: Any
     reading: Reading
+    states: States | None = None
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> RewardModel:
@@ -191,7 +194,25 @@ class RewardModel:
 
     @property
     def context(self) -> int:
-        return base_model(self.forward.model).config.max_position_embeddings
+        longest = base_model(self.forward.model).config.max_position_embeddings
+        return longest if self.states is None else min(longest, MICRO_BATCH_TOKENS)
+
+    @property
+    def reads_last_only(self) -> bool:
+        """Whether its scores need no state of a causal language model but the last."""
+        return packs(self.forward.model) and reads_last_only(self.algorithm, self.config)
+
+    def read_with(self, states: States, *, engine: str) -> None:
+        """Takes last states from another engine from now on. Raises ContentError where its numbers are others."""
+        batch = trial_batch(base_model(self.forward.model).config.vocab_size, min(self.context, MICRO_BATCH_TOKENS))
+        own, last = self._said(self.forward, batch).values, batch.last_token()
+        with torch.no_grad():
+            other = last_values(self.forward.model, batch, states)
+        apart = differences(own[last], other[last])
+        if not apart <= TOLERANCE:
+            problem = f"engine {engine}: its scores are {apart:.1e} from those of transformers"
+            raise ContentError(f"{problem}, more than {TOLERANCE:g}; use engine: transformers")
+        self.states = states
 
     @property
     def split(self) -> str | None:
@@ -246,7 +267,7 @@ class RewardModel:
         if self.split is None:
             return render_answer(self.tokenizer, task, text, self._data), []
         tag = getattr(self.config, "tag", "")
-        spans = split_steps(text, self.split)  # ty: ignore[invalid-argument-type]  a setting of the same choices
+        spans = split_steps(text, self.split, pattern=getattr(self.config, "pattern", None))  # ty: ignore[invalid-argument-type]  a setting of the same choices
         ids, places = step_ids(self.tokenizer, [text[span.start : span.end] + tag for span in spans])
         return ids, [(span.end, place) for span, place in zip(spans, places, strict=True)]
 
@@ -274,7 +295,10 @@ class RewardModel:
         turned = [prepared[place].turned for place in places]
         items += [replace(item, group=number, member=1) for number, item in enumerate(turned) if item is not None]
         batch = pack(items, share_prefix=False)
-        said = self._said(self.forward, batch)
+        if self.states is None:
+            said = self._said(self.forward, batch)
+        else:
+            said = Outputs(values=last_values(self.forward.model, batch, self.states))
         if self.reference is not None:
             batch = batch.replace(ref_logprobs=self._said(self.reference, batch).logprobs)
         judgement = self.algorithm.judge(self.config, said, batch)  # ty: ignore[not-callable]  reward models have it

@@ -1,4 +1,4 @@
-"""The engine process: real vLLM behind JSON lines. Started by VllmEngine; `python -m alignkit.rollout.vllm_worker`.
+"""The engine process: real vLLM behind JSON lines. Started by VllmProcess; `python -m alignkit.rollout.vllm_worker`.
 
 It ends itself when the trainer is gone. It catches nothing: an exception ends the process with its traceback in the
 log file, and the trainer reports the last lines of that.
@@ -124,14 +124,52 @@ class Worker:
         return {}
 
 
+class Reader:
+    """One vLLM pooling runner: says last hidden states. start: the arguments of VllmStates, as JSON."""
+
+    def __init__(self, start: dict[str, Any]):
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        on_cpu = current_platform.is_cpu()
+        self._llm: Any = LLM(
+            model=start["model_folder"],
+            runner="pooling",
+            convert="embed",  # the state after the last token; the head stays with the reward model
+            dtype="float32",  # in bfloat16 its numbers are not those of transformers
+            max_model_len=start["max_model_len"],
+            max_num_seqs=256,
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=max(8192, start["max_model_len"]),
+            enable_prefix_caching=True,
+            block_size=BLOCK_TOKENS,
+            enforce_eager=True,
+            **({} if on_cpu else {"gpu_memory_utilization": start["gpu_memory_fraction"]}),
+        )
+
+    def states(self, sequences: list[list[int]]) -> dict[str, Any]:
+        """Prefixes are shared within the call only, so that a call depends on nothing before."""
+        from vllm import PoolingParams
+
+        self._llm.reset_prefix_cache()
+        results = self._llm.encode(
+            [{"prompt_token_ids": sequence} for sequence in sequences],
+            PoolingParams(use_activation=False),  # not scaled to length 1
+            pooling_task="embed",
+            use_tqdm=False,
+        )
+        return {"states": [result.outputs.data.float().tolist() for result in results]}
+
+
 def main() -> None:
-    """Arguments: socket descriptor, weights descriptor, and the trainer's process id when it may be died with."""
+    """Arguments: socket descriptor, weights descriptor (-1: none), trainer's process id when it may be died with."""
     end, descriptor, trainer = (int(argument) for argument in sys.argv[1:4])
     _die_with(trainer)
     channel = Channel(socket.socket(fileno=end))
     commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, commands), daemon=True).start()
-    worker = Worker(commands.get(), descriptor)
+    start = commands.get()
+    worker = Reader(start) if start["do"] == "states" else Worker(start, descriptor)
     channel.send({"ready": True})
     while True:
         command = commands.get()

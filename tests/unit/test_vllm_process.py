@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from alignkit.errors import EngineError, SyncError
-from alignkit.rollout import vllm
+from alignkit.rollout import vllm_process
 from alignkit.rollout.vllm import VllmEngine
 from alignkit.types.rollout import Request, StopReason
 
@@ -40,7 +40,7 @@ def save_model(folder: Path, *, tied: bool = False) -> Path:
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., VllmEngine]]:
     """Starts engines on a folder of the given name, and closes them afterwards."""
-    monkeypatch.setattr(vllm, "find_spec", lambda name: object())
+    monkeypatch.setattr(vllm_process, "find_spec", lambda name: object())
     engines: list[VllmEngine] = []
 
     def start_one(name: str = "model", *, tied: bool = False, **settings: Any) -> VllmEngine:
@@ -151,13 +151,13 @@ def test_a_weight_that_comes_twice_is_refused(start: Callable[..., VllmEngine]):
 
 
 def test_without_vllm_the_error_names_the_command_and_the_other_engine(tmp_path: Path, monkeypatch: Any):
-    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm_process, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match=r"not installed; run: make setup .*rollouts\.engine: hf"):
         VllmEngine(tmp_path, dtype="float32", max_model_len=16, log_file=tmp_path / "log")
 
 
 def test_a_folder_without_weights_is_a_clear_error(tmp_path: Path, monkeypatch: Any):
-    monkeypatch.setattr(vllm, "find_spec", lambda name: object())
+    monkeypatch.setattr(vllm_process, "find_spec", lambda name: object())
     with pytest.raises(EngineError, match=r"no \*\.safetensors in"):
         VllmEngine(tmp_path, dtype="float32", max_model_len=16, log_file=tmp_path / "log")
 
@@ -166,14 +166,14 @@ def test_the_process_stays_out_of_the_launchers_group_and_sees_its_ranks_gpu(mon
     for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    environment = vllm._environment(threads=3, memory_gib=2)
+    environment = vllm_process.environment(threads=3, memory_gib=2)
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"} & environment.keys()
     assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("3", "2")
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert vllm._environment(threads=3, memory_gib=2)["CUDA_VISIBLE_DEVICES"] == "6"
+    assert vllm_process.environment(threads=3, memory_gib=2)["CUDA_VISIBLE_DEVICES"] == "6"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # GPUs are hidden on purpose
-    assert vllm._environment(threads=3, memory_gib=2)["CUDA_VISIBLE_DEVICES"] == ""
+    assert vllm_process.environment(threads=3, memory_gib=2)["CUDA_VISIBLE_DEVICES"] == ""
 
 
 @pytest.mark.parametrize("thread", ["main", "other"])
@@ -183,10 +183,10 @@ def test_a_killed_trainer_leaves_no_engine_behind(tmp_path: Path, thread: str):
     script = f"""
         import asyncio, sys, threading
         from pathlib import Path
-        from alignkit.rollout import vllm
+        from alignkit.rollout import vllm, vllm_process
         from alignkit.types.rollout import Request
 
-        vllm.find_spec = lambda name: object()
+        vllm_process.find_spec = lambda name: object()
         vllm.VllmEngine.command = (sys.executable, {str(WORKER)!r})
 
         def run():
