@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # threads that spin while they wait make processes that share few cores 10 times slower
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table
+.PHONY: evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -72,6 +72,9 @@ step-labels-table: $(STAMP) ## labels of steps by rolling out against the truth,
 
 bench: $(STAMP) ## the benchmarks, against TRL; on an idle machine (see benchmarks/README.md)
 	$(BIN)/python -m benchmarks.all
+
+over-optimisation: $(STAMP) ## policies on learned rewards, one model against four, into docs/rewards.md (15 min of one core)
+	$(BIN)/python -m benchmarks.over_optimisation
 
 reward-models-table: $(STAMP) ## reward models on real data, into docs/rewards.md (40 min of one core; ALIGNKIT_DATA)
 	$(BIN)/python -m benchmarks.reward_models
