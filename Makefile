@@ -76,7 +76,7 @@ bench: $(STAMP) ## the benchmarks, against TRL; on an idle machine (see benchmar
 over-optimisation: $(STAMP) ## policies on learned rewards, one model against four, into docs/rewards.md (15 min of one core)
 	$(BIN)/python -m benchmarks.over_optimisation
 
-reward-models-table: $(STAMP) ## reward models on real data, into docs/rewards.md (40 min of one core; ALIGNKIT_DATA)
+reward-models-table: $(STAMP) ## reward models on real data, into docs/rewards.md (20 min of one core; ALIGNKIT_DATA)
 	$(BIN)/python -m benchmarks.reward_models
 
 evals-table: $(STAMP) ## SmolLM2-135M on the quick suite, all of GSM8K and XSTest, into docs/evals.md (20 min; ALIGNKIT_DATA)

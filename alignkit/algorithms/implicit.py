@@ -28,6 +28,8 @@ class Config(AlgorithmConfig):
     """Scale of the log-ratio."""
     split: Literal["blank_line", "newline", "sentence"] = "newline"
     """The steps whose values it says when it scores."""
+    pattern: str | None = None
+    """A regular expression instead: a step ends after each match."""
 
 
 def estimate(config: Config, batch: Batch) -> Batch:

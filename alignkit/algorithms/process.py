@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Config(AlgorithmConfig):
     split: Literal["blank_line", "newline", "sentence"] = "newline"
     """How an answer is read in steps when it is scored."""
+    pattern: str | None = None
+    """A regular expression instead: a step ends after each match."""
     tag: str = ""
     """Text put after every step, in training and when scoring."""
     until_first_error: bool = False

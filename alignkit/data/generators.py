@@ -117,8 +117,8 @@ def chains(*, split: Split, seed: int, numbers: int = 5, mistakes: bool = False,
     """Sums modulo ten of `numbers` digits, step by step: `7+5+9=` is to be completed with `7+5=2;2+9=1`.
 
     `steps` are the parts of `completion`, each with its semicolon, `labels` 1.0 or 0.0 for each: whether no sum so far
-    is wrong. mistakes: half of the solutions have one wrong sum and go on from it without another mistake. Of five
-    digits there are 100,000 problems: 70,000 to train on, 30,000 held out.
+    is wrong, `right` their least. mistakes: half of the solutions have one wrong sum and go on from it without another
+    mistake. Of five digits there are 100,000 problems: 70,000 to train on, 30,000 held out.
     """
     from numpy.random import Generator, Philox
 
@@ -138,7 +138,7 @@ def chains(*, split: Split, seed: int, numbers: int = 5, mistakes: bool = False,
         prompt = "+".join(map(str, digits)) + "="
         answer = {"completion": "".join(steps), "reference": str(sum(digits) % 10)}
         labels = [float(step < wrong) for step in range(len(steps))]
-        rows.append({"prompt": prompt, **answer, "steps": steps, "labels": labels})
+        rows.append({"prompt": prompt, **answer, "steps": steps, "labels": labels, "right": min(labels)})
     return rows
 
 
@@ -259,7 +259,8 @@ def _compared(value: int, answers: str, *, reversed: bool, seed: int) -> Row:
 def _graded(right: str, answers: str, *, split: Split, seed: int) -> Row:
     """The columns of answers that are more or less wrong: a rating is 2 less the number of wrong digits.
 
-    "ranked" are four `completions` with their ratings as `scores`, ties among them. "rated" is one with a `rating`.
+    "ranked" are four `completions` with their ratings as `scores`, ties among them. "rated" is one with a `rating`,
+    and its `leading` digit as a share of 9.
     "unsafe" compares two of different ratings and calls `unsafe` what has a wrong digit. "padded" compares the right
     answer with a wrong one, both with a tail of `=` that says nothing: the chosen one's is the longer in 9 rows of 10
     to train on, in half of those held out.
@@ -281,7 +282,8 @@ def _graded(right: str, answers: str, *, split: Split, seed: int) -> Row:
         mistakes = rng.integers(most + 1, size=4).tolist()
         texts, ratings = [flawed(number) for number in mistakes], [2.0 - number for number in mistakes]
         ranked = {"completions": texts, "scores": ratings}
-        return ranked if answers == "ranked" else {"completion": texts[0], "rating": ratings[0]}
+        rated = {"completion": texts[0], "rating": ratings[0], "leading": int(texts[0].lstrip("-")[0]) / 9}
+        return ranked if answers == "ranked" else rated
     if answers == "unsafe":
         better, worse = sorted(rng.permutation(most + 1)[:2].tolist())
         sides = {"chosen": flawed(better), "rejected": flawed(worse)}

@@ -30,8 +30,11 @@ def pinball(
 
 
 def monotone(raw: Float[Tensor, "*batch level"]) -> Float[Tensor, "*batch level"]:
-    """Quantiles that never cross: the first entry as it is, then steps of softplus(entry) upwards."""
-    return torch.cat([raw[..., :1], softplus(raw[..., 1:])], -1).cumsum(-1)
+    """Quantiles that never cross: the first entry as it is, then steps of softplus(entry) / M upwards.
+
+    Divided by M, entries of 0 spread over 0.7 whatever M is: a head that begins there is not far from any labels.
+    """
+    return torch.cat([raw[..., :1], softplus(raw[..., 1:]) / raw.shape[-1]], -1).cumsum(-1)
 
 
 def crossing_rate(quantiles: Float[Tensor, "*batch level"]) -> Float[Tensor, "*batch"]:
