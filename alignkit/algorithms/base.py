@@ -74,8 +74,9 @@ class Judgement:
 
 
 Source = Literal[
-    "rollouts", "resets", "labelled", "pairs", "duels", "ranked", "rated", "steps", "judged", "replay", "turns"
-]
+    "rollouts", "resets", "replay", "labelled", "turns",
+    "pairs", "duels", "ranked", "rated", "steps", "judged", "rewrites",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,8 @@ class Algorithm:
     source: where batches come from: sampled "rollouts", episodes gone on with once more from one of their turns
         ("resets"), "labelled" completions, preference "pairs", both answers of pairs in one context ("duels"), several
         completions "ranked" by a number, single ones "rated" by numbers or with a label on each of their "steps",
-        "judged" good or bad, turns of past episodes each beside a fresh one ("replay"), or of given ones ("turns").
+        "judged" good or bad, right ones and wrong ones with "rewrites", turns of past episodes each beside a fresh one
+        ("replay"), or of given ones ("turns").
     needs: optional batch columns it reads; filled by the loop before `estimate`, and checked against the recipe first.
         `ref_logprobs` means that a frozen reference model is kept, `target_values` a slowly following critic. `rewards`
         that it learns from where a reward is paid: without it, rewards of steps are paid at the end only. `ref_kl`

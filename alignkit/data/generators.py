@@ -36,7 +36,9 @@ def arithmetic(
     operations: str = "+",
     reversed: bool = False,
     style: Literal["chat", "characters"] = "chat",
-    answers: Literal["right", "compared", "judged", "mistaken", "ranked", "rated", "unsafe", "padded"] = "right",
+    answers: Literal[
+        "right", "compared", "judged", "rewritten", "mistaken", "ranked", "rated", "unsafe", "padded"
+    ] = "right",
     count: int | None = None,
 ) -> list[Row]:
     """Sums, differences or products of two numbers of `digits` digits (0-9, 10-99, ...), as ordered pairs.
@@ -44,8 +46,8 @@ def arithmetic(
     style: "chat" asks in words; "characters" gives `12+34=`, to be completed with `46`. reversed: the answer's digits
     from last to first (`64`), which is easier to learn. answers: what stands beside the question; "compared" has the
     right answer as `chosen` and one that is nearly right as `rejected`, "judged" one of the two with a `label`,
-    "mistaken" is a teacher who gives a number too large by ten to 6 problems in 10 (the reference stays right); for
-    the four others see `_graded`.
+    "rewritten" the same and the right one as `rewrite`, "mistaken" is a teacher who gives a number too large by ten to
+    6 problems in 10 (the reference stays right); for the four others see `_graded`.
     One-digit addition has 100 pairs: 70 to train on, 30 held out.
     """
     unknown = sorted(set(operations) - set(SIGNS))
@@ -240,7 +242,7 @@ def _answered(prompt: str, value: int, answers: str, *, split: Split, seed: int,
 
 def _compared(value: int, answers: str, *, reversed: bool, seed: int) -> Row:
     """The columns that tell the right answer from one that is off by one in some digit, as when a carry is lost."""
-    if answers not in ("compared", "judged", "mistaken"):
+    if answers not in ("compared", "judged", "rewritten", "mistaken"):
         return {}
     from numpy.random import Generator, Philox
 
@@ -253,7 +255,8 @@ def _compared(value: int, answers: str, *, reversed: bool, seed: int) -> Row:
     if answers == "compared":
         return {"chosen": right, "rejected": wrong, "chosen_reward": 1.0, "rejected_reward": 0.0}
     good = bool(rng.integers(2))
-    return {"completion": right if good else wrong, "label": good}
+    judged = {"completion": right if good else wrong, "label": good}
+    return judged | ({"rewrite": right} if answers == "rewritten" else {})
 
 
 def _graded(right: str, answers: str, *, split: Split, seed: int) -> Row:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from alignkit.data.pairs import Sieve, describe, make_duels, make_judged, make_pairs
+from alignkit.data.pairs import Sieve, describe, make_duels, make_judged, make_pairs, make_rewritten
 from alignkit.data.ratings import make_ranked, make_rated, make_stepped
 from alignkit.types.task import Task
 
-KINDS = ("pairs", "duels", "judged", "ranked", "rated", "steps")
+KINDS = ("pairs", "duels", "judged", "rewrites", "ranked", "rated", "steps")
 UNITS = {"pairs": "pairs", "duels": "pairs", "ranked": "rankings"}  # what a row is called in reports; else a completion
 
 
@@ -23,6 +23,8 @@ def make_rows(kind: str, prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve
         return make_judged(prompts, sieve, seed=seed)
     if kind == "steps":
         return make_stepped(prompts, sieve, tag=tag)
+    if kind == "rewrites":
+        return make_rewritten(prompts, sieve)
     return {"pairs": make_pairs, "duels": make_duels, "ranked": make_ranked, "rated": make_rated}[kind](prompts, sieve)
 
 

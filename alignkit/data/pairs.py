@@ -46,6 +46,18 @@ class Judged:
     mismatched: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rewritten:
+    """A completion that was called right or wrong. rewrite: what a wrong one should have been; empty for right ones."""
+
+    task: Task
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    right: bool
+    cut: bool = False
+    rewrite: tuple[int, ...] = ()
+
+
 @dataclass(kw_only=True)
 class Sieve:
     """Turns completions into token ids under the limits of `data`, and counts what it leaves out and why.
@@ -149,6 +161,14 @@ def make_judged(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve, *, seed
     return _mismatch(rows, sieve, seed)
 
 
+def make_rewritten(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[Rewritten]:
+    """The judged completions, in order, the wrong ones with their rewrite. Raises DataError when none is left."""
+    rows = [row for task, prompt in prompts if (row := _rewritten(task, prompt, sieve)) is not None]
+    if not rows:
+        raise DataError(sieve.report() or f"{sieve.data.source}: no completion is left to train on")
+    return rows
+
+
 def describe(rows: Sequence[Pair] | Sequence[Judged]) -> str:
     """Mean lengths of the two kinds of completions, a first look at length bias."""
     good = [len(row.chosen) for row in rows if isinstance(row, Pair)]
@@ -206,6 +226,27 @@ def _judged(task: Task, prompt: list[int], sieve: Sieve) -> Iterator[Judged]:
         fitted, cut = sieve.fit(task, prompt, [ids])
         if fitted:
             yield Judged(task=task, prompt=tuple(prompt), completion=tuple(fitted[0]), good=good, cut=cut[0])
+
+
+def _rewritten(task: Task, prompt: list[int], sieve: Sieve) -> Rewritten | None:
+    sieve.given += 1
+    right, rewrite = _label(task), task.columns.get("rewrite")
+    if not right and not rewrite:
+        return sieve.leave_out("a wrong completion without a rewrite")
+    sides = []
+    for answer in (column(task, "completion"),) if right else (column(task, "completion"), rewrite):
+        ids = sieve.ids(task, answer)
+        if ids is None:
+            return None
+        sides.append(ids)
+    fitted, cut = sieve.fit(task, prompt, sides)
+    if not fitted:
+        return None
+    completion, *rewritten = map(tuple, fitted)
+    if rewritten == [completion]:
+        return sieve.leave_out("a rewrite that changes nothing")
+    own = Rewritten(task=task, prompt=tuple(prompt), completion=completion, right=right, cut=cut[0])
+    return own if right else replace(own, rewrite=rewritten[0])
 
 
 def _mismatch(rows: list[Judged], sieve: Sieve, seed: int) -> list[Judged]:

@@ -1,4 +1,4 @@
-"""Sources of given completions with a judgement: pairs, ranked, rated, judged ones, and ones with labelled steps."""
+"""Sources of given completions with a judgement: pairs, ranked, rated, judged, rewritten ones, and ones in steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
-from alignkit.data.pairs import Judged, Pair
+from alignkit.data.pairs import Judged, Pair, Rewritten
 from alignkit.data.ratings import Ranked, Rated, Stepped, numbers
 from alignkit.errors import DataError
 from alignkit.train.source import Drawn, Order
@@ -80,6 +80,17 @@ def judged_items(row: Judged, group: int) -> list[Item]:
     return [own, Item(prompt_ids=row.prompt, completion_ids=row.mismatched, group=group, member=1)]
 
 
+def rewritten_items(row: Rewritten, group: int) -> list[Item]:
+    """The completion, right or wrong; the rewrite of a wrong one follows it with side 0."""
+    side = 1 if row.right else -1
+    own = Item(
+        prompt_ids=row.prompt, completion_ids=row.completion, group=group, side=side, reward=side, truncated=row.cut
+    )
+    if row.right:
+        return [own]
+    return [own, Item(prompt_ids=row.prompt, completion_ids=row.rewrite, group=group, member=1)]
+
+
 def ranked_items(row: Ranked, group: int) -> list[Item]:
     """All completions of the prompt, their scores as rewards."""
     return [
@@ -125,6 +136,7 @@ ITEMS = {
     "pairs": pair_items,
     "duels": duel_items,
     "judged": judged_items,
+    "rewrites": rewritten_items,
     "ranked": ranked_items,
     "rated": rated_items,
     "steps": stepped_items,

@@ -98,7 +98,8 @@ def model():
 def annotated(case: Case, model) -> Batch:
     """A batch with everything the algorithm needs, near the model's own log-probs, before `estimate`."""
     batch = random_batch(
-        PAIRS if case.algorithm.source in ("pairs", "duels", "ranked", "replay", "resets") else SHAPE, holes=True
+        PAIRS if case.algorithm.source in ("pairs", "duels", "ranked", "rewrites", "replay", "resets") else SHAPE,
+        holes=True,
     )
     if case.algorithm.source in ("pairs", "duels"):
         batch = batch.replace(side=1 - 2 * batch.member)
@@ -113,6 +114,8 @@ def annotated(case: Case, model) -> Batch:
         batch = batch.replace(channels=dict(zip(names, ratings, strict=True)))
     if case.algorithm.source == "judged":  # every other member answers another prompt
         batch = batch.replace(side=(1 - 2 * (batch.group % 2)) * (batch.member % 2 == 0))
+    if case.algorithm.source == "rewrites":  # of right and of wrong completions
+        batch = batch.replace(side=(1 - 2 * (batch.group % 2)) * (batch.member == 0))
     with torch.no_grad():
         logprobs = Forward(model=model, dtype=torch.float32)(batch, temperature=1.0).logprobs
     near = {"sampler_logprobs": 0.4, "old_logprobs": 0.2, "ref_logprobs": 0.6}

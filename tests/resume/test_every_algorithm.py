@@ -49,7 +49,7 @@ def sections(name: str, source: str) -> dict[str, Any]:
         return {"data": GAMES, "train": {"steps": STEPS, "batch": 8}}
     if source == "steps":
         return {"data": CHAINS, "train": {"steps": STEPS, "batch": 8}}
-    given = {"labelled": None, "pairs": "compared", "duels": "compared", "judged": "judged"}
+    given = {"labelled": None, "pairs": "compared", "duels": "compared", "judged": "judged", "rewrites": "rewritten"}
     given |= {"ranked": "ranked", "rated": "rated"} | ({"pairs": "unsafe"} if name == "cost" else {})
     if source in given:
         options = SUMS["options"] | ({"answers": given[source]} if given[source] else {})
