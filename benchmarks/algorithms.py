@@ -23,7 +23,8 @@ from alignkit.recipe.read import read_recipe
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "recipes" / "smoke"
 PAGE = ROOT / "docs" / "algorithms.md"
-START, BEGIN, END = "start", "<!-- table of make algorithms-table -->", "<!-- end of the table -->"
+FIRST = ("start", "rlmec-rewriter")  # what other recipes begin with
+BEGIN, END = "<!-- table of make algorithms-table -->", "<!-- end of the table -->"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -102,7 +103,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "algorithms")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1)))
     options = parser.parse_args()
-    train(SMOKE / f"{START}.yaml", ROOT / "runs" / "smoke-start")
+    for name in FIRST:
+        train(SMOKE / f"{name}.yaml", ROOT / "runs" / f"smoke-{name}")
     names = from_the_start()
     wanted = [(name, seed) for name in options.only or names for seed in range(options.seeds)]
     with ThreadPoolExecutor(options.workers) as pool:

@@ -1,12 +1,12 @@
-"""RLMEC (arXiv 2401.06081): token rewards from a model that rewrites, and minimal edits of what was wrong.
+"""RLMEC (arXiv 2401.06081): token rewards from a model that rewrites, and imitation of minimal edits.
 
-    L = mean over trained tokens of -sg[min(rho_t R_t, clip(rho_t) R_t)] l_t      in given completions, where R_t != 0
-                                    -nll_weight w_t l_t                           in the rewrites of the wrong ones
+    L = mean of -sg[min(rho_t R_t, clip(rho_t) R_t)] l_t     over tokens of given completions with R_t != 0
+      + nll_weight x mean of -w_t l_t                        over right completions and the rewrites of wrong ones
     R_t = clip(p_t - 1/2, 0, 1/2) in right completions, clip(p_t - 1/2, -penalty, 0) in wrong ones
 
-p_t is the probability that the reference, here the rewriting model, gives the token; w_t is 1 on the tokens that the
-rewrite changes and `kept_weight` on the others. The ratio rho_t to the policy of before the step is a constant: this is
-weighted likelihood, not PPO.
+p_t is the probability that the reference, here the rewriting model, gives the token; w_t is 1 where the rewrite differs
+and `kept_weight` elsewhere. rho_t, the ratio to the policy of before the step, is a constant: weighted likelihood, not
+PPO.
 """
 
 from __future__ import annotations
@@ -33,22 +33,27 @@ class Config(AlgorithmConfig):
     clip_high: PositiveFloat = 0.3
     """Ratios above 1 + clip_high weigh what is rewarded no more."""
     nll_weight: NonNegativeFloat = 1.0
-    """Of the rewrites' negative log-likelihood."""
+    """Of the negative log-likelihood of right completions and of rewrites."""
     kept_weight: Fraction = 0.5
-    """In it, of the tokens that the rewrite took over; the changed ones have 1."""
+    """In it, of the tokens that a rewrite took over, and of right completions; changed tokens have 1."""
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
-    """Writes R_t on the completions' tokens and nll_weight x w_t on those of the rewrites as advantages."""
+    """Writes as advantages R_t on the completions' tokens, w_t on those of the rewrites.
+
+    R_t is multiplied by (number of imitated tokens) / (number of rewarded ones): the step divides all by the former.
+    """
     mask = batch.action_mask
-    right = batch.side[batch.segment[mask]] > 0
-    weights = ops.edits.token_rewards(batch.require("ref_logprobs")[mask], right, penalty=config.penalty)
     tokens, segment = batch.tokens[mask], batch.segment[mask]
+    side = batch.side[segment]
+    rewards = ops.edits.token_rewards(batch.require("ref_logprobs")[mask], side > 0, penalty=config.penalty)
+    rewarded = ((rewards != 0) & (side != 0)).sum().clamp(min=1)
+    weights = rewards * (side >= 0).sum() / rewarded
     for rewrite in (batch.side == 0).nonzero().squeeze(-1).tolist():
         [original] = ((batch.group == batch.group[rewrite]) & (batch.side != 0)).nonzero().squeeze(-1).tolist()
         sides = [tokens[segment == sequence].tolist() for sequence in (original, rewrite)]
         share = [1.0 if new else config.kept_weight for new in ops.edits.changed(*sides)]
-        weights[segment == rewrite] = config.nll_weight * weights.new_tensor(share)
+        weights[segment == rewrite] = weights.new_tensor(share)
     return batch.replace(advantages=batch.scatter(weights))
 
 
@@ -58,18 +63,19 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     side = batch.side[batch.segment[mask]]
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[mask]
     ratio, low, high = ops.policy.ratio(logprobs.detach(), old), 1 - config.clip_low, 1 + config.clip_high
-    surrogate = ops.policy.clipped(ratio, weights, low=low, high=high)
-    trained = weights != 0
-    loss = (surrogate.where(side != 0, -weights) * logprobs)[trained]
+    surrogate = ops.policy.clipped(ratio, weights * (side != 0), low=low, high=high)
+    imitated = weights.where(side == 0, config.kept_weight) * (side >= 0)
+    loss = (surrogate - config.nll_weight * imitated) * logprobs
+    count = float((side >= 0).sum())
     metrics = {
-        "loss/policy": Mean.of(loss),
-        "loss/nll": Mean.of(-logprobs[side == 0]),
-        "edits/rewarded_frac": Mean.of(trained[side > 0]),
-        "edits/penalised_frac": Mean.of(trained[side < 0]),
+        "loss/policy": Mean(float(loss.detach().sum()), count),
+        "loss/nll": Mean.of(-logprobs[side >= 0]),
+        "edits/rewarded_frac": Mean.of(weights[side > 0] != 0),
+        "edits/penalised_frac": Mean.of(weights[side < 0] != 0),
         "policy/clip_frac": Mean.of(((ratio < low) | (ratio > high))[side != 0]),
         "policy/entropy": Mean.of(outputs.entropy[mask]),
     }
-    return Loss(total=loss.sum(), count=len(loss), metrics=metrics)
+    return Loss(total=loss.sum(), count=count, metrics=metrics)
 
 
 def requires(config: Config, stage: Stage) -> list[str]:
@@ -78,8 +84,10 @@ def requires(config: Config, stage: Stage) -> list[str]:
 
 def explain(config: Config) -> str:
     rewards = f"p - 1/2 of the reference, in right completions at least 0, in wrong ones -{config.penalty:g} to 0"
-    rewrites = f"{config.nll_weight:g} x log p(rewrite), tokens that it took over x {config.kept_weight:g}"
-    return f"maximise log p(token) x R, R = {rewards}; + {rewrites}"
+    imitated = (
+        f"{config.nll_weight:g} x log p(right completion or rewrite), tokens not changed x {config.kept_weight:g}"
+    )
+    return f"maximise log p(token) x R, R = {rewards}; + {imitated}"
 
 
 ALGORITHM = Algorithm(
@@ -90,4 +98,5 @@ ALGORITHM = Algorithm(
     losses={"policy": policy_loss},
     requires=requires,
     explain=explain,
+    unit="group",
 )

@@ -36,7 +36,7 @@ MEANINGS: dict[str, str] = {
     "policy/entropy": "mean entropy of the distributions that the tokens were drawn from, in nats",
     "policy/clip_frac": "share of tokens (or sequences) whose ratio lies outside the clip range",
     "policy/ratio_max": "largest ratio of new to old probability in the step",
-    "loss/nll": "negative log-likelihood of the chosen (or rewritten) answers per token, before its weight",
+    "loss/nll": "negative log-likelihood of the chosen (or right, or rewritten) answers per token, before its weight",
     "edits/rewarded_frac": "share of the tokens of right completions that the rewriting model rewards",
     "edits/penalised_frac": "share of the tokens of wrong completions that it penalises",
     "pairs/accuracy": "share of pairs whose chosen answer has the larger implied reward; equal ones count half",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit import ops
-from alignkit.algorithms.base import Outputs
+from alignkit.algorithms.base import Loss, Outputs
 from alignkit.algorithms.rlmec import Config, estimate, policy_loss
 from alignkit.data.generators import generate
 from alignkit.data.given import make_rows
@@ -49,7 +49,7 @@ def test_what_an_edit_changes_by_hand(before, after, wanted):
 @cache
 def shortest(before: tuple, after: tuple) -> tuple[int, frozenset]:
     """The least number of edits, and what any of the edits of that length may change: by trying all."""
-    options = [(0, frozenset([()]))] if not before and not after else []
+    options: list[tuple[int, frozenset]] = [(0, frozenset([()]))] if not before and not after else []
     if before:
         number, masks = shortest(before[:-1], after)
         options.append((number + 1, masks))
@@ -90,27 +90,40 @@ def estimated(**settings: float) -> Batch:
     return estimate(Config(type="rlmec", **settings), given.replace(ref_logprobs=said))
 
 
-def test_rewards_of_the_completions_and_weights_of_the_rewrite():
-    """Of the right completion .9 - .5 and nothing for .3; of the wrong one nothing, -.1 at most, .45 - .5."""
-    own = estimated()
-    wanted = [0.4, 0.0, 0.0, -0.1, -0.05, 0.5, 1.0, 0.5]
-    assert own.require("advantages")[own.action_mask].tolist() == pytest.approx(wanted, abs=1e-6)
-    own = estimated(penalty=0.2, nll_weight=3.0, kept_weight=0.0)
-    assert own.require("advantages")[own.action_mask].tolist() == pytest.approx([0.4, 0, 0, -0.2, -0.05, 0, 3, 0], abs=1e-6)
+def advantages(batch: Batch) -> list[float]:
+    return batch.require("advantages")[batch.action_mask].tolist()
 
 
-def test_loss_and_gradient_by_hand_are_over_tokens_that_are_trained_and_ratios_are_constants():
-    """Ratios 2 (rewarded: held at 1.3), .5 (penalised: .7 and no less), 2 (penalised: 2); the rewrite has none."""
-    own = estimated()
+def measured(own: Batch, settings: Config, **columns: torch.Tensor) -> tuple[Loss, list[float]]:
+    """The loss where the policy gives each token 1/2, and its gradient on the action tokens."""
     logprobs = probabilities(own, *[0.5] * 8).requires_grad_()
-    old = probabilities(own, 0.25, 0.25, 0.25, 1.0, 0.25, 0.25, 0.25, 0.25)
     outputs = Outputs(logprobs=logprobs, entropy=torch.zeros(own.num_tokens))
-    loss = policy_loss(Config(type="rlmec"), outputs, own.replace(old_logprobs=old))
-    weights = [1.3 * 0.4, 0, 0, 0.7 * -0.1, 2 * -0.05, 0.5, 1.0, 0.5]
-    assert loss.count == 6
-    assert loss.total.item() == pytest.approx(sum(weights) * math.log(2), abs=1e-6)
-    [gradient] = torch.autograd.grad(loss.total, logprobs)
-    assert gradient[own.action_mask].tolist() == pytest.approx([-weight for weight in weights], abs=1e-6)
+    loss = policy_loss(settings, outputs, own.replace(**columns))
+    [gradient] = torch.autograd.grad(loss.total / loss.count, logprobs)
+    return loss, gradient[own.action_mask].tolist()
+
+
+def test_rewards_of_the_completions_and_weights_of_the_rewrite():
+    """Of the right completion .9 - .5 and nothing for .3; of the wrong one nothing, -.1 at most, .45 - .5.
+
+    Three tokens are rewarded and five imitated, and all will be divided by five.
+    """
+    wanted = [0.4 * 5 / 3, 0, 0, -0.1 * 5 / 3, -0.05 * 5 / 3, 0.5, 1, 0.5]
+    assert advantages(estimated()) == pytest.approx(wanted, abs=1e-6)
+    wanted = [0.4 * 5 / 3, 0, 0, -0.2 * 5 / 3, -0.05 * 5 / 3, 0, 1, 0]
+    assert advantages(estimated(penalty=0.2, kept_weight=0.0)) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_loss_is_a_mean_over_rewarded_and_one_over_imitated_tokens_and_ratios_are_constants():
+    """Ratios 2 (rewarded: held at 1.3), .5 (penalised: .7 and no less), 2 (penalised: 2)."""
+    own = estimated()
+    old = probabilities(own, 0.25, 0.25, 0.25, 1.0, 0.25, 0.25, 0.25, 0.25)
+    loss, gradient = measured(own, Config(type="rlmec"), old_logprobs=old)
+    rewarded = [1.3 * 0.4, 0, 0, 0.7 * -0.1, 2 * -0.05, 0, 0, 0]
+    imitated = [0.5, 0.5, 0, 0, 0, 0.5, 1, 0.5]
+    assert loss.count == 5
+    assert loss.total.item() / 5 == pytest.approx((sum(rewarded) / 3 + sum(imitated) / 5) * math.log(2), abs=1e-6)
+    assert gradient == pytest.approx([-r / 3 - w / 5 for r, w in zip(rewarded, imitated, strict=True)], abs=1e-6)
     said = {name: metric.value for name, metric in loss.metrics.items()}
     assert said["loss/nll"] == pytest.approx(math.log(2))
     assert said["edits/rewarded_frac"] == 0.5
@@ -118,13 +131,19 @@ def test_loss_and_gradient_by_hand_are_over_tokens_that_are_trained_and_ratios_a
     assert said["policy/clip_frac"] == 1.0
 
 
-def test_with_one_update_per_batch_ratios_are_one_and_without_weight_rewrites_are_not_trained():
-    own = estimated(nll_weight=0.0)
-    logprobs = probabilities(own, *[0.5] * 8).requires_grad_()
-    loss = policy_loss(Config(type="rlmec"), Outputs(logprobs=logprobs, entropy=torch.zeros(own.num_tokens)), own)
-    [gradient] = torch.autograd.grad(loss.total, logprobs)
-    assert loss.count == 3
-    assert gradient[own.action_mask].tolist() == pytest.approx([-0.4, 0, 0, 0.1, 0.05, 0, 0, 0], abs=1e-6)
+def test_with_one_update_per_batch_ratios_are_one_and_without_weight_nothing_is_imitated():
+    loss, gradient = measured(estimated(), Config(type="rlmec", nll_weight=0.0))
+    assert gradient == pytest.approx([-0.4 / 3, 0, 0, 0.1 / 3, 0.05 / 3, 0, 0, 0], abs=1e-6)
+    assert loss.metrics["policy/clip_frac"].value == 0
+
+
+def test_completions_of_which_no_token_is_rewarded_are_still_imitated():
+    """A rewriting model that is sure of nothing that is right, and a wrong completion that it would say itself."""
+    given = batch()
+    said = probabilities(given, 0.5, 0.3, 0.9, 0.8, 0.7, 0.5, 0.5, 0.5)
+    own = estimate(Config(type="rlmec"), given.replace(ref_logprobs=said))
+    _, gradient = measured(own, Config(type="rlmec", nll_weight=2.0))
+    assert gradient == pytest.approx([-0.2, -0.2, 0, 0, 0, -0.2, -0.4, -0.2], abs=1e-6)
 
 
 def rows(*columns: dict) -> tuple[list, Sieve]:
