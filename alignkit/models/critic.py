@@ -32,11 +32,11 @@ def add_value_head(model: nn.Module, heads: int, *, seed: int) -> nn.Module:
     return model
 
 
-def check_critic(path: str, model: nn.Module, tokenizer: Any, policys: Any) -> None:
-    """Raises RecipeError where the model at `path` cannot read what the policy writes, token by token."""
+def check_reads(key: str, path: str, model: nn.Module, tokenizer: Any, policys: Any) -> None:
+    """Raises RecipeError about `key` where the model at `path` cannot read what the policy writes, token by token."""
     if not packs(model) or tokenizer.get_vocab() != policys.get_vocab():
         raise RecipeError(
-            f"critic.path: {path} cannot read the policy's tokens one after another: it is an encoder, or its "
+            f"{key}: {path} cannot read the policy's tokens one after another: it is an encoder, or its "
             "tokenizer is another; take a causal model of the policy's family"
         )
 

@@ -71,6 +71,8 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     unused, besides = list(_without_effect(stage, algorithm.source)), list(_besides(stage, mixed="costs" not in needs))
     kind = "reward model" if algorithm.trains_reward else "policy"
     models = [kind, *(["reference"] if "ref_logprobs" in needs else [])]
+    if stage.rollouts.finished:
+        models.append("guide")
     if algorithm.heads(config) and not algorithm.trains_reward:
         shared = stage.critic is not None and stage.critic.shared
         models.append(f"critic ({'on the layers of the policy' if shared else 'of its own'})")
@@ -117,6 +119,9 @@ def _besides(stage: Stage, *, mixed: bool) -> Iterator[str]:
     rollouts, train = stage.rollouts, stage.train
     if rollouts.guided:
         yield f"{rollouts.guided:g} of the prompts go on from part of their task's completion, which is not trained on"
+    if rollouts.finished:
+        guide = rollouts.guide or "the reference"
+        yield f"{rollouts.finished:g} of the completions go over to {guide} midway, whose part is not trained on"
     if not rollouts.keep_zero_spread:
         rounds = _count(rollouts.refill_rounds, "round")
         yield f"groups of equal rewards give way to new prompts, in at most {rounds} a step"

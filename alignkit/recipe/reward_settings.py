@@ -65,8 +65,12 @@ def _placing(spec: RewardSpec, stage: Stage, read: bool, own: KeyPath) -> Broken
         yield place, f"{problem}, or use ppo, reinforce or dqo"
     if spec.gate:
         yield place, "a gate multiplies whole completions; set this to `end`"
-    if stage.rollouts.guided:
-        yield place, "some steps of a guided completion are not the policy's; set this to `end`, or remove `guided`"
+    for name in ("guided", "finished"):
+        if getattr(stage.rollouts, name):
+            yield (
+                place,
+                f"some steps of a {name} completion are not the policy's; set this to `end`, or remove `{name}`",
+            )
 
 
 def _words(spec: RewardSpec) -> str:

@@ -40,6 +40,7 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
         if algorithm.source in FRESH:
             yield from broken_reward_settings(stage, algorithm, config, key)
         yield from _batch(stage, algorithm, key)
+        yield from _guide(recipe, stage, algorithm, (*key, "rollouts"))
         yield from _optimizer(stage, key)
         yield from _critic(recipe, stage, algorithm, config, key)
         yield from _limits(stage, key)
@@ -242,6 +243,23 @@ def _batch(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
     for name in ("epochs", "minibatches"):
         if getattr(train, name) != 1:
             yield (*key, "train", name), f"counts within a rollout batch, which {kind} does not have; use `train.steps`"
+
+
+def _guide(recipe: Recipe, stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
+    """That a guide has completions to finish."""
+    rollouts, kind = stage.rollouts, stage.algorithm["type"]
+    if rollouts.guide is not None and not rollouts.finished:
+        yield (*key, "guide"), "has nothing to finish; set `finished` above 0, or remove it"
+    folder = recipe.file.parent if recipe.file else Path()
+    yield from _local_path((*key, "guide"), rollouts.guide, folder)
+    if not rollouts.finished:
+        return
+    if stage.environment is not None:
+        yield (*key, "finished"), "an episode's utterances are answered by the environment; remove it"
+    elif algorithm.source != "rollouts":
+        yield (*key, "finished"), f"{kind} samples no answers; set it in the stages that do"
+    elif rollouts.max_new_tokens < 2:
+        yield (*key, "finished"), "a completion of one token cannot be shared; raise `rollouts.max_new_tokens`"
 
 
 def _critic(recipe: Recipe, stage: Stage, algorithm: Any, config: Any, key: KeyPath) -> Broken:

@@ -181,6 +181,10 @@ class Rollouts(Section):
     """Sampling temperature; the trainer computes its log-probs at the same temperature."""
     guided: Fraction = 0.0
     """Share of prompts whose completions begin with part of the task's own `completion` (RLGF): scored, not trained."""
+    finished: Fraction = 0.0
+    """Share of completions that go over to a guide at a random place (RLGF): its part is scored, not trained."""
+    guide: str | None = None
+    """Model that finishes those, a transformers folder of the policy's tokens; null: the reference."""
     keep_zero_spread: bool = True
     """False drops groups whose rewards are all equal (DAPO's dynamic sampling) and samples new prompts instead."""
     refill_rounds: PositiveInt = 10

@@ -81,7 +81,7 @@ def trl_arguments(task: Task, rollouts: Sequence[Rollout]) -> dict[str, Any]:
         **{name: [value] * count for name, value in {"reference": task.reference, **columns}.items()},
         "prompts": prompts,
         "completions": completions,
-        "completion_ids": [list(rollout.turns[-1].completion_ids) for rollout in rollouts],
+        "completion_ids": [[*r.turns[-1].completion_ids, *r.turns[-1].finish_ids] for r in rollouts],
         "trainer_state": SimpleNamespace(global_step=rollouts[0].policy_version if rollouts else 0),
         "log_extra": _dropped,
         "log_metric": _dropped,

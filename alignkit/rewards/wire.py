@@ -190,7 +190,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 def _turn_to_wire(turn: Turn) -> dict[str, Any]:
-    return {"text": turn.text, "token_ids": list(turn.completion_ids), "stop": turn.stop.value}
+    return {"text": turn.text, "token_ids": [*turn.completion_ids, *turn.finish_ids], "stop": turn.stop.value}
 
 
 def _turn_from_wire(turn: WireTurn) -> Turn:

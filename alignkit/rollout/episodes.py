@@ -241,12 +241,13 @@ def episode_item(rollout: Rollout, *, reward: float) -> Item:
                 f"task {rollout.task.id}: the context of turn {number} does not begin with the tokens of the turns "
                 "before it; a context may only be appended to"
             )
-        size = len(turn.completion_ids)
-        ids += [*seen, *turn.completion_ids]
-        action += [False] * len(seen) + [True] * size
-        logprobs += [0.0] * len(seen) + list(turn.sampler_logprobs)
+        size, tail = len(turn.completion_ids), len(turn.finish_ids)
+        ids += [*seen, *turn.completion_ids, *turn.finish_ids]
+        action += [False] * len(seen) + [True] * size + [False] * tail
+        logprobs += [0.0] * len(seen) + list(turn.sampler_logprobs) + [0.0] * tail
         rewards += [0.0] * len(seen)
         rewards += [0.0] * (size - 1) + [turn.reward or 0.0] if rollout.paid is None else rollout.paid[number - 1]
+        rewards += [0.0] * tail
     parts = rollout.score.parts if rollout.score else {}
     return Item(
         prompt_ids=first.prompt_ids,

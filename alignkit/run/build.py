@@ -20,7 +20,7 @@ from alignkit.data.sources import load_tasks, split_holdout
 from alignkit.data.turns import Renderer, given_turns, learn
 from alignkit.environments.lift import find_environment
 from alignkit.errors import AlignkitError, DataError, RecipeError
-from alignkit.models.critic import add_value_head, check_critic, freeze_words
+from alignkit.models.critic import add_value_head, check_reads, freeze_words
 from alignkit.models.encoder import packs
 from alignkit.models.forward import base_model
 from alignkit.models.load import load_policy, locate, save_pretrained
@@ -97,7 +97,7 @@ def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn
     if path:
         section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
         model, tokenizer = load_policy(section, seed=child(recipe.seed, "critic"), beside=beside(recipe))
-        check_critic(path, model, tokenizer, policy.tokenizer)
+        check_reads("critic.path", path, model, tokenizer, policy.tokenizer)
     else:
         model = copy.deepcopy(policy.model)
     freeze_words(base_model(model))

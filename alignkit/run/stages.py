@@ -29,6 +29,7 @@ from alignkit.rewards.pool import RewardPool
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.engine import Engine
 from alignkit.run import build
+from alignkit.run.guide import with_guide
 from alignkit.run.journal import Journal
 from alignkit.run.suite import SuiteEvaluation
 from alignkit.train import checkpoint
@@ -105,7 +106,8 @@ class Run:
         stage, recipe = self.stage, self.recipe
         algorithm, config = build.algorithm_of(recipe, stage)
         needs = columns_needed(stage, algorithm, config)
-        initial = self._first_weights() if "ref_logprobs" in needs and self.state.stage else None
+        looks_back = "ref_logprobs" in needs or stage.rollouts.finished > 0
+        initial = self._first_weights() if looks_back and self.state.stage else None
         heads, reward = len(algorithm.heads(config)), algorithm.trains_reward
         shared = reward or (stage.critic is not None and stage.critic.shared)
         if reward:
@@ -139,7 +141,7 @@ class Run:
                     f"{kind}: its slowly following critic is kept by one process; start it without --launch"
                 )
             target = Target((critic or step).forward, rate=config.target_rate)
-        source = self._source(algorithm.source) if self.group.first else None
+        source = self._source(algorithm.source, initial) if self.group.first else None
         self._restore(step, critic, target, source)
         return StageLoop(
             stage=stage,
@@ -199,7 +201,7 @@ class Run:
         self.health.restore(self.state.health)
         self.start = None
 
-    def _source(self, kind: str) -> Source:
+    def _source(self, kind: str, initial: dict[str, torch.Tensor] | None) -> Source:
         stage, number = self.stage, self.state.stage
         given = {"recipe": self.recipe, "report": self.journal.report}
         if kind in ITEMS:
@@ -210,6 +212,8 @@ class Run:
         answered = labelled or stage.rollouts.guided > 0
         examples = build.build_examples(stage, self.policy, labelled=answered, **given)
         collector = None if labelled else self._collector(number)
+        if collector is not None and stage.rollouts.finished:
+            collector = with_guide(collector, self.recipe, stage, self.policy, initial)
         return build.build_source(kind, stage, examples, collector, self.recipe.seed)
 
     def _collector(self, number: int) -> Collector:

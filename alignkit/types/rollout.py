@@ -55,6 +55,7 @@ class Turn:
 
     reward, observation: what the environment paid for it and answered; None without an environment, or where it could
     not answer any more. The next turn's prompt_ids begin with this turn's prompt_ids and completion_ids.
+    finish_ids: tokens after the policy's that a guide wrote; `text` has them, and `stop` says how they ended.
     """
 
     prompt_ids: tuple[int, ...]
@@ -64,6 +65,7 @@ class Turn:
     text: str  # completion_ids decoded without special tokens
     reward: float | None = None
     observation: str | None = None
+    finish_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,14 @@ BESIDES = [
         "0.3 of the prompts go on from part of their task's completion, which is not trained on",
     ),
     (
+        ("rollouts.finished=0.3",),
+        "0.3 of the completions go over to the reference midway, whose part is not trained on",
+    ),
+    (
+        ("rollouts.finished=0.3", "rollouts.guide=some/model"),
+        "0.3 of the completions go over to some/model midway, whose part is not trained on",
+    ),
+    (
         ("rollouts.keep_zero_spread=false",),
         "groups of equal rewards give way to new prompts, in at most 10 rounds a step",
     ),
