@@ -1,12 +1,11 @@
 """RLMEC (arXiv 2401.06081): token rewards from a model that rewrites, and imitation of minimal edits.
 
-    L = mean of -sg[min(rho_t R_t, clip(rho_t) R_t)] l_t     over tokens of given completions with R_t != 0
-      + nll_weight x mean of -w_t l_t                        over right completions and the rewrites of wrong ones
+    L = mean of -R_t l_t                  over tokens of given completions with R_t != 0
+      + nll_weight x mean of -w_t l_t     over right completions and the rewrites of wrong ones
     R_t = clip(p_t - 1/2, 0, 1/2) in right completions, clip(p_t - 1/2, -penalty, 0) in wrong ones
 
 p_t is the probability that the reference, here the rewriting model, gives the token; w_t is 1 where the rewrite differs
-and `kept_weight` elsewhere. rho_t, the ratio to the policy of before the step, is a constant: weighted likelihood, not
-PPO.
+and `kept_weight` elsewhere.
 """
 
 from __future__ import annotations
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
 class Config(AlgorithmConfig):
     penalty: PositiveFloat = 0.1
     """Most that a token of a wrong completion loses."""
-    clip_low: Fraction = 0.3
-    """Ratios below 1 - clip_low weigh what is penalised no less; they matter with several updates per batch."""
-    clip_high: PositiveFloat = 0.3
-    """Ratios above 1 + clip_high weigh what is rewarded no more."""
     nll_weight: NonNegativeFloat = 1.0
     """Of the negative log-likelihood of right completions and of rewrites."""
     kept_weight: Fraction = 0.5
@@ -61,18 +56,14 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     mask = batch.action_mask
     logprobs, weights = outputs.logprobs[mask], batch.require("advantages")[mask]
     side = batch.side[batch.segment[mask]]
-    old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[mask]
-    ratio, low, high = ops.policy.ratio(logprobs.detach(), old), 1 - config.clip_low, 1 + config.clip_high
-    surrogate = ops.policy.clipped(ratio, weights * (side != 0), low=low, high=high)
-    imitated = weights.where(side == 0, config.kept_weight) * (side >= 0)
-    loss = (surrogate - config.nll_weight * imitated) * logprobs
+    rewards, imitated = weights * (side != 0), weights.where(side == 0, config.kept_weight) * (side >= 0)
+    loss = -(rewards + config.nll_weight * imitated) * logprobs
     count = float((side >= 0).sum())
     metrics = {
         "loss/policy": Mean(float(loss.detach().sum()), count),
         "loss/nll": Mean.of(-logprobs[side >= 0]),
         "edits/rewarded_frac": Mean.of(weights[side > 0] != 0),
         "edits/penalised_frac": Mean.of(weights[side < 0] != 0),
-        "policy/clip_frac": Mean.of(((ratio < low) | (ratio > high))[side != 0]),
         "policy/entropy": Mean.of(outputs.entropy[mask]),
     }
     return Loss(total=loss.sum(), count=count, metrics=metrics)
@@ -98,5 +89,4 @@ ALGORITHM = Algorithm(
     losses={"policy": policy_loss},
     requires=requires,
     explain=explain,
-    unit="group",
 )
