@@ -40,13 +40,3 @@ def goal_contrast(
     """
     likeness = cosine_similarity(states, goals, dim=-1) / temperature
     return -logsigmoid(torch.where(preferred, likeness, -likeness))
-
-
-def prototype(ends: Float[Tensor, "sequence width"]) -> Float[Tensor, " width"]:
-    """Mean direction of the last states of good answers: the goal to which `goal_value` compares."""
-    return (ends / ends.norm(dim=-1, keepdim=True).clamp(min=1e-12)).mean(0)
-
-
-def goal_value(states: Float[Tensor, "state width"], goal: Float[Tensor, " width"]) -> Float[Tensor, " state"]:
-    """Cosine of each state to the goal: how much it looks as if the answer will end well; in [-1, 1]."""
-    return cosine_similarity(states, goal[None], dim=-1)

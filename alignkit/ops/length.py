@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 TINY = 1e-12
 
@@ -33,8 +32,3 @@ def disentangle(
     It needs the whole batch at once: correlations of its parts do not add up.
     """
     return correlation(quality, lengths).abs() - correlation(absorbed, lengths)
-
-
-def overlap(one: Float[Tensor, " width"], other: Float[Tensor, " width"]) -> Float[Tensor, ""]:
-    """|cosine| of two heads' weights: 0 when they read different directions of the state."""
-    return cosine_similarity(one, other, dim=0).abs()

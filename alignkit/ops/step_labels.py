@@ -7,7 +7,7 @@ import math
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 SMALL = 1.0  # up to this eta the form that keeps p's digits; beyond it the one that cannot overflow
 
@@ -27,11 +27,6 @@ def entropy_label(rate: Float[Tensor, "*step"], eta: float) -> Float[Tensor, "*s
     if eta <= SMALL:
         return torch.log1p(rate * math.expm1(eta)) / eta
     return torch.logaddexp(torch.log1p(-rate), rate.log() + eta) / eta
-
-
-def tilted_rate(rate: Float[Tensor, "*step"], eta: float) -> Float[Tensor, "*step"]:
-    """p e^eta / (1 - p + p e^eta): the success rate of the policy whose entropy-regularised value the label is."""
-    return (rate.logit() + eta).sigmoid()
 
 
 def up_to_first_error(labels: Float[Tensor, " step"], threshold: float = 0.5) -> Bool[Tensor, " step"]:
@@ -63,28 +58,3 @@ def step_loss(logits: Float[Tensor, " step"], labels: Float[Tensor, " step"]) ->
     the label's own entropy, not 0.
     """
     return binary_cross_entropy_with_logits(logits, labels, reduction="none")
-
-
-def implicit_loss(
-    log_ratio: Float[Tensor, " sequence"], right: Bool[Tensor, " sequence"], *, beta: float
-) -> Float[Tensor, " sequence"]:
-    """Implicit process reward model (PRIME, 2502.01456): cross-entropy of sigmoid(beta log_ratio) with the outcome.
-
-    log_ratio: log-prob of the whole answer under the reward model minus that under its reference.
-    """
-    return -logsigmoid(torch.where(right, beta, -beta) * log_ratio)
-
-
-def scale_by_returns(rewards: Float[Tensor, " action"], sequence: Int[Tensor, " action"]) -> Float[Tensor, " action"]:
-    """Process rewards divided by the largest return in the batch, in absolute value, of any token of any sequence.
-
-    A token's return is the sum of its sequence's rewards from it on. sequence: the number of each token's sequence, as
-    in Batch.segment[action_mask]. All zeros stay zeros.
-    """
-    ordered = rewards.double()
-    before = ordered.cumsum(0) - ordered
-    totals = ordered.new_zeros(int(sequence.max()) + 1 if len(sequence) else 0).index_add(0, sequence, ordered)
-    starts = totals.cumsum(0) - totals
-    returns = totals[sequence] - (before - starts[sequence])
-    largest = returns.abs().max() if len(returns) else ordered.new_zeros(())
-    return (ordered / torch.where(largest > 0, largest, 1.0)).to(rewards)

@@ -50,18 +50,12 @@ def test_training_two_heads_moves_length_from_one_to_the_other():
         gap = (quality + absorbed)[first] - (quality + absorbed)[second]
         loss = -torch.nn.functional.logsigmoid(better * gap).mean() + length.disentangle(quality, absorbed, lengths)
         optimizer.zero_grad()
-        (loss + length.overlap(heads[0], heads[1])).backward()
+        (loss + torch.cosine_similarity(heads[0], heads[1], dim=0).abs()).backward()
         optimizer.step()
     quality = (features @ heads[0]).detach()
     assert abs(length.correlation(quality, lengths).item()) < 0.05
     assert length.correlation(quality, features[:, 0] * 50).item() > 0.98
     assert ((better * gap) > 0).double().mean().item() > 0.97
-
-
-def test_the_overlap_of_two_heads_is_their_cosine():
-    one = torch.tensor([3.0, 4.0]).double()
-    assert length.overlap(one, torch.tensor([-4.0, 3.0]).double()).item() == pytest.approx(0)
-    assert length.overlap(one, torch.tensor([-1.0, 0.0]).double()).item() == pytest.approx(0.6)
 
 
 def test_alike_states_are_cheap_in_a_preferred_answer_and_dear_in_another():
@@ -83,17 +77,10 @@ def test_a_goal_lies_after_its_state_and_both_are_drawn_evenly():
     assert (torch.bincount(after_first) / len(after_first)).tolist() == pytest.approx([1 / 3] * 3, abs=0.04)
 
 
-def test_the_prototype_weighs_directions_and_not_sizes():
-    goal = goals.prototype(torch.tensor([[100.0, 0], [0, 1]]))
-    assert goal.tolist() == pytest.approx([0.5, 0.5])
-    values = goals.goal_value(torch.tensor([[3.0, 3], [1, -1], [-1, -1], [0, 5]]), goal)
-    assert values.tolist() == pytest.approx([1, 0, -1, math.sqrt(0.5)], abs=1e-6)
-
-
 def test_slopes_are_those_of_finite_differences():
     generator = torch.Generator().manual_seed(3)
     one, other = (torch.randn(4, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(2))
-    assert gradcheck(lambda a, b: length.disentangle(a, b, LENGTHS) + length.overlap(a, b), (one, other))
+    assert gradcheck(lambda a, b: length.disentangle(a, b, LENGTHS), (one, other))
     states = torch.randn(2, 3, dtype=torch.float64, generator=generator, requires_grad=True)
     ends = torch.randn(2, 3, dtype=torch.float64, generator=generator, requires_grad=True)
     good = torch.tensor([True, False])
