@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class Sync:
     """Keeps the engine (on the first rank; None elsewhere) at the trainer's version. Called by every rank together.
 
     probe: fixed sequences of token ids. tolerance: largest mean |log-prob difference| on them. version: of the weights
-    that the engine holds, the same on every rank; -1 before the first push.
+    that the engine holds, the same on every rank; -1 before the first push. metrics: of the last push.
     """
 
     engine: Engine | None
@@ -30,22 +30,28 @@ class Sync:
     probe: Sequence[Sequence[int]]
     tolerance: float
     version: int = -1
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, version: int, trainer: Trainer, forward: Forward) -> dict[str, Any]:
-        """Pushes the weights unless the engine holds them already; raises SyncError when the canary disagrees."""
+        """Pushes the weights unless the engine holds them already; raises SyncError when the canary disagrees.
+
+        The metrics speak of the weights that the engine holds, whenever they were pushed: a resumed run pushes again
+        what the unbroken one pushed steps ago, and both must say the same.
+        """
         if version == self.version:
-            return {}
+            return dict(self.metrics)
         weights = trainer.weights()
         if self.engine is not None:
             self.engine.update(weights, version=version)
         for _ in weights:  # the other ranks help to gather sharded weights
             pass
-        self.version = version
         expected = self._trainer_logprobs(forward)
-        if self.engine is None:
-            return {}
-        report = check(asyncio.run(self.engine.score(self.probe)), expected, tolerance=self.tolerance, version=version)
-        return {"sync/canary_gap": report.mean_gap, "sync/policy_version": version}
+        if self.engine is not None:
+            scored = asyncio.run(self.engine.score(self.probe))
+            report = check(scored, expected, tolerance=self.tolerance, version=version)
+            self.metrics = {"sync/canary_gap": report.mean_gap, "sync/policy_version": version}
+        self.version = version
+        return dict(self.metrics)
 
     @torch.no_grad()
     def _trainer_logprobs(self, forward: Forward) -> list[list[float]]:
