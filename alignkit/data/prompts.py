@@ -56,7 +56,7 @@ def render_answer(tokenizer: Any, task: Task, answer: str | Sequence[Message], d
         return render_completion(tokenizer, replace(task, columns={**task.columns, "completion": answer}), data)
     if not isinstance(answer, str):
         raise DataError(f"task {task.id}: an answer is a list of messages; set data.chat to true")
-    return _with_stop(tokenizer, list(tokenizer(answer, add_special_tokens=False)["input_ids"]))
+    return _with_stop(tokenizer, plain_ids(tokenizer, answer))
 
 
 def template_checks(tokenizer: Any, data: Data, tasks: Sequence[Task]) -> list[str]:
@@ -108,10 +108,15 @@ def fit_prompts(
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of plain text at the start of a context: after the BOS token if the tokenizer adds one, no EOS."""
-    plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    plain = plain_ids(tokenizer, text)
     bos = tokenizer.bos_token_id
-    adds_bos = bos is not None and list(tokenizer(text)["input_ids"])[:1] == [bos] and plain[:1] != [bos]
+    adds_bos = bos is not None and list(tokenizer(text, verbose=False)["input_ids"])[:1] == [bos] and plain[:1] != [bos]
     return [bos, *plain] if adds_bos else plain
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text on its own, without special tokens. Of any length: what does not fit is counted later."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _apply_template(tokenizer: Any, task: Task, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
@@ -127,6 +132,7 @@ def _apply_template(tokenizer: Any, task: Task, messages: Sequence[Message], *, 
                 add_generation_prompt=generation_prompt,
                 tokenize=True,
                 return_dict=False,
+                tokenizer_kwargs={"verbose": False},
             )
         )
     except TemplateError as error:

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 from alignkit.data.pairs import TRUTH, Sieve, column
+from alignkit.data.prompts import plain_ids
 from alignkit.errors import DataError
 from alignkit.types.task import Task
 
@@ -77,7 +78,7 @@ def step_ids(tokenizer: Any, steps: Sequence[str]) -> tuple[list[int], list[int]
     Each step is tokenised by itself, so that where it ends does not depend on what follows. The stop token belongs to
     no step.
     """
-    pieces = [list(tokenizer(step, add_special_tokens=False)["input_ids"]) for step in steps]
+    pieces = [plain_ids(tokenizer, step) for step in steps]
     ends = [end - 1 for end in accumulate(map(len, pieces))]
     return [*(token for piece in pieces for token in piece), tokenizer.eos_token_id], ends
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignkit.data.prompts import encode
+from alignkit.data.prompts import encode, plain_ids
 from alignkit.errors import DataError
 from alignkit.types.task import Message, Task
 
@@ -34,7 +34,7 @@ class Renderer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text on its own, without special tokens of the tokenizer's making."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return plain_ids(self.tokenizer, text)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

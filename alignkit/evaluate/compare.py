@@ -136,7 +136,7 @@ def _changes(before: EvalResult, after: EvalResult, paired: bool, seed: int) -> 
 
 def _tested(before: EvalResult, after: EvalResult, metric: str, seed: int) -> tuple[Comparison | None, int, str]:
     """(paired comparison or None, tasks with a value on one side only, why there is none)."""
-    if re.match(r"pass@|maj@", metric) and any(name.startswith("avg@") for name in before.metrics):
+    if re.match(r"(g-)?pass@|maj@", metric) and any(name.startswith("avg@") for name in before.metrics):
         return None, 0, "the same answers as avg@k, which is tested"
     olds, news = task_values(before, metric), task_values(after, metric)
     if olds is None or news is None:

@@ -54,9 +54,8 @@ def g_pass_at_k(samples: int, correct: int, k: int, *, threshold: float) -> floa
 
 def mean_g_pass_at_k(samples: int, correct: int, k: int) -> float:
     """G-Pass@k averaged over thresholds from 1/2 to 1: (2 / k) times its sum over i = ceil(k/2) + 1 ... k at i / k."""
-    _check(samples, correct, k)
-    total = sum((_tail(samples, correct, k, needed) for needed in range(math.ceil(k / 2) + 1, k + 1)), Fraction(0))
-    return float(total * 2 / k)
+    needed = range(math.ceil(k / 2) + 1, k + 1)
+    return 2 / k * sum(g_pass_at_k(samples, correct, k, threshold=count / k) for count in needed)
 
 
 def majority_at_k(counts: Sequence[int], right: Sequence[bool], k: int, *, silent: int = 0) -> float:

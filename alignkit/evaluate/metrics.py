@@ -9,7 +9,7 @@ from typing import Any
 from alignkit.evaluate.confusion import Confusion, corrected_rate
 from alignkit.evaluate.extract import final_answer, same_answer
 from alignkit.evaluate.grade import Graded
-from alignkit.evaluate.many_samples import avg_at_k, equivalence_classes, majority_at_k, pass_at_k
+from alignkit.evaluate.many_samples import avg_at_k, equivalence_classes, majority_at_k, mean_g_pass_at_k, pass_at_k
 from alignkit.evaluate.statistics import wilson_interval
 from alignkit.evaluate.tasks import GROUP
 
@@ -46,7 +46,7 @@ def by_group(
 
 
 def answer_metrics(graded: Sequence[Sequence[Graded]], names: Sequence[str]) -> dict[str, Number]:
-    """The mean of each metric over all samples that could be graded; with several samples also pass@k and maj@k.
+    """The mean of each metric over all samples that could be graded; with several also pass@k, g-pass@k and maj@k.
 
     The first metric is then called avg@k, and the intervals take tasks as clusters. An answer that could not be read
     counts as wrong, as in the published protocols; one that could not be graded counts as nothing.
@@ -138,7 +138,7 @@ def parts_of(one: Graded, *, refusals: bool) -> dict[str, Any]:
 
 
 def _of_several(graded: Sequence[Sequence[Graded]], metric: str, samples: int) -> dict[str, Number]:
-    """pass@k for k = 1, 2, 4, ... and maj@k, over tasks whose samples were all graded right or wrong."""
+    """pass@k for k = 1, 2, 4, ..., g-pass@k and maj@k, over tasks whose samples were all graded right or wrong."""
     whole = [given for given in graded if all(one.values[metric] in (0.0, 1.0) for one in given)]
     if not whole:
         return {f"pass@{samples}": absent("no task has all its samples graded right or wrong")}
@@ -147,6 +147,8 @@ def _of_several(graded: Sequence[Sequence[Graded]], metric: str, samples: int) -
     for size in sizes:
         values = [[pass_at_k(len(given), _right(given, metric), size)] for given in whole]
         result[f"pass@{size}"] = mean_of(values)
+    steady = [[mean_g_pass_at_k(len(given), _right(given, metric), samples)] for given in whole]
+    result[f"g-pass@{samples}"] = mean_of(steady)
     result[f"maj@{samples}"] = mean_of([[_majority(given, metric)] for given in whole])
     return result
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from alignkit.data.prompts import render
+from alignkit.data.prompts import plain_ids, render
 from alignkit.data.ratings import step_ids
 from alignkit.errors import ContentError, DataError
 from alignkit.models.encoder import Encoder
@@ -76,14 +76,14 @@ class TeacherForced:
         if not rollout.text.strip():
             return unscorable(FaultKind.REFUSED, name, "the answer has no step")
         try:
-            answer = self._encode(reference)
+            answer = plain_ids(self.tokenizer, reference)
         except DataError as error:
             return unscorable(FaultKind.GOLD, name, str(error))
         try:
             task = asked(rollout, chat=rollout.task.messages is not None, system=None)
             prompt = render(self.tokenizer, task, Data(source=""))
             ids, places = step_ids(self.tokenizer, [rollout.text[span.start : span.end] for span in spans])
-            cue = self._encode(self.cue)
+            cue = plain_ids(self.tokenizer, self.cue)
         except DataError as error:
             return unscorable(FaultKind.REFUSED, name, str(error))
         longest, context = places[-1] + 1 + len(cue) + len(answer), self._context
@@ -96,9 +96,6 @@ class TeacherForced:
             for before in given
         ]
         return Prefixes(items=tuple(items), ends=tuple(span.end for span in spans))
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @property
     def _context(self) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from alignkit.data.prompts import render
+from alignkit.data.prompts import plain_ids, render
 from alignkit.data.sources import load_tasks
 from alignkit.errors import AlignkitError
 from alignkit.evaluate.grade import scorer_hash
@@ -72,7 +72,7 @@ def label_steps(
             context=min(room, context),
             stops=stops,
             prompts=prompts,
-            encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+            encode=lambda text: plain_ids(tokenizer, text),
             decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
         )
         asyncio.run(_label(labeller, output, places, report))
@@ -145,7 +145,7 @@ def _longest(tokenizer: Any, tasks: Sequence[Task], prompts: Mapping[str, tuple[
     def solution(task: Task) -> int:
         if settings.solutions:
             return settings.max_new_tokens
-        return len(tokenizer(given_solution(task)[0], add_special_tokens=False)["input_ids"])
+        return len(plain_ids(tokenizer, given_solution(task)[0]))
 
     return max(len(prompts[task.id]) + solution(task) for task in tasks) + settings.max_new_tokens
 

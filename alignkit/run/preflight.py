@@ -93,7 +93,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
 
     Raises ContentError, DataError or RewardError when one of the three cannot be used at all.
     """
-    from alignkit.data.prompts import render, template_checks
+    from alignkit.data.prompts import plain_ids, render, template_checks
     from alignkit.data.sources import load_tasks
 
     beside = recipe.file.parent if recipe.file else None
@@ -106,7 +106,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
         prompts = [render(tokenizer, task, stage.data) for task in sample]
         template = template_checks(tokenizer, stage.data, sample) if stage.data.chat else []
     references = [task for task in sample if task.reference is not None]
-    answers = [len(tokenizer.encode(str(task.reference), add_special_tokens=False)) for task in references]
+    answers = [len(plain_ids(tokenizer, str(task.reference))) for task in references]
     return Preflight(
         stage=stage.name,
         tasks=len(tasks),

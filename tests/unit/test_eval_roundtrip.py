@@ -56,7 +56,7 @@ def test_several_samples_are_tested_as_their_mean(tmp_path):
     named = sums(tmp_path, sampling={"max_new_tokens": 30, "temperature": 1.0, "samples": 4, "stop": ["\n"]})
     results = [run(tmp_path / side, named, adder(right)) for side, right in (("a", 5), ("b", 15))]
     changes = {c.metric: c for c in compare_folders(*(read_eval_folder(tmp_path / s) for s in "ab")).changes}
-    assert list(changes) == ["avg@4", "pass@1", "pass@2", "pass@4", "maj@4"]
+    assert list(changes) == ["avg@4", "pass@1", "pass@2", "pass@4", "g-pass@4", "maj@4"]
     assert [metric for metric, change in changes.items() if change.comparison] == ["avg@4"]
     assert changes["avg@4"].comparison.before == pytest.approx(results[0]["metrics"]["avg@4"]["value"])
     assert changes["avg@4"].comparison.test == "sign-flip test"

@@ -216,7 +216,7 @@ def test_several_samples_give_avg_pass_and_majority(tmp_path):
     sampling = {"max_new_tokens": 30, "samples": 4, "temperature": 1.0}
     result = run(tmp_path, ScriptedEngine(answer), sums(tmp_path, sampling=sampling))
     told = {name: number["value"] for name, number in result["metrics"].items()}
-    assert told == {"avg@4": 0.5, "pass@1": 0.5, "pass@2": 0.5, "pass@4": 0.5, "maj@4": 0.5}
+    assert told == {"avg@4": 0.5, "pass@1": 0.5, "pass@2": 0.5, "pass@4": 0.5, "g-pass@4": 0.5, "maj@4": 0.5}
     assert result["counts"]["samples"] == 80
     low, high = result["metrics"]["avg@4"]["low"], result["metrics"]["avg@4"]["high"]
     assert low < 0.32

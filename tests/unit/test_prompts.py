@@ -1,5 +1,7 @@
 """Prompts as token ids: the template once, stop tokens trained, BOS once, prefixes kept."""
 
+import logging
+
 import pytest
 
 from alignkit.data.prompts import fit_prompts, render, render_completion, template_checks
@@ -142,3 +144,18 @@ def test_long_prompts_are_refused_dropped_or_cut_with_counts():
     assert (counts.filtered, counts.truncated) == (0, 2)
     assert fit_prompts(prompts, 9, "error")[0] == prompts
     assert fit_prompts([], 9, "error") == ([], counts.__class__(given=0, filtered=0, truncated=0, longest=0))
+
+
+@pytest.mark.parametrize("data", [CHAT, TEXT], ids=["chat", "text"])
+def test_what_is_longer_than_the_tokenizers_limit_is_no_warning_of_transformers(data, caplog):
+    """It is counted and refused with a cure later; a warning that speaks of indexing errors is only noise."""
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 3
+    words = {"messages": [{"role": "user", "content": "hello"}]} if data.chat else {"text": "hello"}
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        render_completion(tokenizer, Task(id="0", columns={"completion": " you"}, **words), data)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.records == []
