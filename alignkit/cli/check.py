@@ -23,7 +23,7 @@ def check(
     target: Annotated[str | None, typer.Argument(help="A recipe, or data: a file or hub:ORG/NAME.")] = None,
     overrides: OverridesArgument = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only the recipe; load no tokenizer and no data.")] = False,
-    rows: Annotated[int, typer.Option(min=1, help="Rows to render and grade.")] = 200,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to render and grade, spread over the data.")] = 200,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes and stop.")] = False,
     settings: Annotated[bool, typer.Option("--settings", help="Print every setting as Markdown and stop.")] = False,
     as_json: JsonOption = False,

@@ -114,18 +114,18 @@ class Sieve:
             return None
         why = "".join(f", {count} with {reason}" for reason, count in self.reasons.most_common())
         cut = f"; {self.truncated} truncated" if self.truncated else ""
-        return f"{self.data.source}: {self.left_out} of {self.given} {self.unit} left out{why}{cut}"
+        return f"{self.data.name}: {self.left_out} of {self.given} {self.unit} left out{why}{cut}"
 
 
 def make_pairs(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[Pair]:
     """The pairs that can be compared, in order. Raises DataError when a row has no two sides, or none is left."""
     pairs = [pair for task, prompt in prompts if (pair := _pair(task, prompt, sieve)) is not None]
     if not pairs:
-        raise DataError(sieve.report() or f"{sieve.data.source}: no pair is left to train on")
+        raise DataError(sieve.report() or f"{sieve.data.name}: no pair is left to train on")
     rewarded = sum(pair.rewards is not None for pair in pairs)
     if 0 < rewarded < len(pairs):
         raise DataError(
-            f"{sieve.data.source}: {rewarded} of {len(pairs)} pairs have chosen_reward and rejected_reward; "
+            f"{sieve.data.name}: {rewarded} of {len(pairs)} pairs have chosen_reward and rejected_reward; "
             "give them to all pairs or to none"
         )
     return pairs
@@ -140,7 +140,7 @@ def make_duels(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[
         else:
             sieve.leave_out("two completions too long to be read together")
     if not pairs:
-        raise DataError(sieve.report() or f"{sieve.data.source}: no pair is left to train on")
+        raise DataError(sieve.report() or f"{sieve.data.name}: no pair is left to train on")
     return pairs
 
 
@@ -155,7 +155,7 @@ def make_judged(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve, *, seed
         found = f"all {len(rows)} completions are {'good' if rows[0].good else 'bad'}" if rows else "nothing is left"
         why = sieve.report()
         raise DataError(
-            f"{sieve.data.source}: {found}, so there is nothing to tell apart; give rows with both labels"
+            f"{sieve.data.name}: {found}, so there is nothing to tell apart; give rows with both labels"
             + (f" ({why})" if why else "")
         )
     return _mismatch(rows, sieve, seed)
@@ -165,7 +165,7 @@ def make_rewritten(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> l
     """The judged completions, in order, the wrong ones with their rewrite. Raises DataError when none is left."""
     rows = [row for task, prompt in prompts if (row := _rewritten(task, prompt, sieve)) is not None]
     if not rows:
-        raise DataError(sieve.report() or f"{sieve.data.source}: no completion is left to train on")
+        raise DataError(sieve.report() or f"{sieve.data.name}: no completion is left to train on")
     return rows
 
 

@@ -91,7 +91,7 @@ def _made(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve, make: Callabl
         if row is not None:
             rows.append(row)
     if not rows:
-        raise DataError(sieve.report() or f"{sieve.data.source}: no row is left to train on")
+        raise DataError(sieve.report() or f"{sieve.data.name}: no row is left to train on")
     return rows
 
 

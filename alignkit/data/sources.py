@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from alignkit.data.generators import generate
@@ -21,11 +22,14 @@ def load_tasks(data: Data, *, seed: int, beside: Path | None = None) -> list[Tas
 
     seed: draws problems from generators too large to list; nothing else here is random. beside: the recipe's folder;
     relative files are looked for there, in the working folder, and in the folders of $ALIGNKIT_DATA.
-    Task ids are stable: they name the source as the recipe does (a hub dataset with its commit) and the row.
+    Task ids are stable: they name the source as the recipe does (a hub dataset with its commit) and the row. Those of a
+    mixture begin with the part's name, which stands in the column `source`, too.
     Raises DataError that names the file, the row, the column, what was found, what was wanted and the cure.
     """
     if data.system is not None and not data.chat:
         raise DataError("data.system is given but data.chat is false; put it into data.template instead")
+    if data.mixture:
+        return _mixed(data, seed, beside)
     kind, _, name = data.source.partition(":")
     if kind == "generator":
         source, rows = f"{data.source}:{data.split}", _generated(name, data, seed)
@@ -52,6 +56,15 @@ def split_holdout(tasks: Sequence[Task], holdout: int, seed: int) -> tuple[list[
     chosen = {int(index) for index in order[:holdout]}
     train = [task for index, task in enumerate(tasks) if index not in chosen]
     return train, [task for index, task in enumerate(tasks) if index in chosen]
+
+
+def _mixed(data: Data, seed: int, beside: Path | None) -> list[Task]:
+    """The tasks of all parts, part after part."""
+    tasks = []
+    for name, rows in data.mixture.items():
+        of_part = load_tasks(data.model_copy(update={**dict(rows), "mixture": {}}), seed=seed, beside=beside)
+        tasks += [replace(task, id=f"{name}:{task.id}", columns={**task.columns, "source": name}) for task in of_part]
+    return tasks
 
 
 def _generated(name: str, data: Data, seed: int) -> list[Row]:

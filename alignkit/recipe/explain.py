@@ -80,7 +80,7 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     lines = {
         "objective": algorithm.explain(config),
         "models": ", ".join(models),
-        "data": stage.data.source,
+        "data": stage.data.name,
         "reward": _reward(stage) if algorithm.samples else None,
         "batch": str(batch),
         "optimizer": f"AdamW, lr {optimizer.lr:g} {optimizer.schedule}, {optimizer.warmup_steps} warm-up steps",

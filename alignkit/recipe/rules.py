@@ -16,7 +16,7 @@ from alignkit.recipe.document import KeyPath
 from alignkit.recipe.find import did_you_mean, find, find_suite
 from alignkit.recipe.outline import keyword_functions
 from alignkit.recipe.reward_settings import broken_reward_settings
-from alignkit.recipe.schema import Critic, Data, Recipe, Stage
+from alignkit.recipe.schema import Critic, Data, Recipe, Rows, Stage
 
 Broken = Iterator[tuple[KeyPath, str]]
 
@@ -142,7 +142,21 @@ def _local_path(key: KeyPath, path: str | None, folder: Path) -> Broken:
 
 
 def _data(data: Data, key: KeyPath, folder: Path) -> Broken:
-    yield from _source(data, key, folder)
+    if not data.mixture:
+        yield from _rows(data, key, folder)
+    for name in Rows.model_fields.keys() & data.model_fields_set if data.mixture else ():
+        yield (*key, name), "belongs into each part of `mixture`; move it there"
+    for name, rows in data.mixture.items():
+        yield from _rows(rows, (*key, "mixture", name), folder)
+    if data.limit is not None and data.holdout >= data.limit:
+        yield (*key, "holdout"), f"leaves nothing to train on: {data.holdout} of {data.limit} rows; lower it"
+
+
+def _rows(data: Rows, key: KeyPath, folder: Path) -> Broken:
+    if data.source:
+        yield from _source(data, key, folder)
+    else:
+        yield (*key, "source"), "is missing"
     if data.template is not None:
         try:
             fields = [name for _, name, _, _ in string.Formatter().parse(data.template) if name is not None]
@@ -151,11 +165,9 @@ def _data(data: Data, key: KeyPath, folder: Path) -> Broken:
         else:
             if not fields:
                 yield (*key, "template"), "names no column, so all prompts are alike; write e.g. `{question}`"
-    if data.limit is not None and data.holdout >= data.limit:
-        yield (*key, "holdout"), f"leaves nothing to train on: {data.holdout} of {data.limit} rows; lower it"
 
 
-def _source(data: Data, key: KeyPath, folder: Path) -> Broken:
+def _source(data: Rows, key: KeyPath, folder: Path) -> Broken:
     """That the source can exist, and that it takes the options."""
     kind, colon, name = data.source.partition(":")
     source = (*key, "source")

@@ -57,9 +57,10 @@ class Model(Section):
     """A Jinja chat template that replaces the tokenizer's own."""
 
 
-class Data(Section):
-    source: str
-    """Where tasks come from: `generator:NAME`, a file (.jsonl .jsonl.gz .json .parquet .csv), or `hub:ORG/NAME`."""
+class Rows(Section):
+    source: str = ""
+    """Where tasks come from: `generator:NAME`, a file (.jsonl .jsonl.gz .json .parquet .csv), or `hub:ORG/NAME`.
+    Required unless there is a `mixture`."""
     split: str = "train"
     """Split of a hub dataset (or of a generator)."""
     revision: str | None = None
@@ -71,12 +72,17 @@ class Data(Section):
     TRL's rewards read) from theirs."""
     template: str | None = None
     """Python format string over the row's columns that makes the prompt (`{question}`); default: column `prompt`."""
+    limit: PositiveInt | None = None
+    """Use only the first N rows."""
+
+
+class Data(Rows):
+    mixture: dict[str, Rows] = {}
+    """Several sources by names of your own, in place of one. The column `source` of each row then says its name."""
     system: str | None = None
     """System message put before the prompt of chat models."""
     chat: bool = True
     """Render prompts with the chat template; False feeds the prompt's text as it is."""
-    limit: PositiveInt | None = None
-    """Use only the first N rows."""
     holdout: NonNegativeInt = 0
     """Rows kept out of training (chosen by the seed) for evaluation."""
     max_prompt_tokens: PositiveInt = 1024
@@ -89,6 +95,11 @@ class Data(Section):
     """What to do with longer ones; `truncate` keeps the beginning, without a stop token. Counts are reported."""
     shuffle: bool = True
     """New order each epoch, by the seed; False keeps the file's order."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the source, or all of a mixture's."""
+        return self.source or " + ".join(rows.source for rows in self.mixture.values())
 
 
 class Risk(Section):

@@ -90,6 +90,7 @@ MEANINGS: dict[str, str] = {
     "data/consumed": "prompts taken from the training tasks so far",
     "data/left_out_frac": "share of the given pairs or judged completions that cannot be learnt from (events.jsonl)",
     "eval/accuracy": "share of held-out tasks answered correctly (mean over samples per task)",
+    "eval/accuracy/<source>": "the same of the tasks from one source of a mixture",
     "eval/reward_mean": "mean reward of the evaluation's answers; in an environment the mean return of its episodes",
     "eval/tasks": "number of held-out tasks",
     "eval/truncated_frac": "share of evaluation answers cut by the length limit",

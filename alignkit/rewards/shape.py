@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from alignkit.errors import DataError
 from alignkit.recipe.schema import RewardSpec
 from alignkit.rewards.base import unscorable
 from alignkit.rewards.reading import read, step_amounts, turn_of
@@ -40,6 +41,15 @@ def is_for(spec: RewardSpec, task: Task) -> bool:
         column not in task.columns or task.columns[column] in (wanted if isinstance(wanted, list | tuple) else [wanted])
         for column, wanted in spec.only.items()
     )
+
+
+def check_rows(specs: Sequence[RewardSpec], tasks: Sequence[Task]) -> None:
+    """Raises DataError for a reward whose `only` leaves it no row at all, as a mistyped value does."""
+    for spec in specs:
+        if spec.only and not any(is_for(spec, task) for task in tasks):
+            found = {column: sorted({str(task.columns.get(column)) for task in tasks})[:8] for column in spec.only}
+            there = "; ".join(f"{column} is {', '.join(values)}" for column, values in found.items())
+            raise DataError(f"reward '{spec.name}' is only for {spec.only}, which fits no row; there {there}")
 
 
 def shape(

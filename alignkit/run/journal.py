@@ -15,6 +15,8 @@ from alignkit.report.tracker import Tracker
 from alignkit.train.source import Drawn
 from alignkit.types.rollout import Rollout
 
+OF = "eval/accuracy/"  # of one source of a mixture
+
 
 @dataclass(kw_only=True)
 class Journal:
@@ -57,6 +59,9 @@ class Journal:
             self.tracker.log(step, summary)
         accuracy = summary["eval/accuracy"]
         shown = "no answer could be scored" if accuracy is None else f"accuracy {accuracy:.3f}"
+        of = [(name.removeprefix(OF), value) for name, value in summary.items() if name.startswith(OF)]
+        if parts := ", ".join(f"{name} {value:.3f}" for name, value in of if value is not None):
+            shown += f" ({parts})"
         if (reward := summary["eval/reward_mean"]) not in (accuracy, None):
             shown += f", mean reward {reward:.3f}"
         self.report(f"evaluation after {step} steps: {shown} on {summary['eval/tasks']} held-out tasks")

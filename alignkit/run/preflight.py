@@ -95,11 +95,13 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
     """
     from alignkit.data.prompts import plain_ids, render, template_checks
     from alignkit.data.sources import load_tasks
+    from alignkit.rewards.shape import check_rows
 
     beside = recipe.file.parent if recipe.file else None
     tokenizer = load_tokenizer(recipe.model, beside)
     tasks = load_tasks(stage.data, seed=recipe.seed, beside=beside)
-    sample = tasks[:rows]
+    check_rows(stage.rewards, tasks)
+    sample = [tasks[place * len(tasks) // rows] for place in range(rows)] if rows < len(tasks) else tasks
     if stage.environment is not None:
         prompts, template = first_observations(recipe, stage, tokenizer, sample[:EPISODES])
     else:

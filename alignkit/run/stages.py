@@ -28,7 +28,7 @@ from alignkit.report.run_folder import step_of
 from alignkit.rewards.pool import RewardPool
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.engine import Engine
-from alignkit.run import build
+from alignkit.run import build, build_data
 from alignkit.run.guide import with_guide
 from alignkit.run.journal import Journal
 from alignkit.run.suite import SuiteEvaluation
@@ -205,16 +205,16 @@ class Run:
         stage, number = self.stage, self.state.stage
         given = {"recipe": self.recipe, "report": self.journal.report}
         if kind in ITEMS:
-            return build.build_given(kind, stage, self.policy, **given)
+            return build_data.build_given(kind, stage, self.policy, **given)
         if kind == "turns":
-            return build.build_turns(stage, self.policy, self.recipe)
+            return build_data.build_turns(stage, self.policy, self.recipe)
         labelled = kind == "labelled"
         answered = labelled or stage.rollouts.guided > 0
-        examples = build.build_examples(stage, self.policy, labelled=answered, **given)
+        examples = build_data.build_examples(stage, self.policy, labelled=answered, **given)
         collector = None if labelled else self._collector(number)
         if collector is not None and stage.rollouts.finished:
             collector = with_guide(collector, self.recipe, stage, self.policy, initial)
-        return build.build_source(kind, stage, examples, collector, self.recipe.seed)
+        return build_data.build_source(kind, stage, examples, collector, self.recipe.seed)
 
     def _collector(self, number: int) -> Collector:
         """The collector of a stage; its reward processes start once and live as long as the run."""
@@ -272,7 +272,7 @@ class Run:
         if verdict:
             raise HealthError(verdict)
         every = self.recipe.evaluation.every if self.recipe.evaluation else None
-        if every and state.done % every == 0 and state.step < self.stage.train.steps:
+        if every and state.done % every == 0 and state.done < sum(stage.train.steps for stage in self.recipe.stages):
             self._evaluate()
         stopping = any(self.group.gather(self.interrupted))
         period = self.recipe.checkpoints.every
@@ -293,7 +293,7 @@ class Run:
         if self.state.stage + 1 < len(self.recipe.stages):
             return
         if not isinstance(self.evaluator, GivenEvaluator):
-            self.evaluator = build.build_given_evaluator(self.recipe, self.policy)
+            self.evaluator = build_data.build_given_evaluator(self.recipe, self.policy)
         rows, summary = self.evaluator.run(self.loop)
         if self.group.first:
             self.journal.evaluation(self.state.done, self.stage.name, rows, summary)
@@ -306,7 +306,7 @@ class Run:
             return
         if not isinstance(self.evaluator, Evaluator):
             collector = self._collector(len(self.recipe.stages) - 1)
-            self.evaluator = build.build_evaluator(self.recipe, self.policy, collector)
+            self.evaluator = build_data.build_evaluator(self.recipe, self.policy, collector)
             if self.recipe.evaluation.suite is not None and self.engine is not None:
                 self.suite = SuiteEvaluation(self.recipe, self.policy, self.engine, self.path)
         rows, summary = self.evaluator.run()

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from alignkit.recipe.schema import Evaluation, RewardSpec
+from alignkit.rewards.shape import is_for
 from alignkit.rollout.collect import Collector, Prompt
 from alignkit.train.source import Example
 from alignkit.types.rollout import Rollout
+from alignkit.types.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Answers `examples` with `settings.samples` completions each. grader: the reward that decides what is correct."""
+    """Answers `examples` with `settings.samples` completions each.
+
+    grader: names the reward that decides whether answers to a task are correct. sources: of a mixture, each of which
+    gets an accuracy of its own.
+    """
 
     collector: Collector
     examples: Sequence[Example]
     settings: Evaluation
-    grader: str
+    grader: Callable[[Task], str | None]
+    sources: Sequence[str] = ()
 
     def run(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """(one row per answer: task_id, correct, reward, text, stop; summary metrics). Unscorable: correct is None."""
@@ -35,20 +42,27 @@ class Evaluator:
         prompts = [Prompt(task=e.task, ids=e.prompt, position=-1 - i) for i, e in enumerate(self.examples)]
         rollouts = [rollout for group in asyncio.run(_scored(collector, prompts)) for rollout in group]
         rows = [self._row(rollout) for rollout in rollouts]
-        scored = [row["correct"] for row in rows if row["correct"] is not None]
-        rewards = [row["reward"] for row in rows if row["reward"] is not None]
+        correct = [row["correct"] for row in rows]
         summary = {
-            "eval/accuracy": sum(scored) / len(scored) if scored else None,
+            "eval/accuracy": _mean(correct),
+            **self._by_source(rollouts, correct),
             "eval/tasks": len(self.examples),
             "eval/truncated_frac": sum(rollout.truncated for rollout in rollouts) / len(rollouts),
-            "eval/unscorable_frac": 1 - len(scored) / len(rollouts),
-            "eval/reward_mean": sum(rewards) / len(rewards) if rewards else None,
+            "eval/unscorable_frac": correct.count(None) / len(rows),
+            "eval/reward_mean": _mean([row["reward"] for row in rows]),
             "eval/length_mean": sum(rollout.sampled_tokens for rollout in rollouts) / len(rollouts),
         }
         return rows, summary
 
+    def _by_source(self, rollouts: Sequence[Rollout], correct: Sequence[float | None]) -> dict[str, float | None]:
+        values: dict[str, list[float | None]] = {name: [] for name in self.sources}
+        for rollout, value in zip(rollouts, correct, strict=True):
+            values.get(rollout.task.columns.get("source", ""), []).append(value)
+        return {f"eval/accuracy/{name}": _mean(own) for name, own in values.items()}
+
     def _row(self, rollout: Rollout) -> dict[str, Any]:
-        value = rollout.score.parts.get(self.grader) if rollout.score else None
+        grader = self.grader(rollout.task)
+        value = rollout.score.parts.get(grader) if rollout.score and grader else None
         return {
             "task_id": rollout.task.id,
             "member": rollout.member,
@@ -63,6 +77,12 @@ async def _scored(collector: Collector, prompts: list[Prompt]) -> list[list[Roll
     return await collector.score(await collector.sample(prompts))
 
 
-def grader_name(rewards: Sequence[RewardSpec], names: Sequence[str]) -> str:
-    """The part that decides correctness: the first reward that is not a gate, else the first."""
-    return next((name for name, spec in zip(names, rewards, strict=True) if not spec.gate), names[0])
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def grader_of(rewards: Sequence[RewardSpec], names: Sequence[str], task: Task) -> str | None:
+    """The part that decides correctness: the first reward for this row that is not a gate, else the first gate."""
+    judging = [(spec.gate, name) for name, spec in zip(names, rewards, strict=True) if is_for(spec, task)]
+    return min(judging, key=lambda each: each[0])[1] if judging else None

@@ -361,7 +361,8 @@ def test_an_evaluation_plays_held_out_games_and_reports_success_and_return():
         lambda: Scripted([seen("?"), seen("<", -1, success=False), seen("=", 0, done=True, success=True)]),
     )
     examples = [Example(task=Task(id=str(i), text="-"), prompt=()) for i in range(3)]
-    rows, summary = Evaluator(collector=driver, examples=examples, settings=Evaluation(), grader=SUCCESS).run()
+    evaluator = Evaluator(collector=driver, examples=examples, settings=Evaluation(), grader=lambda task: SUCCESS)
+    rows, summary = evaluator.run()
     assert (summary["eval/accuracy"], summary["eval/reward_mean"], summary["eval/tasks"]) == (1.0, -1.0, 3)
     assert {key: rows[0][key] for key in ("correct", "reward", "text", "stop")} == {
         "correct": 1.0,
