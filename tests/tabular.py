@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignkit.algorithms.base import Algorithm, Loss, Outputs
+from alignkit.algorithms.base import Algorithm
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Loss, Outputs
 
 ARMS = (1.0, 0.0, 0.5)
 REFERENCE = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)

@@ -3,10 +3,9 @@
     L = mean over pairs -log sigmoid(r_w - r_l - margin) + centring (r_w + r_l)^2 + contrast C
 
 r is the value head's number at the answer's last token. Only differences within a prompt are learnt; centring
-(2312.09244) fixes the constant that is left free, which ensembles, blends and thresholds need. `members` are an
-ensemble of heads on one trunk: each is shown its own half of the pairs, at twice the weight, and the reward is their
-mean. C (goal-conditioned, 2407.13887) is -log sigmoid(+-cos(state, goal) / temperature), + for the chosen side: states
-after some token and after a later one, in a projection of the hidden state.
+(2312.09244) fixes the constant left free; ensembles, blends and thresholds need it. `members` are heads on one trunk,
+each shown its own half of the pairs at twice the weight; the reward is their mean. C (goal-conditioned, 2407.13887) is
+-log sigmoid(+-cos(state, goal) / temperature), + for the chosen side: projected states after a token and a later one.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from alignkit.types.batch import Batch
 
 Aggregate = Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "sequence_mean_constant"]
-STD_EPS = 1e-4  # as in TRL; the group's standard deviation has the n-1 divisor
 
 
 class Config(AlgorithmConfig):
@@ -65,7 +64,7 @@ def estimate(config: Config, batch: Batch) -> Batch:
     centred = ops.groups.centre(reward, batch.group)
     if config.scale != "none":
         over = batch.group if config.scale == "group" else batch.group * 0  # the whole batch as one group
-        centred = centred / (ops.groups.std(reward, over) + STD_EPS)
+        centred = centred / (ops.groups.std(reward, over) + ops.groups.STD_EPS)
     return batch.replace(advantages=batch.spread(centred))
 
 

@@ -67,11 +67,10 @@ def estimate(config: Config, batch: Batch) -> Batch:
 
 
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
-    mask = batch.action_mask
+    mask, sampler = batch.action_mask, batch.require("sampler_logprobs")[batch.action_mask]
     logprobs, entropy, advantages = outputs.logprobs[mask], outputs.entropy[mask], batch.require("advantages")[mask]
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[mask]
     ratio, low, high = ops.policy.ratio(logprobs, old), 1 - config.clip_low, 1 + config.clip_high
-    sampler = batch.require("sampler_logprobs")[mask]
     weight = ops.policy.correction(old, sampler, how="truncate", floor=0.0, cap=config.correction_cap)
     loss = weight * ops.policy.clipped(ratio, advantages, low=low, high=high, dual=config.clip_dual)
     loss = loss - (config.entropy_weight * entropy if config.entropy_weight else 0.0)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from alignkit.recipe.schema import Stage
     from alignkit.types.batch import Batch
 
-STD_EPS = 1e-4  # as in TRL; the standard deviation has the n-1 divisor
-
 
 class Config(AlgorithmConfig):
     unit: Literal["sequence", "token"] = "sequence"
@@ -55,7 +53,7 @@ def estimate(config: Config, batch: Batch) -> Batch:
 def place(config: Config, batch: Batch, advantages: Tensor) -> Batch:
     """The advantages of whole completions, scaled if asked for, on their tokens; without those that are too small."""
     if config.normalise:
-        advantages = advantages / (ops.groups.std(advantages, batch.group * 0) + STD_EPS)
+        advantages = advantages / (ops.groups.std(advantages, batch.group * 0) + ops.groups.STD_EPS)
     kept = (advantages.abs() >= config.min_advantage).nonzero().flatten()
     return batch.replace(advantages=batch.spread(advantages)).select(kept.tolist())
 

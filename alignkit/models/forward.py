@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from alignkit.algorithms.base import Outputs
 from alignkit.models import attention
 from alignkit.models.critic import read_values
 from alignkit.ops.logprobs import chunked_kl, chunked_logprobs, full_kl, full_logprobs
 from alignkit.types.batch import Batch
+from alignkit.types.outputs import Outputs
 
 HEAD_ROWS = 256  # rows of logits that exist at a time: 50 MB in float32 for a vocabulary of 49k
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignkit.algorithms.base import Algorithm, Outputs
+from alignkit.algorithms.base import Algorithm
 from alignkit.models.critic import read_values
 from alignkit.models.forward import base_model, padded_index
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Outputs
 from alignkit.types.seeds import child
 
 States = Callable[[list[list[int]]], list[list[float]]]

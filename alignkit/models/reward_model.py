@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from alignkit.algorithms.base import Algorithm, Judgement, Outputs
+from alignkit.algorithms.base import Algorithm
 from alignkit.data.prompts import render, render_answer
 from alignkit.data.ratings import step_ids
 from alignkit.errors import ContentError, DataError
@@ -31,6 +31,7 @@ from alignkit.recipe.schema import Data, Model
 from alignkit.rewards.base import as_score, unscorable
 from alignkit.rewards.steps import split_steps
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Judgement, Outputs
 from alignkit.types.rollout import Rollout
 from alignkit.types.score import FaultKind, Score, StepScore
 from alignkit.types.task import Message, Task

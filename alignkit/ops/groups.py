@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+STD_EPS = 1e-4  # what is added to a standard deviation before dividing by it, as in TRL
+
 
 def _members(group: Int[Tensor, " sequence"]) -> tuple[Int[Tensor, " sequence"], Int[Tensor, " group"]]:
     """For each sequence the number of its group (0..), and each group's size."""

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignkit.algorithms.base import Outputs
 from alignkit.errors import HealthError
 from alignkit.models.load import named_policy_weights
 from alignkit.parallel.trainer import ADAM_STATE, check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch
+from alignkit.types.outputs import Outputs
 
 
 class SingleTrainer:

@@ -14,9 +14,9 @@ from alignkit.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from alignkit.algorithms.base import Outputs
     from alignkit.recipe.schema import Optimizer
     from alignkit.types.batch import Batch
+    from alignkit.types.outputs import Outputs
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 

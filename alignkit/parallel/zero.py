@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignkit.algorithms.base import Outputs
 from alignkit.errors import HealthError, RecipeError
 from alignkit.models.forward import base_model, plain
 from alignkit.models.load import VALUE_HEAD, named_policy_weights
@@ -27,6 +26,7 @@ from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Outputs
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",

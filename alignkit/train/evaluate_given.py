@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from alignkit.algorithms.base import Judgement, Outputs
 from alignkit.train.loop import StageLoop
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Judgement, Outputs
 
 ROWS = 64  # read at a time
 PAIRS = ("pairs", "duels")

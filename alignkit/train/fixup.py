@@ -12,11 +12,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from alignkit.algorithms.base import Loss, Outputs
 from alignkit.ops import kl
 from alignkit.recipe.schema import Fixup
 from alignkit.train.step import Step
 from alignkit.types.batch import Batch
+from alignkit.types.outputs import Loss, Outputs
 
 
 def fix_up(step: Step, batch: Batch, settings: Fixup, lr: float) -> tuple[dict[str, Any], int]:

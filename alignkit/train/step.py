@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignkit.algorithms.base import Algorithm, Loss, Outputs
+from alignkit.algorithms.base import Algorithm
 from alignkit.errors import BatchError, HealthError
 from alignkit.models.forward import Forward, Want
 from alignkit.ops import kl, noise
@@ -19,6 +19,7 @@ from alignkit.parallel.trainer import Trainer
 from alignkit.train.split import micro_batches
 from alignkit.types.batch import Batch
 from alignkit.types.metric import Mean, Metric, combine
+from alignkit.types.outputs import Loss, Outputs
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.algorithms.base import Algorithm, AlgorithmConfig
 from alignkit.models.critic import add_value_head
 from alignkit.models.forward import Forward, Want
 from alignkit.parallel.group import Group
@@ -24,6 +24,7 @@ from alignkit.recipe.find import list_content, load
 from alignkit.recipe.schema import Optimizer, Stage, Train
 from alignkit.train.step import Step
 from alignkit.types.batch import FLOAT_COLUMNS, STATE_COLUMNS, Batch
+from alignkit.types.outputs import Loss, Outputs
 from tests.tiny import (
     ANNOTATED,
     SHAPE,

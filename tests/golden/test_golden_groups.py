@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from alignkit import ops
-from alignkit.algorithms.grpo import STD_EPS
 
 REWARDS = torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0])
 ONE_GROUP = torch.zeros(8, dtype=torch.long)
@@ -22,7 +21,7 @@ def pair(values: torch.Tensor) -> list[float]:
 def test_centred_scaled_and_leave_one_out_advantages():
     centred = ops.groups.centre(REWARDS, ONE_GROUP)
     assert pair(centred) == pytest.approx([0.75, -0.25])
-    scaled = centred / (ops.groups.std(REWARDS, ONE_GROUP) + STD_EPS)
+    scaled = centred / (ops.groups.std(REWARDS, ONE_GROUP) + ops.groups.STD_EPS)
     assert pair(centred / ops.groups.std(REWARDS, ONE_GROUP)) == pytest.approx([1.620185, -0.540062], abs=1e-6)
     assert pair(scaled) == pytest.approx([1.619835, -0.539945], abs=1e-6)  # with the 1e-4 that TRL adds, too
     with_1e6 = centred / (ops.groups.std(REWARDS, ONE_GROUP) + 1e-6)
@@ -52,7 +51,7 @@ def test_scaling_by_the_deviation_favours_tasks_that_are_nearly_solved_or_hopele
         score = torch.where(rewards == 1, 1 / probability, -1 / (1 - probability))  # d log P(answer) / dp
         plain += weight * (centred * score).mean().item()
         deviation += weight * (centred / (std + 1e-12) * score).mean().item()
-        with_epsilon += weight * (centred / (std + STD_EPS) * score).mean().item()
+        with_epsilon += weight * (centred / (std + ops.groups.STD_EPS) * score).mean().item()
     assert plain == pytest.approx(0.875)
     assert deviation == pytest.approx(scaled, abs=5e-4)
     assert with_epsilon == pytest.approx(scaled, abs=1.1e-3)

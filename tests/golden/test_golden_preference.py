@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from alignkit.algorithms.base import Outputs
 from alignkit.errors import BatchError
 from alignkit.ops import preference
 from alignkit.recipe.find import find, load
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Outputs
 
 GOLDEN = {
     "DPO": ({"type": "dpo"}, 0.620957),

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from alignkit import ops
-from alignkit.algorithms.base import Outputs
 from alignkit.recipe.read import load_algorithm
 from alignkit.types.batch import Item, pack
+from alignkit.types.outputs import Outputs
 
 
 def batch_of(*items: Item, share_prefix: bool = True):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from alignkit.algorithms import archer, archer_iql
-from alignkit.algorithms.base import Outputs
 from alignkit.train.target import Target
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Outputs
 
 STATES = {0: [10], 1: [10, 1, 11]}
 ASK, GUESS, RIGHT, WRONG = 1, 2, 3, 4

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from alignkit.algorithms import ppo, rebel_pairs
-from alignkit.algorithms.base import Outputs
 from alignkit.algorithms.dqo import ALGORITHM, Config, critic_loss, estimate, policy_loss
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Outputs
 from tests.tabular import finite_differences, in_float64, on_actions
 
 BETA = 0.5

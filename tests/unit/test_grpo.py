@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms.base import Loss, Outputs
 from alignkit.algorithms.grpo import ALGORITHM, Config, estimate, policy_loss
 from alignkit.errors import BatchError
 from alignkit.models.forward import Forward
@@ -17,6 +16,7 @@ from alignkit.parallel.group import Group
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
 from alignkit.train.step import Step
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Loss, Outputs
 from tests.tiny import Recorder, causal_lm, random_batch
 
 

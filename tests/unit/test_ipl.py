@@ -11,11 +11,11 @@ from torch import Tensor
 
 from alignkit import ops
 from alignkit.algorithms import cpl
-from alignkit.algorithms.base import Outputs
 from alignkit.algorithms.ipl import Config, policy_loss, requires
 from alignkit.recipe.find import find
 from alignkit.recipe.read import read_recipe
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch
 
 PAIRS = [(3, (4, 6)), (2, (1, 5)), (4, (7, 2))]

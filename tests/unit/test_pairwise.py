@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from alignkit.algorithms.base import Outputs
 from alignkit.data.pairs import Pair, Sieve, make_duels
 from alignkit.errors import DataError
 from alignkit.models.reward_model import RewardModel
@@ -18,6 +17,7 @@ from alignkit.recipe.read import load_algorithm
 from alignkit.recipe.schema import Data
 from alignkit.train.given import duel_items
 from alignkit.types.batch import Batch, pack
+from alignkit.types.outputs import Outputs
 from alignkit.types.score import FaultKind
 from alignkit.types.task import Task
 from tests.unit.reward_folders import answered, by_the_book, character_model, saved, text_task

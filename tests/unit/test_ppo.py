@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alignkit.algorithms.base import Outputs
 from alignkit.algorithms.ppo import ALGORITHM, Config, critic_loss, estimate, policy_loss
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch
 
 

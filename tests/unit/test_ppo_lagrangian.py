@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from alignkit.algorithms import ppo
-from alignkit.algorithms.base import Outputs
 from alignkit.algorithms.ppo_lagrangian import ALGORITHM, Config, critic_loss, estimate
 from alignkit.recipe.explain import explain_recipe
 from alignkit.recipe.find import find
@@ -16,6 +15,7 @@ from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Constraint
 from alignkit.train.constraints import Constraints
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch, repack
 
 COSTS = ("harm", "length")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from alignkit.algorithms import rloo
-from alignkit.algorithms.base import Outputs
 from alignkit.algorithms.reinforce import ALGORITHM, Config, estimate
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Outputs
 from tests.tabular import (
     OPTIMUM,
     Bandit,

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignkit.algorithms.base import Outputs
 from alignkit.errors import ContentError
 from alignkit.models import reward_model
 from alignkit.models.forward import base_model, packed, plain
@@ -20,6 +19,7 @@ from alignkit.models.load import VALUE_HEAD
 from alignkit.models.reward_model import RewardModel
 from alignkit.rewards.lift import find_reward
 from alignkit.types.batch import Item, pack
+from alignkit.types.outputs import Outputs
 from alignkit.types.score import FaultKind
 from alignkit.types.task import Task
 from tests.unit.reward_folders import (

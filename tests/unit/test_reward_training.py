@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from alignkit import ops
-from alignkit.algorithms.base import Loss, Outputs
 from alignkit.data.pairs import Pair
 from alignkit.errors import BatchError, DataError
 from alignkit.recipe.read import load_algorithm
 from alignkit.train.evaluate_given import GivenEvaluator
 from alignkit.train.given import check_columns
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Loss, Outputs
 from alignkit.types.task import Task
 from tests.tiny import random_batch
 

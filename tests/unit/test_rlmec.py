@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit import ops
-from alignkit.algorithms.base import Loss, Outputs
 from alignkit.algorithms.rlmec import Config, estimate, policy_loss
 from alignkit.data.generators import generate
 from alignkit.data.given import make_rows
@@ -27,6 +26,7 @@ from alignkit.recipe.schema import Data
 from alignkit.run.train import run as train
 from alignkit.train.given import rewritten_items
 from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.outputs import Loss, Outputs
 
 TOKENS = st.lists(st.integers(0, 2), max_size=6).map(tuple)
 

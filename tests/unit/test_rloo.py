@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from alignkit.algorithms import grpo
-from alignkit.algorithms.base import Outputs
 from alignkit.algorithms.rloo import ALGORITHM, Config, estimate
 from alignkit.errors import BatchError
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
 from alignkit.types.batch import Batch
+from alignkit.types.outputs import Outputs
 from tests.tabular import (
     OPTIMUM,
     Bandit,

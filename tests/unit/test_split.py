@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.algorithms.base import Algorithm, AlgorithmConfig
 from alignkit.errors import BatchError, HealthError
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
@@ -18,6 +18,7 @@ from alignkit.train.split import micro_batches, minibatches
 from alignkit.train.step import Step
 from alignkit.types.batch import Batch
 from alignkit.types.metric import Mean
+from alignkit.types.outputs import Loss, Outputs
 from tests.tiny import Recorder, causal_lm, noise, on_ranks, random_batch
 
 shapes = st.lists(

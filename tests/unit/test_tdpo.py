@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from alignkit.algorithms import dpo
-from alignkit.algorithms.base import Outputs
 from alignkit.algorithms.tdpo import Config, policy_loss
 from alignkit.models.forward import Forward, packed, plain
 from alignkit.ops.logprobs import chunked_kl, full_kl
 from alignkit.types.batch import Batch
+from alignkit.types.outputs import Outputs
 from tests.tiny import causal_lm, flat_gradient, noise, random_batch, relative
 
 PAIRS = [(3, (4, 6)), (2, (1, 5)), (4, (7, 2))]

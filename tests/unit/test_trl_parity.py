@@ -31,10 +31,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms.base import Outputs
 from alignkit.algorithms.grpo import Config, estimate, policy_loss
 from alignkit.ops.policy import correction
 from alignkit.types.batch import FLOAT_COLUMNS, Batch
+from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch
 
 with warnings.catch_warnings():

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from alignkit.algorithms import dpo, kto, orpo, simpo
-from alignkit.algorithms.base import Outputs
 from alignkit.types.batch import Batch
+from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch
 
 with warnings.catch_warnings():
