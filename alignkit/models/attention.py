@@ -2,8 +2,9 @@
 
 A token attends to itself, to the tokens before it in its own sequence, and to its block's prompt. That is two plain
 parts with a shared softmax: every span (a prompt, or one sequence's own tokens) attends causally to itself, and a
-block's continuations attend fully to its prompt. Each part is a fused kernel that returns its log-normaliser; the
-parts are merged by these, and given the merged output and normaliser each kernel's own backward is exact.
+block's continuations attend fully to its prompt. A prompt with a single continuation is one span. Each part is a fused
+kernel that returns its log-normaliser; the parts are merged by these, and given the merged output and normaliser each
+kernel's own backward is exact.
 
 On CPU the kernel is torch's flash attention; on CUDA it is flash-attn's varlen kernel over gathered keys. Registered
 with transformers' AttentionInterface under NAME by `install`, so stock models run unchanged.
@@ -11,6 +12,7 @@ with transformers' AttentionInterface under NAME by `install`, so stock models r
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,53 +24,91 @@ from alignkit.types.batch import Block
 
 NAME = "alignkit_packed"
 PADDING_WASTE = 1.25  # spans share one kernel call while padding them costs at most this factor in tokens
+ALONE = 256  # tokens; a longer span is worth a call of its own
+
+
+Index = Tensor | slice
+"""Packed indices (row, length), padded with the index one past the last token; a slice where there is one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring tokens that attend causally to each other, and all of them to a prompt before them, if any."""
+
+    begin: int
+    length: int
+    prompt: int = 0
+    prompt_begin: int = 0
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where the parts lie, computed once per micro-batch and used by every layer.
 
-    buckets: for spans of similar length, packed indices (span, padded length); padding points one past the last token.
-    crosses: (prompt start, prompt end, block end) of blocks whose prompt is continued.
+    buckets: the tokens of spans of similar length. crosses: for blocks with prompts of one length and continuations of
+    similar length, the tokens of all that continues each prompt, and those of the prompts.
     """
 
-    buckets: tuple[Tensor, ...]
-    crosses: tuple[tuple[int, int, int], ...]
-    num_tokens: int
+    spans: tuple[Span, ...]
+    buckets: tuple[Index, ...]
+    crosses: tuple[tuple[Index, Index], ...]
 
 
 def layout(blocks: tuple[Block, ...]) -> Layout:
     """The Layout of a packed batch's blocks."""
-    spans = [(block.start, block.prompt) for block in blocks]
+    spans: list[Span] = []
+    continued: dict[int, list[Span]] = defaultdict(list)
     for block in blocks:
+        if len(block.lengths) == 1:
+            spans.append(Span(block.start, block.end - block.start))
+            continue
         begin = block.start + block.prompt
+        spans.append(Span(block.start, block.prompt))
+        continued[block.prompt].append(Span(begin, block.end - begin))
         for length in block.lengths:
-            spans.append((begin, length))
+            spans.append(Span(begin, length, block.prompt, block.start))
             begin += length
-    num_tokens = blocks[-1].end
-    crosses = tuple((block.start, block.start + block.prompt, block.end) for block in blocks)
-    return Layout(tuple(_bucket(bucket, num_tokens) for bucket in _buckets(spans)), crosses, num_tokens)
+    padding = blocks[-1].end
+    crosses = [
+        (_index(bucket, padding), _index([Span(span.begin - prompt, prompt) for span in bucket], padding))
+        for prompt, bodies in continued.items()
+        for bucket in _buckets(bodies)
+    ]
+    return Layout(tuple(spans), tuple(_index(bucket, padding) for bucket in _buckets(spans)), tuple(crosses))
 
 
-def _buckets(spans: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Spans grouped by similar length: a group grows while its padded size stays within PADDING_WASTE of its own."""
-    groups: list[list[tuple[int, int]]] = []
+def _buckets(spans: list[Span]) -> list[list[Span]]:
+    """Spans for one kernel call each: long ones alone, of short ones as many as PADDING_WASTE allows."""
+    groups: list[list[Span]] = []
     total = 0
-    for span in sorted(spans, key=lambda span: -span[1]):
-        if groups and (len(groups[-1]) + 1) * groups[-1][0][1] <= PADDING_WASTE * (total + span[1]):
+    for span in sorted(spans, key=lambda span: -span.length):
+        longest = groups[-1][0].length if groups else 0
+        fits = (len(groups[-1]) + 1) * longest <= PADDING_WASTE * (total + span.length) if groups else False
+        if fits and longest <= ALONE:
             groups[-1].append(span)
-            total += span[1]
+            total += span.length
         else:
             groups.append([span])
-            total = span[1]
+            total = span.length
     return groups
 
 
-def _bucket(spans: list[tuple[int, int]], padding: int) -> Tensor:
-    index = torch.full((len(spans), spans[0][1]), padding)
-    for row, (begin, length) in enumerate(spans):
-        index[row, :length] = torch.arange(begin, begin + length)
+def _index(spans: list[Span], padding: int) -> Index:
+    if len(spans) == 1:
+        return slice(spans[0].begin, spans[0].begin + spans[0].length)
+    index = torch.full((len(spans), spans[0].length), padding)
+    for row, span in enumerate(spans):
+        index[row, : span.length] = torch.arange(span.begin, span.begin + span.length)
     return index
+
+
+def _read(x: Tensor, index: Index) -> Tensor:
+    """(row, head, length, ...) of (head, token, ...); a view where there is one row."""
+    return x[None, :, index] if isinstance(index, slice) else x[:, index].transpose(0, 1)
+
+
+def _write(x: Tensor, index: Index, rows: Tensor) -> None:
+    x[:, index] = rows[0] if isinstance(index, slice) else rows.transpose(0, 1)
 
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -80,51 +120,43 @@ class _PackedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, plan: Layout, scale: float):
-        padded = [torch.nn.functional.pad(x, (0, 0, 0, 1)) for x in (query, key, value)]
-        output = torch.empty_like(padded[0])
+        query, key, value = (torch.nn.functional.pad(x, (0, 0, 0, 1)) for x in (query, key, value))
+        output = torch.empty_like(query)
         normaliser = torch.empty(output.shape[:2], dtype=torch.float32)
         for index in plan.buckets:
-            parts = [x[:, index].transpose(0, 1) for x in padded]  # (span, head, length, width)
+            parts = [_read(x, index) for x in (query, key, value)]
             out, log = _forward(*parts, 0.0, True, attn_mask=None, scale=scale)
-            output[:, index], normaliser[:, index] = out.transpose(0, 1), log.transpose(0, 1)
-        output, normaliser = output[:, :-1], normaliser[:, :-1]
-        for start, middle, end in plan.crosses:
-            out, log = _forward(*_cross(query, key, value, start, middle, end), 0.0, False, attn_mask=None, scale=scale)
-            own, log = normaliser[:, middle:end], log[0]
+            _write(output, index, out)
+            _write(normaliser, index, log)
+        for index, prompt in plan.crosses:
+            parts = (_read(query, index), _read(key, prompt), _read(value, prompt))
+            out, log = _forward(*parts, 0.0, False, attn_mask=None, scale=scale)
+            own = _read(normaliser, index)
             merged = torch.logaddexp(own, log)
-            mixed = output[:, middle:end] * (own - merged).exp()[..., None] + out[0] * (log - merged).exp()[..., None]
-            output[:, middle:end], normaliser[:, middle:end] = mixed.to(output.dtype), merged
+            mixed = _read(output, index) * (own - merged).exp()[..., None] + out * (log - merged).exp()[..., None]
+            _write(output, index, mixed.to(output.dtype))
+            _write(normaliser, index, merged)
+        output[:, -1], normaliser[:, -1] = 0.0, 0.0  # the padding's row
         ctx.save_for_backward(query, key, value, output, normaliser)
         ctx.plan, ctx.scale = plan, scale
-        return output
+        return output[:, :-1]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (grad,) = grads
         query, key, value, output, normaliser = ctx.saved_tensors
-        sources = (grad, query, key, value, output)
-        padded = [torch.nn.functional.pad(x, (0, 0, 0, 1)) for x in sources]
-        padded_normaliser = torch.nn.functional.pad(normaliser, (0, 1))
-        totals = [torch.zeros_like(padded[0]) for _ in range(3)]
+        grad = torch.nn.functional.pad(grads[0], (0, 0, 0, 1))
+        totals = [torch.zeros_like(query) for _ in range(3)]
         for index in ctx.plan.buckets:
-            parts = [x[:, index].transpose(0, 1) for x in padded]
-            log = padded_normaliser[:, index].transpose(0, 1)
-            for total, part in zip(totals, _backward(*parts, log, 0.0, True, scale=ctx.scale), strict=True):
-                total[:, index] = part.transpose(0, 1)
-        for start, middle, end in ctx.plan.crosses:
-            continued = slice(middle, end)
-            parts = (grad[None, :, continued], *_cross(query, key, value, start, middle, end))
-            state = (output[None, :, continued], normaliser[None, :, continued])
-            grad_query, grad_key, grad_value = _backward(*parts, *state, 0.0, False, scale=ctx.scale)
-            totals[0][:, continued] += grad_query[0]
-            totals[1][:, start:middle] += grad_key[0]
-            totals[2][:, start:middle] += grad_value[0]
+            parts = [_read(x, index) for x in (grad, query, key, value, output, normaliser)]
+            for total, part in zip(totals, _backward(*parts, 0.0, True, scale=ctx.scale), strict=True):
+                _write(total, index, part)
+        for index, prompt in ctx.plan.crosses:
+            places = (index, index, prompt, prompt, index, index)
+            of = zip((grad, query, key, value, output, normaliser), places, strict=True)
+            found = _backward(*(_read(x, where) for x, where in of), 0.0, False, scale=ctx.scale)
+            for total, part, where in zip(totals, found, (index, prompt, prompt), strict=True):
+                _write(total, where, _read(total, where) + part)
         return *(total[:, :-1] for total in totals), None, None
-
-
-def _cross(query, key, value, start: int, middle: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The continuations' queries and the prompt's keys and values, with a batch axis of one."""
-    return query[None, :, middle:end], key[None, :, start:middle], value[None, :, start:middle]
 
 
 def packed_attention(
@@ -149,16 +181,14 @@ def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, s
     """The same through flash-attn: every span is a sequence whose keys are its prompt's, if any, and its own."""
     from flash_attn import flash_attn_varlen_func
 
-    spans = sorted(
-        ((int(row[0]), int((row < plan.num_tokens).sum())) for bucket in plan.buckets for row in bucket),
-    )
-    keys, query_lengths, key_lengths = [], [], []
-    for begin, length in spans:
-        prompt = next(((s, m) for s, m, e in plan.crosses if m <= begin < e), None)
-        context = [torch.arange(*prompt)] if prompt else []
-        keys += [*context, torch.arange(begin, begin + length)]
-        query_lengths.append(length)
-        key_lengths.append(length + (prompt[1] - prompt[0] if prompt else 0))
+    spans = sorted(plan.spans, key=lambda span: span.begin)
+    keys = [
+        torch.arange(*ends)
+        for span in spans
+        for ends in ((span.prompt_begin, span.prompt_begin + span.prompt), (span.begin, span.begin + span.length))
+    ]
+    query_lengths = [span.length for span in spans]
+    key_lengths = [span.prompt + span.length for span in spans]
     index = torch.cat(keys).to(key.device)
     offsets = [torch.tensor([0, *n], device=key.device).cumsum(0).int() for n in (query_lengths, key_lengths)]
     out = flash_attn_varlen_func(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -233,9 +234,11 @@ class Forward:
 
 
 def _few(batch: Batch) -> Batch:
-    """Up to 3 sequences of each of the first 2 blocks: enough for shared prompts, several blocks and padding."""
-    chosen, first = [], 0
-    for block in batch.blocks[:2]:
-        chosen += range(first, first + min(3, len(block.lengths)))
-        first += len(block.lengths)
-    return batch.select(chosen)
+    """Up to 3 sequences of each of 2 blocks: enough for shared prompts, several blocks and padding.
+
+    The blocks with the most sequences, because a prompt that is not shared takes another way through the attention.
+    """
+    firsts = [0, *accumulate(len(block.lengths) for block in batch.blocks)]
+    most = sorted(range(len(batch.blocks)), key=lambda number: -len(batch.blocks[number].lengths))[:2]
+    sizes = {number: min(3, len(batch.blocks[number].lengths)) for number in most}
+    return batch.select([firsts[number] + member for number in sorted(most) for member in range(sizes[number])])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -169,11 +171,11 @@ def test_a_wrong_packed_path_is_turned_off_reported_once_and_training_goes_on_pl
 
 def test_attention_that_is_wrong_only_for_shared_prompts_is_found_when_the_first_of_them_comes(monkeypatch):
     right = attention.layout
-    monkeypatch.setattr(
-        attention, "layout", lambda blocks: attention.Layout(right(blocks).buckets, (), right(blocks).num_tokens)
-    )  # continuations that do not see their prompt
-    runner, said = forward(causal_lm())
-    runner.verify(random_batch([(4, [3, 3])]), temperature=1.0)
+    monkeypatch.setattr(attention, "layout", lambda blocks: replace(right(blocks), crosses=()))
+    runner, said = forward(causal_lm())  # its continuations do not see their prompt, where that is shared
+    runner.verify(random_batch([(4, [3]), (5, [3])]), temperature=1.0)
+    assert runner.fast
+    runner.verify(random_batch([(4, [3]), (5, [3]), (4, [3, 3])]), temperature=1.0)
     assert not runner.fast
     assert len(said) == 1
 
