@@ -27,10 +27,6 @@ PADDING_WASTE = 1.25  # spans share one kernel call while padding them costs at 
 ALONE = 256  # tokens; a longer span is worth a call of its own
 
 
-Index = Tensor | slice
-"""Packed indices (row, length), padded with the index one past the last token; a slice where there is one row."""
-
-
 @dataclass(frozen=True, slots=True)
 class Span:
     """Neighbouring tokens that attend causally to each other, and all of them to a prompt before them, if any."""
@@ -45,13 +41,14 @@ class Span:
 class Layout:
     """Where the parts lie, computed once per micro-batch and used by every layer.
 
-    buckets: the tokens of spans of similar length. crosses: for blocks with prompts of one length and continuations of
-    similar length, the tokens of all that continues each prompt, and those of the prompts.
+    buckets: packed indices (span, padded length) of spans of similar length; padding points one past the last token.
+    crosses: the same, for blocks with prompts of one length and continuations of similar length, of all that continues
+    each prompt, and of the prompts.
     """
 
     spans: tuple[Span, ...]
-    buckets: tuple[Index, ...]
-    crosses: tuple[tuple[Index, Index], ...]
+    buckets: tuple[Tensor, ...]
+    crosses: tuple[tuple[Tensor, Tensor], ...]
 
 
 def layout(blocks: tuple[Block, ...]) -> Layout:
@@ -93,22 +90,20 @@ def _buckets(spans: list[Span]) -> list[list[Span]]:
     return groups
 
 
-def _index(spans: list[Span], padding: int) -> Index:
-    if len(spans) == 1:
-        return slice(spans[0].begin, spans[0].begin + spans[0].length)
+def _index(spans: list[Span], padding: int) -> Tensor:
     index = torch.full((len(spans), spans[0].length), padding)
     for row, span in enumerate(spans):
         index[row, : span.length] = torch.arange(span.begin, span.begin + span.length)
     return index
 
 
-def _read(x: Tensor, index: Index) -> Tensor:
-    """(row, head, length, ...) of (head, token, ...); a view where there is one row."""
-    return x[None, :, index] if isinstance(index, slice) else x[:, index].transpose(0, 1)
+def _read(x: Tensor, index: Tensor) -> Tensor:
+    """(row, head, length, ...) of (head, token, ...)."""
+    return x[:, index].transpose(0, 1)
 
 
-def _write(x: Tensor, index: Index, rows: Tensor) -> None:
-    x[:, index] = rows[0] if isinstance(index, slice) else rows.transpose(0, 1)
+def _write(x: Tensor, index: Tensor, rows: Tensor) -> None:
+    x[:, index] = rows.transpose(0, 1)
 
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

@@ -267,7 +267,7 @@ def test_an_answer_that_is_too_long_is_refused_with_the_cause_or_cut(tmp_path, l
     [[same, cut]] = RewardModel.load(saved(model, tokenizer, tmp_path / "cuts", longest=longest, cut=True)).score(
         [(task, rollouts)], name="r"
     )
-    assert same.value == short.value
+    assert same.value == pytest.approx(short.value, abs=1e-6)
     prompt = tokenizer("1+2=")["input_ids"]
     three = tokenizer("3", add_special_tokens=False)["input_ids"]
     kept = min(longest or 12, 12 - len(prompt))
