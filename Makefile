@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # threads that spin while they wait make processes that share few cores 10 times slower
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation
+.PHONY: mutate fuzz licences trust-table data-docs evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -41,12 +41,16 @@ test: $(STAMP) ## all checks and the fast tests
 	$(BIN)/ty check alignkit
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/counts.py
-	$(BIN)/python -m pytest
+	$(BIN)/python .ci/pins.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-test-slow: $(STAMP) ## tests that take minutes: kill -9 and resume, vLLM, SmolLM2, two processes
-	$(BIN)/python -m pytest -m slow --timeout 1800
+test-slow: $(STAMP) ## tests that take minutes: kill -9 and resume, vLLM, SmolLM2, two processes, 20,000 fuzzed conversations
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800 -n 2
 
-smoke: $(STAMP) ## the smoke recipes, checked against the numbers in their headers
+fuzz: $(STAMP) ## every property again with new random examples, 2,000 each (20 minutes); `make test` repeats the same ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile exploring -n 2
+
+smoke: $(STAMP) ## the quick smoke recipes, checked against recipes/smoke/promises.toml (.ci/smoke.py --all: every one)
 	$(BIN)/python .ci/smoke.py
 
 check: $(STAMP) ## formatting, lint, types and layers only
@@ -57,6 +61,16 @@ format: $(STAMP) ## rewrite the code in the house format
 
 lock: $(STAMP) ## resolve requirements-cpu.txt anew
 	$(BIN)/python .ci/lock.py > requirements-cpu.new && mv requirements-cpu.new requirements-cpu.txt
+
+data-docs: $(STAMP) ## write the layouts of rows into docs/data.md and the chat templates of families into docs/templates.md
+	$(BIN)/python .ci/data_docs.py docs/data.md
+	$(BIN)/python .ci/families_docs.py
+
+licences: $(STAMP) ## the licences of the installed packages, written to docs/licences.md
+	$(BIN)/python .ci/licences.py docs/licences.md
+
+trust-table: $(STAMP) ## the tests behind every promise of reliability and security, slow ones too, counted into docs/trust.md
+	$(BIN)/python .ci/trust_table.py docs/trust.md
 
 glossary: $(STAMP) ## write docs/glossary.md from the code
 	$(BIN)/python -m alignkit.report.glossary docs/glossary.md
@@ -83,6 +97,9 @@ evals-table: $(STAMP) ## SmolLM2-135M on the quick suite, all of GSM8K and XSTes
 	$(BIN)/alignkit eval smollm2-135m-instruct --suite quick --out runs/eval/smollm2-135m-instruct
 	$(BIN)/alignkit eval smollm2-135m-instruct --task math/gsm8k-chat --task safety/xstest --out runs/eval/smollm2-135m-instruct
 	$(BIN)/python .ci/evals_table.py runs/eval/smollm2-135m-instruct docs/evals.md
+
+mutate: $(STAMP) ## change the maths in 100 places, one at a time, and list the changes that no test notices
+	$(BIN)/python .ci/mutate.py
 
 counts: $(STAMP) ## lines of the reading path, checked against the promised limits
 	$(BIN)/python .ci/counts.py

@@ -51,7 +51,29 @@ class CheckpointError(AlignkitError, RuntimeError):
     """A checkpoint is missing, damaged, does not fit the recipe, or could not be written."""
 
 
+class SignatureError(AlignkitError, ValueError):
+    """A folder has no signature, or not one of this key; or the key itself cannot be used."""
+
+
 class HealthError(AlignkitError, RuntimeError):
     """A health rule stopped a run that was no longer learning or no longer numerically sound."""
 
     exit_code = 3
+
+
+class StorageError(AlignkitError, OSError):
+    """A file or folder cannot be used: the disk is full, nobody may write there, or another process is using it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # an OSError with a number would say that alone
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says: two of a heading, its type where it is mute."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def on_one_line(error: BaseException, *, limit: int = 200) -> str:
+    """All that another library's error says, on one line and at most `limit` characters; its type where it is mute."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from alignkit.evaluate.before_after import compare_results
+from alignkit.evaluate.results.before_after import compare_results
 from alignkit.recipe.read import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
+from alignkit.engines.canary import check, probe
+from alignkit.engines.hf import HfEngine
+from alignkit.engines.vllm.engine import VllmEngine
 from alignkit.models.load import load_policy, named_policy_weights, smollm2_folder
 from alignkit.recipe.schema import Model
-from alignkit.rollout.canary import check, probe
-from alignkit.rollout.hf import HfEngine
-from alignkit.rollout.vllm import VllmEngine
 from alignkit.types.rollout import Request
 
 NEW_TOKENS = 64

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from benchmarks.calibrate import calibrate
 from benchmarks.results import Result, Table, this_machine
-from benchmarks.side import Side
+from benchmarks.side import Side, SideDied
 
 TOKENS, WIDTH, VOCABULARY = 4096, 576, 49152  # SmolLM2-135M
 ROUNDS = {"bfloat16": 7, "float32": 3}
@@ -62,21 +64,25 @@ def measure() -> Result:
 
 
 def _alone(head: str, dtype: str, kept: bool, command: str) -> float:
-    with closing(Side(serve, head, dtype, kept, log_file=Path("/dev/null"))) as side:
+    with tempfile.TemporaryDirectory() as folder, closing(_start(head, dtype, kept, Path(folder))) as side:
         return side(command).value
 
 
 def _times(dtype: str, kept: bool) -> dict[str, list[float]]:
-    sides = {head: Side(serve, head, dtype, kept, log_file=Path("/dev/null")) for head in HEADS}
-    for side in sides.values():
-        side("time")
     times = {head: [] for head in HEADS}
-    for _ in range(ROUNDS[dtype]):
-        for head, side in sides.items():
-            times[head].append(side("time").value)
-    for side in sides.values():
-        side.close()
+    with ExitStack() as resources:
+        folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
+        sides = {head: resources.enter_context(closing(_start(head, dtype, kept, folder))) for head in HEADS}
+        for side in sides.values():
+            side("time")
+        for _ in range(ROUNDS[dtype]):
+            for head, side in sides.items():
+                times[head].append(side("time").value)
     return times
+
+
+def _start(head: str, dtype: str, kept: bool, folder: Path) -> Side:
+    return Side(serve, head, dtype, kept, name=f"{HEADS[head]}, {dtype}", log_file=folder / f"{head}.log")
 
 
 def _row(head: str, dtype: str, kept: bool, peaks: dict, times: dict, errors: dict) -> Sequence[str]:
@@ -99,7 +105,7 @@ def serve(connection: Connection, head: str, dtype: str, kept: bool) -> None:
     """Commands: `peak`, bytes beyond the inputs; `time`, seconds; `error`, of the gradients on 512 tokens."""
     import torch
 
-    from alignkit.run.memory import keep_freed_memory
+    from alignkit.run.train.memory import keep_freed_memory
 
     if kept:
         keep_freed_memory()
@@ -177,5 +183,12 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
+def main() -> None:
+    try:
+        print(measure().save())
+    except SideDied as death:
+        sys.exit(str(death))
+
+
 if __name__ == "__main__":
-    print(measure().save())
+    main()

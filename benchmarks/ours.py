@@ -1,4 +1,4 @@
-"""Our side of the GRPO step: the objects that a run is made of, put together as run/build.py does."""
+"""Our side of the GRPO step: the objects that a run is made of, put together as run/train/build.py does."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from alignkit.algorithms import grpo
+from alignkit.algorithms.rollouts import grpo
+from alignkit.engines.canary import probe
+from alignkit.engines.engine import Engine
+from alignkit.engines.hf import HfEngine
+from alignkit.engines.vllm.engine import VllmEngine
 from alignkit.models.forward import Forward
 from alignkit.models.load import load_policy, smollm2_folder
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.recipe.schema import Model, Optimizer, Train
-from alignkit.rollout.canary import probe
-from alignkit.rollout.engine import Engine
-from alignkit.rollout.hf import HfEngine
-from alignkit.rollout.vllm import VllmEngine
-from alignkit.run.memory import keep_freed_memory
+from alignkit.run.train.memory import keep_freed_memory
 from alignkit.train.step import Step
 from alignkit.train.sync import Sync
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.rollout import Completion, Request
-from benchmarks.shapes import Shape
+from benchmarks.shapes import SHORTEST, Shape
 
 LEARNING_RATE = 1e-6
 MAX_GRAD_NORM = 1.0
@@ -37,15 +38,17 @@ CANARY_TOLERANCE = 0.08  # as in recipes
 
 
 class _Trainer(SingleTrainer):
-    """Writes the next gradient to `gradient_file`, when that is set, instead of using it."""
+    """Writes the next gradient to `gradient_file`, when that is set; uses it all the same unless `discard` is set."""
 
     gradient_file: Path | None = None
+    discard = False
 
     def step(self, lr: float) -> float:
-        if self.gradient_file is None:
+        file, self.gradient_file = self.gradient_file, None
+        if file is not None:
+            save_file({name: p.grad for name, p in self._trained.items() if p.grad is not None}, file)
+        if not self.discard:
             return super().step(lr)
-        save_file({name: p.grad for name, p in self._trained.items() if p.grad is not None}, self.gradient_file)
-        self.gradient_file = None
         self.optimizer.zero_grad(set_to_none=True)
         return 0.0
 
@@ -76,25 +79,31 @@ class Ours:
         return engine
 
     def step(self, engine: Engine) -> dict[str, Any]:
-        """Sync, generate, update, as the loop does them; seconds of each and the completions."""
+        """Sync, generate, update, as the loop does them; seconds of each."""
         begun = time.perf_counter()
         self._sync(self._version, self.trainer, self.forward)
         synced = time.perf_counter()
-        completions = self.generate(engine)
+        completions = self.generate(engine, self.shape.lengths)
         generated = time.perf_counter()
         self.update(self.batch([c.token_ids for c in completions], [c.logprobs for c in completions]))
         return {
             "sync_s": synced - begun,
             "generate_s": generated - synced,
             "update_s": time.perf_counter() - generated,
-            "completions": [list(c.token_ids) for c in completions],
         }
 
-    def generate(self, engine: Engine) -> list[Completion]:
-        """Completions of exactly the shape's lengths: no stop token is given, and each has its own limit."""
+    def warm_up(self, engine: Engine, completions: Sequence[Sequence[int]], file: Path) -> dict[str, Any]:
+        """A whole step with a short generation, trained on these completions; its gradient goes to `file`."""
+        self._sync(self._version, self.trainer, self.forward)
+        self.generate(engine, [SHORTEST] * self.shape.samples)
+        self.trainer.gradient_file = file
+        return self.update(self.batch(completions))
+
+    def generate(self, engine: Engine, lengths: Sequence[int]) -> list[Completion]:
+        """Completions of exactly these lengths: no stop token is given, and each has its own limit."""
         requests = [
             Request(prompt_ids=ids, seed=1000 * self._version + number, max_new_tokens=length)
-            for number, (ids, length) in enumerate(zip(self._prompts, self.shape.lengths, strict=True))
+            for number, (ids, length) in enumerate(zip(self._prompts, lengths, strict=True))
         ]
         return asyncio.run(engine.generate(requests))
 
@@ -130,20 +139,19 @@ class Ours:
         self._version += 1
         return {"loss": metrics["loss/policy"].value, "entropy": metrics["policy/entropy"].value}
 
-    def gradient(self, completions: Sequence[Sequence[int]], file: Path, dtype: str) -> dict[str, Any]:
-        """Writes the gradient of an update in `dtype` on these completions to `file`; the weights stay.
-
-        In float32 with smaller micro-batches, which change nothing but memory: TRL lives on the same machine.
-        """
-        self.trainer.gradient_file = file
-        forward = Forward(self.model, getattr(torch, dtype), report=_refuse)
-        max_tokens = MAX_TOKENS // 4 if dtype == "float32" else MAX_TOKENS
-        return self.update(self.batch(completions), forward, max_tokens)
+    def exact_gradient(self, completions: Sequence[Sequence[int]], file: Path) -> dict[str, Any]:
+        """Writes the gradient in float32 to `file`; the weights stay. Small micro-batches change nothing but memory."""
+        self.trainer.gradient_file, self.trainer.discard = file, True
+        forward = Forward(self.model, torch.float32, report=_refuse)
+        metrics = self.update(self.batch(completions), forward, MAX_TOKENS // 4)
+        self.trainer.discard = False
+        return metrics
 
 
 def serve(connection: Connection, shape: Shape, dtype: str, log_file: Path) -> None:
-    """Commands: `sample`, completions for both sides; ("gradient", completions, file, dtype); `step`, the whole step;
-    `hf`, seconds of generation with our hf engine."""
+    """Commands: `sample`, completions for both sides; ("exact", completions, file), the float32 gradient;
+    ("gradient", completions, file), the warm-up; `step`, the whole step; `hf`, seconds of generation with our hf
+    engine."""
     with contextlib.ExitStack() as resources:
         ours = Ours(shape, dtype)
         engine = ours.start_engine(log_file)
@@ -152,14 +160,16 @@ def serve(connection: Connection, shape: Shape, dtype: str, log_file: Path) -> N
         while True:
             match connection.recv():
                 case "sample":
-                    connection.send([list(completion.token_ids) for completion in ours.generate(engine)])
-                case ("gradient", completions, file, dtype):
-                    connection.send(ours.gradient(completions, file, dtype))
+                    connection.send([list(c.token_ids) for c in ours.generate(engine, shape.lengths)])
+                case ("exact", completions, file):
+                    connection.send(ours.exact_gradient(completions, file))
+                case ("gradient", completions, file):
+                    connection.send(ours.warm_up(engine, completions, file))
                 case "step":
                     connection.send(ours.step(engine))
                 case "hf":
                     begun = time.perf_counter()
-                    ours.generate(HfEngine(ours.model, dtype=dtype, share=True))
+                    ours.generate(HfEngine(ours.model, dtype=dtype, share=True), shape.lengths)
                     connection.send(time.perf_counter() - begun)
 
 

@@ -25,7 +25,7 @@ from numpy.random import Generator, Philox
 from alignkit.data.generators import generate
 from alignkit.recipe.read import read_recipe
 from alignkit.report import chart
-from alignkit.run.train import run as train
+from alignkit.run.train.train import run as train
 from alignkit.types.seeds import child
 from benchmarks.algorithms import ROOT, put
 

@@ -20,12 +20,18 @@ from typing import Any
 import numpy as np
 
 from alignkit.data.sources import load_tasks, split_holdout
-from alignkit.evaluate.distributions import coverage, crossing_rate, crps, crps_gaussian, mean_score
-from alignkit.evaluate.first_error import best_first_error_threshold, first_below, first_error, first_wrong, step_auc
-from alignkit.evaluate.separation import auc, auc_interval, calibration
-from alignkit.evaluate.statistics import wilson_interval
-from alignkit.models.reward_model import RewardModel
+from alignkit.evaluate.statistics.distributions import coverage, crossing_rate, crps, crps_gaussian, mean_score
+from alignkit.evaluate.statistics.first_error import (
+    best_first_error_threshold,
+    first_below,
+    first_error,
+    first_wrong,
+    step_auc,
+)
+from alignkit.evaluate.statistics.separation import auc, auc_interval, calibration
+from alignkit.evaluate.statistics.statistics import wilson_interval
 from alignkit.recipe.read import read_recipe
+from alignkit.rewards.learned.reward_model import RewardModel
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.score import Score
 from alignkit.types.seeds import child

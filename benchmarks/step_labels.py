@@ -19,11 +19,11 @@ from statistics import fmean
 import torch
 
 from alignkit.data.sources import load_tasks
-from alignkit.evaluate.separation import auc, auc_interval, kendall, spearman
+from alignkit.evaluate.statistics.separation import auc, auc_interval, kendall, spearman
 from alignkit.ops.step_labels import entropy_label
 from alignkit.recipe.schema import Data, RewardSpec
-from alignkit.run.label_steps import label_steps
-from alignkit.run.step_rollouts import Labelling
+from alignkit.rollout.step_rollouts import Labelling
+from alignkit.run.lab.label_steps import label_steps
 from benchmarks.algorithms import ROOT, put, train
 
 PAGE = ROOT / "docs" / "rewards.md"

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, L
 from trl import GRPOConfig, GRPOTrainer
 
 from alignkit.models.load import smollm2_folder
-from alignkit.run.memory import keep_freed_memory
+from alignkit.run.train.memory import keep_freed_memory
 from benchmarks.ours import LEARNING_RATE, MAX_GRAD_NORM
-from benchmarks.shapes import Shape
+from benchmarks.shapes import SHORTEST, Shape
 from benchmarks.trl_settings import Settings
 
 STEPS = 1000  # more than anyone measures; the other side ends the run
@@ -32,10 +32,10 @@ class ForcedLengths(LogitsProcessor):
     """Row i of a generation ends with its stop token as token number lengths[i], never before."""
 
     def __init__(self, lengths: list[int], stop: int, prompt: int):
-        self._lengths, self._stop, self._prompt = torch.tensor(lengths), stop, prompt
+        self.lengths, self._stop, self._prompt = lengths, stop, prompt
 
     def __call__(self, input_ids: Any, scores: Any) -> torch.Tensor:
-        ends = input_ids.shape[1] - self._prompt + 1 >= self._lengths
+        ends = input_ids.shape[1] - self._prompt + 1 >= torch.tensor(self.lengths)
         stop = scores[:, self._stop].clone()
         scores = scores.masked_fill(ends[:, None], -torch.inf)
         scores[:, self._stop] = torch.where(ends, stop, -torch.inf)
@@ -74,10 +74,10 @@ class TimedTrainer(GRPOTrainer):
 
 
 class Turns(TrainerCallback):
-    """Waits for a command at the start of each step and answers at its end."""
+    """Waits for a command at the start of each step and answers at its end. forced: gets the lengths of generation."""
 
-    def __init__(self, connection: Connection):
-        self._connection = connection
+    def __init__(self, connection: Connection, shape: Shape, forced: ForcedLengths):
+        self._connection, self._shape, self._forced = connection, shape, forced
         self.trainer: Any = None  # set once it exists
         self._file: Path | None = None
         self._ready = False
@@ -87,9 +87,11 @@ class Turns(TrainerCallback):
             self._connection.send("ready")
             self._ready = True
         self.trainer.losses, self.trainer.entropies = [], []
+        self._forced.lengths = self._shape.lengths
         match self._connection.recv():
             case ("gradient", completions, file):
                 self.trainer.completions, self._file = completions, file
+                self._forced.lengths = [SHORTEST] * self._shape.samples
         self._begun = time.perf_counter()
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -112,8 +114,9 @@ class Turns(TrainerCallback):
 
 
 def serve(connection: Connection, shape: Shape, settings: Settings) -> None:
-    """Commands: `step`, one whole step; ("gradient", completions, file), a step on given completions that writes its
-    gradient (as clipped). TRL samples with the weights it trains, so there is no sync."""
+    """Commands: `step`, one whole step; ("gradient", completions, file), the warm-up: a step with a short generation,
+    trained on given completions, that writes its gradient (as clipped). TRL samples with the weights it trains, so
+    there is no sync."""
     if settings.allocator:
         keep_freed_memory()
     folder = smollm2_folder()
@@ -122,7 +125,7 @@ def serve(connection: Connection, shape: Shape, settings: Settings) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     forced = ForcedLengths(shape.lengths, tokenizer.eos_token_id, shape.prompt)
     model.generate = partial(model.generate, logits_processor=LogitsProcessorList([forced]))
-    turns = Turns(connection)
+    turns = Turns(connection, shape, forced)
 
     def reward(completions: list[str], **_: Any) -> Any:
         return shape.rewards

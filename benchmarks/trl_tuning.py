@@ -6,15 +6,16 @@ python -m benchmarks.trl_tuning --shape A1
 from __future__ import annotations
 
 import argparse
+import tempfile
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.calibrate import calibrate
-from benchmarks.grpo_step import serve_trl
 from benchmarks.results import Result, Table, this_machine
 from benchmarks.shapes import SHAPES, Shape
-from benchmarks.side import Side, Turn
+from benchmarks.side import SideDied, Turn
+from benchmarks.trials import start_trl
 from benchmarks.trl_settings import Settings
 
 # Each differs from Settings() in what its name says.
@@ -32,25 +33,38 @@ CANDIDATES = {
 
 
 def measure(shape: Shape, candidates: dict[str, Settings]) -> Result:
-    """Two steps with each of the candidates, the second one counts."""
-    machine, calibrations, rows, raw = this_machine(), [calibrate()], [], {}
+    """Two steps with each of the candidates, the second one counts. One that dies has that in its row."""
+    machine, calibrations, rows, raw, deaths = this_machine(), [calibrate()], [], {}, []
     for name, settings in candidates.items():
         settings = replace(settings, batch=min(settings.batch, shape.samples))
-        turn = _second_step(shape, settings)
+        try:
+            turn = _second_step(shape, settings)
+        except SideDied as death:
+            deaths.append(f"**{name}: {death.summary}.**")
+            cells, raw[name] = ["**died**"] * 5, {"settings": asdict(settings), "died": str(death)}
+        else:
+            phases = [turn.value[key] for key in ("generate_s", "update_s")]
+            cells = [f"{value:.1f}" for value in (*phases, turn.wall_s, turn.cpu_s, turn.peak_bytes / 2**30)]
+            raw[name] = {"settings": asdict(settings), "wall_s": turn.wall_s, "cpu_s": turn.cpu_s}
         calibrations.append(calibrate())
-        phases = [turn.value[key] for key in ("generate_s", "update_s")]
-        rows.append([name, *(f"{seconds:.1f}" for seconds in (*phases, turn.wall_s, turn.cpu_s))])
-        raw[name] = {"settings": asdict(settings), "wall_s": turn.wall_s, "cpu_s": turn.cpu_s}
+        rows.append([name, *cells])
         print(*rows[-1], sep=" | ", flush=True)
     return Result(
         order=4,
         name=f"trl_tuning-{shape.name}",
         title=f"TRL's settings, shape {shape.name}",
         machine=machine,
-        tables=[Table(caption="One step, seconds", columns=["", "generate", "update", "step", "CPU"], rows=rows)],
+        tables=[
+            Table(
+                caption="One step, seconds",
+                columns=["", "generate", "update", "step", "CPU", "peak memory, GiB"],
+                rows=rows,
+            )
+        ],
         notes=[
+            *deaths,
             "TRL's own generation is what it has on a CPU: its sync to vLLM calls load_weights, which vLLM's CPU build "
-            "refuses, and its continuous batching turns the trained weights into bfloat16 for good."
+            "refuses, and its continuous batching turns the trained weights into bfloat16 for good.",
         ],
         calibrations=calibrations,
         raw=raw,
@@ -58,7 +72,7 @@ def measure(shape: Shape, candidates: dict[str, Settings]) -> Result:
 
 
 def _second_step(shape: Shape, settings: Settings) -> Turn:
-    with closing(Side(serve_trl, shape, settings, log_file=Path("/dev/null"))) as side:
+    with tempfile.TemporaryDirectory() as folder, closing(start_trl(shape, settings, Path(folder))) as side:
         side("step")
         return side("step")
 

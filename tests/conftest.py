@@ -1,4 +1,4 @@
-"""Shapes and dtypes of the pure functions, the batch and the attention are checked at every call in every test."""
+"""Shapes and dtypes of pure functions, algorithms, batch and attention are checked at every call in every test."""
 
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
@@ -6,8 +6,16 @@ from jaxtyping import install_import_hook
 from tests import shapes
 
 CHECKED = ["alignkit.ops", "alignkit.types.batch", "alignkit.models.attention"]
+ALGORITHMS = [f"alignkit.algorithms.{room}" for room in ("rollouts", "preferences", "reward_models", "turns", "sft")]
+install_import_hook(ALGORITHMS, f"{shapes.__name__}.{shapes.check_algorithm.__name__}")
 install_import_hook(CHECKED, f"{shapes.__name__}.{shapes.check.__name__}")
 
-# a busy machine is no failure: properties have no deadline
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
+# a busy machine is no failure: properties have no deadline; and the same tests try the same examples, so that a change, not
+# chance, makes them fail. `make fuzz` draws new examples, many more of them.
+settings.register_profile(
+    "repeatable", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
+)
+settings.register_profile(
+    "exploring", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=False, max_examples=2000
+)
+settings.load_profile("repeatable")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from alignkit.algorithms.base import Algorithm
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Loss, Outputs
 
 ARMS = (1.0, 0.0, 0.5)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.parallel.group import Group
-from alignkit.types.batch import FLOAT_COLUMNS, STATE_COLUMNS, Batch, Item, pack
+from alignkit.types.batch import FLOAT_COLUMNS, STATE_COLUMNS, Batch, pack
+from alignkit.types.item import Item
 
 VOCABULARY = 23
 Shape = Sequence[tuple[int, Sequence[int]]]

@@ -48,7 +48,6 @@ def explain(config: Config) -> str:
 ALGORITHM = Algorithm(
     config=Config,
     source="labelled",
-    needs=lambda config: (),
     estimate=estimate,
     losses={"policy": policy_loss},
     requires=requires,

@@ -11,6 +11,7 @@ import typer
 from alignkit.cli.output import JsonOption, OptionsOption, parse_options, print_json, print_table
 from alignkit.cli.reward import ColumnOption, DeadlineOption, LimitOption, TemplateOption, WorkersOption, lab_settings
 from alignkit.errors import AlignkitError
+from alignkit.types.files import make_folder, write_atomically
 
 
 def best_of_n(
@@ -38,7 +39,7 @@ def best_of_n(
     """Expected reward of the best of n, unbiased for n up to the samples per prompt; with gold, whether it lasts."""
     from alignkit.recipe.schema import RewardSpec
     from alignkit.report.lab_page import write_best_of_n_page
-    from alignkit.run.best_of_n import best_of_n, read_samples
+    from alignkit.run.evaluate.best_of_n import best_of_n, read_samples
 
     if gold and gold_column:
         raise AlignkitError("--gold and --gold-column both say what is gold; give one")
@@ -50,11 +51,11 @@ def best_of_n(
         proxy, truth, samples, source=completions, settings=settings, sizes=_numbers(sizes) if sizes else None
     )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "result.json").write_text(json.dumps(result, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
+        make_folder(out)
+        write_atomically(out / "result.json", json.dumps(result, indent=2, sort_keys=True, default=str) + "\n")
         write_best_of_n_page(out / "report.html", result)
     if pick is not None:
-        pick.write_text("".join(json.dumps(row, default=str) + "\n" for row in best), "utf-8")
+        write_atomically(pick, "".join(json.dumps(row, default=str) + "\n" for row in best))
     if as_json:
         print_json(result)
         return

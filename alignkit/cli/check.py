@@ -11,18 +11,24 @@ import typer
 from alignkit.cli.output import JsonOption, OverridesArgument, print_json
 from alignkit.errors import AlignkitError, RecipeError
 from alignkit.recipe.explain import batch_equation
+from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.read import read_recipe, recipe_hash, resolve_algorithm
 from alignkit.recipe.rules import DATA_SUFFIXES
+from alignkit.run.check.preflight_rows import marked, named
 
 if TYPE_CHECKING:
     from alignkit.recipe.schema import Recipe
-    from alignkit.run.preflight import Lengths, Preflight
+    from alignkit.run.check.preflight import Lengths, Preflight
+    from alignkit.run.check.preflight_rows import Learnt
 
 
 def check(
     target: Annotated[str | None, typer.Argument(help="A recipe, or data: a file or hub:ORG/NAME.")] = None,
     overrides: OverridesArgument = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only the recipe; load no tokenizer and no data.")] = False,
+    no_code: Annotated[
+        bool, typer.Option("--no-code", help="Only the recipe; import and run nothing that it names, and list that.")
+    ] = False,
     rows: Annotated[int, typer.Option(min=1, help="Rows to render and grade, spread over the data.")] = 200,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes and stop.")] = False,
     settings: Annotated[bool, typer.Option("--settings", help="Print every setting as Markdown and stop.")] = False,
@@ -33,10 +39,21 @@ def check(
         _print_settings(as_markdown=settings)
     elif target is None:
         raise AlignkitError("check what? Give a recipe or a data file (`alignkit ls recipes` lists shipped recipes)")
-    elif target.startswith(("hub:", "generator:")) or target.endswith(tuple(set(DATA_SUFFIXES) - {".json"})):
+    elif _is_data(target):
         _check_data(target, rows=rows, as_json=as_json)
+    elif no_code:
+        _check_without_code(target, overrides or [], as_json=as_json)
     else:
         _check_recipe(target, overrides or [], quick=quick, rows=rows, as_json=as_json)
+
+
+def _is_data(target: str) -> bool:
+    """Whether rows are meant; a plain .json file is a resolved recipe."""
+    from alignkit.data.rows import is_saved
+
+    if target.startswith(("hub:", "generator:")) or ".py:" in target or is_saved(Path(target)):
+        return True
+    return target.endswith(tuple(set(DATA_SUFFIXES) - {".json"}))
 
 
 def _print_settings(*, as_markdown: bool) -> None:
@@ -61,7 +78,7 @@ def _check_recipe(target: str, overrides: list[str], *, quick: bool, rows: int, 
         for stage in result["stages"]:
             typer.echo(f"stage {stage['name']}: {stage['algorithm']}\n  {stage['batch_text']}")
     if not quick:
-        from alignkit.run.preflight import preflight
+        from alignkit.run.check.preflight import preflight
 
         for stage, summary in zip(recipe.stages, result["stages"], strict=True):
             found = preflight(recipe, stage, rows=rows)
@@ -78,10 +95,26 @@ def _check_recipe(target: str, overrides: list[str], *, quick: bool, rows: int, 
         raise typer.Exit(1)
 
 
+def _check_without_code(target: str, overrides: list[str], *, as_json: bool) -> None:
+    from alignkit.recipe.unread import read_without_code
+
+    reading = read_without_code(target, overrides)
+    if as_json:
+        unread = [{"name": one.name, "key": one.key, "path": str(one.path)} for one in reading.unread]
+        print_json({"ok": not reading.problems, "problems": reading.problems, "not_imported": unread})
+    else:
+        for one in reading.unread:
+            typer.echo(str(one))
+    if reading.problems:
+        raise RecipeError(reading.problems)
+    if not as_json:
+        typer.echo(f"{target} has no mistake that can be seen without its code")
+
+
 def _stage_summary(recipe: Recipe, i: int) -> dict[str, Any]:
     stage = recipe.stages[i]
     algorithm, _ = resolve_algorithm(stage, recipe)
-    batch = batch_equation(stage, algorithm.source)
+    batch = batch_equation(stage, kind_of(algorithm.source))
     return {"name": stage.name, "algorithm": stage.algorithm["type"], "batch": asdict(batch), "batch_text": str(batch)}
 
 
@@ -94,6 +127,15 @@ def _print_preflight(found: Preflight) -> None:
         typer.echo(f"  {found.compared.lengths}; {found.compared.truncated} rows truncated")
         for reason, count in found.compared.left_out.items():
             typer.echo(f"    {count} left out with {reason}")
+        typer.echo(f"    one row, what is learnt from between ⟦ and ⟧: {marked(found.compared.example)}")
+    if found.learnt is not None:
+        _print_learnt(found.learnt)
+    stops = ", ".join(f"{stop.text} ({stop.id}: {', '.join(stop.named_by)})" for stop in found.stops)
+    typer.echo(f"  stop tokens: {stops or 'none'}")
+    for what, groups in (("repeat another row", found.repeats.duplicates), ("ask the same", found.repeats.same_prompt)):
+        if groups:
+            rows = sum(map(len, groups))
+            typer.echo(f"  {rows} rows {what}, the first: {named(groups[0])}")
     if found.gold is not None:
         means = ", ".join(f"{name} {_number(mean)}" for name, mean in found.gold.means.items())
         without = f", {found.gold.without_reference} rows without one" if found.gold.without_reference else ""
@@ -101,6 +143,17 @@ def _print_preflight(found: Preflight) -> None:
         typer.echo(f"  rewards of {found.gold.rows} gold answers: {means}{below}{without}")
         for row in found.gold.shown:
             typer.echo(f"    {row}")
+
+
+def _print_learnt(learnt: Learnt) -> None:
+    typer.echo(
+        f"  learnt: {learnt.tokens:,} of {learnt.all_tokens:,} tokens, {learnt.turns:,} assistant turns in "
+        f"{learnt.rows:,} rows"
+    )
+    if learnt.without:
+        typer.echo(f"    {len(learnt.without)} rows without a learnt token: {named(learnt.without)}")
+    if learnt.example:
+        typer.echo(f"    one row, what is learnt between ⟦ and ⟧: {marked(learnt.example)}")
 
 
 def _lengths_text(lengths: Lengths) -> str:

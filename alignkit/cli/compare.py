@@ -12,8 +12,8 @@ from alignkit.cli.output import JsonOption, print_json, print_table
 from alignkit.errors import DataError
 
 if TYPE_CHECKING:
-    from alignkit.evaluate.compare import SuiteComparison
-    from alignkit.evaluate.drift import RewardHacking
+    from alignkit.evaluate.results.compare import SuiteComparison
+    from alignkit.evaluate.results.drift import RewardHacking
 
 
 def compare(
@@ -28,8 +28,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two evaluations of the same protocols: paired tests, Holm over the suite, verdicts in fixed words."""
-    from alignkit.evaluate.compare import compare_folders
-    from alignkit.evaluate.logs import read_results
+    from alignkit.evaluate.results.compare import compare_folders
+    from alignkit.evaluate.results.logs import read_results
     from alignkit.report.eval_data import comparison_data, without_texts
     from alignkit.report.eval_html import write_eval_report
 
@@ -56,7 +56,7 @@ def compare(
 
 
 def _hacking(result: SuiteComparison, proxy: str, gold: str) -> RewardHacking:
-    from alignkit.evaluate.drift import reward_hacking
+    from alignkit.evaluate.results.drift import reward_hacking
 
     tested = {f"{change.protocol}:{change.metric}": change.comparison for change in result.changes if change.comparison}
     for name in (proxy, gold):

@@ -10,7 +10,7 @@ import typer
 
 from alignkit.cli.output import JsonOption, print_json
 from alignkit.errors import ContentError
-from alignkit.recipe.find import KINDS, Found, did_you_mean, find, list_content
+from alignkit.recipe.lookup.find import KINDS, Found, did_you_mean, find, list_content
 
 
 def cp(

@@ -14,7 +14,7 @@ from alignkit.cli.output import JsonOption, print_json, print_table
 from alignkit.errors import AlignkitError
 
 if TYPE_CHECKING:
-    from alignkit.run.evaluate import Plan
+    from alignkit.run.evaluate.evaluate import Plan
 
 CUT_WARNING = 0.02  # share of truncated answers above which the table says so
 
@@ -37,8 +37,8 @@ def evaluate(
         raise AlignkitError("eval what? Give one of --suite NAME and --task PROTOCOL (`alignkit ls evals`)")
     if engine not in ("vllm", "hf") and not engine.startswith(("http://", "https://")):
         raise AlignkitError(f"--engine is {engine}; wanted vllm, hf, or http://HOST:PORT of a vLLM server")
-    from alignkit.run.evaluate import evaluate as run_evaluation
-    from alignkit.run.evaluate import plan
+    from alignkit.run.evaluate.evaluate import evaluate as run_evaluation
+    from alignkit.run.evaluate.evaluate import plan
 
     wanted = plan(suite, task or (), limit=limit, seed=seed, data=data)
     folder = out or Path("runs/eval") / Path(model).name

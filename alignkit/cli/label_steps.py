@@ -48,8 +48,8 @@ def label_steps(
     if split not in SPLITS:
         raise AlignkitError(f"--split is {split}; wanted one of {', '.join(SPLITS)}, or give --pattern")
     from alignkit.recipe.schema import Data, RewardSpec
-    from alignkit.run.label_steps import label_steps as run_labelling
-    from alignkit.run.step_rollouts import Labelling
+    from alignkit.rollout.step_rollouts import Labelling
+    from alignkit.run.lab.label_steps import label_steps as run_labelling
 
     renamed = {ours: str(theirs) for ours, theirs in parse_options(columns).items()}
     with _progress() as report:

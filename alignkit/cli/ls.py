@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from alignkit.cli.output import JsonOption, print_json, print_table
-from alignkit.recipe.find import KINDS, list_content
+from alignkit.recipe.lookup.find import KINDS, list_content
 
 
 def ls(

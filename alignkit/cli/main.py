@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -19,12 +21,14 @@ from alignkit.cli.label_steps import label_steps
 from alignkit.cli.ls import ls
 from alignkit.cli.report import report
 from alignkit.cli.reward_quality import reward
+from alignkit.cli.run_folder import run_folder
 from alignkit.cli.serve import serve
 from alignkit.cli.train import train
-from alignkit.errors import AlignkitError
-from alignkit.run.launch import report_end, report_start
+from alignkit.errors import AlignkitError, first_line
+from alignkit.run.launch.launch import report_end, report_start
+from alignkit.types.files import disk_error, sentence
 
-EXIT_BUG = 1
+EXIT_BUG, EXIT_INPUT = 1, 2
 EXIT_INTERRUPTED = 130
 
 
@@ -34,9 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0 done, 1 a check failed or a bug in alignkit, 2 wrong input, 3 stopped by a health rule, 85 stopped on request
     with a checkpoint, 130 interrupted. Errors are one line each on stderr; `--debug` shows the traceback instead.
     """
+    _open_standard_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     report_start(os.environ)
     code = run(arguments)
+    _flush()
     sys.exit(report_end(os.environ, code))
 
 
@@ -58,10 +64,32 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        line = str(error).partition("\n")[0]
-        _complain(f"alignkit failed: {type(error).__name__}: {line} (--debug shows where)")
+        if refused := disk_error(error):
+            _complain(sentence(refused, Path(str(refused.filename or "a file"))))
+            return EXIT_INPUT
+        _complain(f"alignkit failed: {type(error).__name__}: {first_line(error)} (--debug shows where)")
         return EXIT_BUG
     return 0
+
+
+def _open_standard_streams() -> None:
+    """Where a standard stream is closed, the next file to be opened would get its number, and what libraries print."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+
+
+def _flush() -> None:
+    """What is left for an output that takes no more is dropped: it must not change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _complain(text: str) -> None:
@@ -69,7 +97,8 @@ def _complain(text: str) -> None:
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     prefix = f"rank {os.environ.get('RANK')}: " if several else ""
     for line in text.splitlines():
-        print(f"{prefix}{line}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"{prefix}{line}", file=sys.stderr)
 
 
 def build() -> typer.Typer:
@@ -89,4 +118,5 @@ def build() -> typer.Typer:
     app.command("best-of-n")(best_of_n)
     app.command("label-steps")(label_steps)
     app.add_typer(reward, name="reward")
+    app.add_typer(run_folder, name="run")
     return app

@@ -17,7 +17,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write report.html: of a run curves, health, completions; of an evaluation numbers, intervals, answers."""
-    from alignkit.evaluate.eval_folder import is_eval_folder
+    from alignkit.evaluate.results.eval_folder import is_eval_folder
 
     if not run.is_dir():
         raise ContentError(f"there is no run folder {run}")
@@ -38,7 +38,7 @@ def report(
 
 
 def _report_evaluation(folder: Path, card: bool) -> list[Path]:
-    from alignkit.evaluate.eval_folder import read_eval_folder
+    from alignkit.evaluate.results.eval_folder import read_eval_folder
     from alignkit.report.eval_data import evaluation_data
     from alignkit.report.eval_html import write_eval_report
 

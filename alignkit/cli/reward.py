@@ -10,10 +10,11 @@ import typer
 
 from alignkit.cli.output import JsonOption, OptionsOption, parse_options, print_json, print_table
 from alignkit.errors import AlignkitError
+from alignkit.types.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from alignkit.recipe.schema import RewardSpec
-    from alignkit.run.lab import Lab
+    from alignkit.run.lab.lab import Lab
 
 reward = typer.Typer(
     help="Test rewards on labelled answers: errors, exploits, speed, agreement.",
@@ -55,7 +56,7 @@ def examine(
 ) -> None:
     """Grade labelled answers: false accepts and rejects, ROC, calibration, and answers that try to cheat."""
     from alignkit.report.lab_page import rate, write_test_page
-    from alignkit.run.lab import examine_reward, read_table
+    from alignkit.run.lab.lab import examine_reward, read_table
 
     settings = lab_settings(columns, template, limit, threshold, workers, deadline, seed)
     result = examine_reward(reward_spec(name, options, deadline), read_table(table, settings), settings, probes=probes)
@@ -87,7 +88,7 @@ def compare(
 ) -> None:
     """Grade the same answers with several rewards. Options are numbered by reward: `-o 2.letters=ABC`."""
     from alignkit.report.lab_page import p_text, rate, write_comparison_page
-    from alignkit.run.lab import compare_rewards, read_table
+    from alignkit.run.lab.lab import compare_rewards, read_table
 
     if len(names) < 2:
         raise AlignkitError("compare what? Name at least two rewards")
@@ -124,7 +125,7 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Measure answers per second, the time of one answer, and time-outs. Labels must be there but do not matter."""
-    from alignkit.run.lab import bench_reward, read_table
+    from alignkit.run.lab.lab import bench_reward, read_table
 
     settings = lab_settings(columns, template, limit, None, workers, deadline, 0)
     result = bench_reward(reward_spec(name, options, deadline), read_table(table, settings), settings)
@@ -154,7 +155,7 @@ def lab_settings(
     deadline: float,
     seed: int,
 ) -> Lab:
-    from alignkit.run.lab import Lab
+    from alignkit.run.lab.lab import Lab
 
     return Lab(
         workers=workers,
@@ -183,8 +184,8 @@ def _of_number(options: list[str] | None, number: int) -> list[str]:
 def write_result(result: dict[str, Any], out: Path | None, write_page: Any) -> None:
     if out is None:
         return
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "result.json").write_text(json.dumps(result, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    make_folder(out)
+    write_atomically(out / "result.json", json.dumps(result, indent=2, sort_keys=True, default=str) + "\n")
     if write_page is not None:
         write_page(out / "report.html", result)
 

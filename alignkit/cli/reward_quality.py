@@ -48,7 +48,7 @@ def quantiles(
     as_json: JsonOption = False,
 ) -> None:
     """Check predicted distributions against numeric labels: coverage, crossing, CRPS against a point with noise."""
-    from alignkit.run.lab_quality import examine_quantiles
+    from alignkit.run.lab.lab_quality import examine_quantiles
 
     settings = lab_settings(columns, template, limit, None, workers, deadline, seed)
     other = reward_spec(point, point_options, deadline) if point else None
@@ -84,7 +84,7 @@ def steps(
     as_json: JsonOption = False,
 ) -> None:
     """Check a process reward against labelled steps: area under the ROC, and whether it finds the first error."""
-    from alignkit.run.lab_quality import examine_steps
+    from alignkit.run.lab.lab_quality import examine_steps
 
     settings = lab_settings(columns, template, limit, threshold, workers, deadline, seed)
     result = examine_steps(reward_spec(name, options, deadline), table, settings)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from alignkit.cli.output import JsonOption, OptionsOption, parse_options, print_json
+from alignkit.cli.output import JsonOption, OptionsOption, parse_options
 
 
 def serve(
@@ -27,11 +28,11 @@ def serve(
     as_json: JsonOption = False,
 ) -> None:
     """Serve a reward on loopback until Ctrl-C. The token is $ALIGNKIT_TOKEN, or made up and printed once."""
-    from alignkit.run.serve import Address, Scoring, serve_reward
+    from alignkit.run.serve.serve import Address, Scoring, serve_reward
 
     def ready(told: dict[str, Any]) -> None:
         if as_json:
-            print_json(told)
+            typer.echo(json.dumps(told))  # one line: scripts read it from the pipe of a process that goes on
         else:
             typer.echo(f"{told['reward']} on {told['url']}, {told['scored']}; stop with Ctrl-C")
             if "token" in told:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignkit.cli.output import JsonOption, OverridesArgument, RecipeArgument
 from alignkit.errors import AlignkitError
-from alignkit.recipe.find import Found, find
+from alignkit.recipe.lookup.find import Found, find
 from alignkit.recipe.read import read_recipe
-from alignkit.run.launch import accelerate_command, is_launched, quiet, run_launched, slurm_script, submit
+from alignkit.run.launch.launch import accelerate_command, is_launched, quiet, run_launched, slurm_script, submit
+from alignkit.run.train.stop import Stop
+from alignkit.train.inputs import parse_kinds
 
 if TYPE_CHECKING:
     from alignkit.recipe.schema import Recipe
@@ -27,6 +31,10 @@ def train(
     launch: Annotated[str | None, typer.Option(help="Launch profile, from `alignkit ls launch`.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Processes in all, instead of the profile's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")] = False,
+    accept_changes: Annotated[
+        str | None,
+        typer.Option(metavar="KIND,...", help="With --resume: go on though these changed, such as data,rewards."),
+    ] = None,
     run: Annotated[str | None, typer.Option(help="Folder of the run; default runs/<recipe name>.")] = None,
     print_only: Annotated[bool, typer.Option("--print", help="Print the exact command and start nothing.")] = False,
     as_json: JsonOption = False,
@@ -36,16 +44,20 @@ def train(
     if run is not None:
         settings.append(f"run={run}")
     resolved = read_recipe(recipe, settings)
+    accept = parse_kinds(accept_changes)
+    if accept and not resume:
+        raise AlignkitError("--accept-changes: only a resumed run can meet changes; add --resume, or leave it out")
     name = launch or resolved.launch
     arguments = ["train", recipe, *settings]
     arguments += [flag for flag, given in (("--resume", resume), ("--json", as_json)) if given]
+    arguments += ["--accept-changes", ",".join(accept)] if accept else []
     if is_launched(os.environ):
         name = None
     elif name is None and print_only:
         typer.echo(shlex.join([sys.executable, "-m", "alignkit", *arguments]))
         return
     if name is None:
-        _train_here(resolved, resume=resume, as_json=as_json)
+        _train_here(resolved, resume=resume, as_json=as_json, accept=accept)
     else:
         beside = resolved.file.parent if resolved.file else None
         profile = find("launch", name, beside=beside)
@@ -53,14 +65,16 @@ def train(
         _train_launched(profile, resolved, [*arguments, *(["--debug"] if debug else [])], processes, print_only)
 
 
-def _train_here(recipe: Recipe, *, resume: bool, as_json: bool) -> None:
+def _train_here(recipe: Recipe, *, resume: bool, as_json: bool, accept: Sequence[str]) -> None:
     # read when torch is imported: threads that wait by spinning make a shared CPU machine 10 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from alignkit.run.train import run as run_training
+    with Stop() as stop:  # before torch is imported: a start may take longer than whoever stops it will wait
+        from alignkit.run.train.train import run as run_training
 
-    result = run_training(recipe, resume=resume, as_json=as_json)
+        result = run_training(recipe, resume=resume, as_json=as_json, accept=accept, stop=stop)
     if as_json and result is not None:
-        typer.echo(json.dumps({"event": "result", **result}, default=str))
+        with contextlib.suppress(OSError):  # as with the display: an output that takes no more is no failure
+            typer.echo(json.dumps({"event": "result", **result}, default=str))
 
 
 def _train_launched(

@@ -1,11 +1,17 @@
-"""Tasks as token ids: the chat template applied exactly once, completions with a stop token that gets trained."""
+"""Prompts as token ids: the chat template applied exactly once."""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from alignkit.data.chat_template import chat_template
+from alignkit.data.rendering import continues, eos_id, prompt_text, render_learnt, template_row
+from alignkit.data.shown import check_shown
+from alignkit.data.tokens import continuation_ids, encode, plain_ids
 from alignkit.errors import DataError
 from alignkit.recipe.schema import Data
 from alignkit.types.task import Message, Task
@@ -14,62 +20,66 @@ from alignkit.types.task import Message, Task
 def render(tokenizer: Any, task: Task, data: Data) -> list[int]:
     """Token ids of the prompt, up to where the policy goes on.
 
-    Messages go through the chat template with its generation prompt, which brings its own special tokens. Text is
-    encoded as it is, after the BOS token if the tokenizer adds one, and never ends with an EOS token.
-    Raises DataError when the template is missing or refuses the messages.
+    Messages go through the chat template with its generation prompt, which brings its own special tokens; where the
+    last message is the assistant's, the policy goes on within it. Text is encoded as it is, after the BOS token if the
+    tokenizer adds one, and never ends with an EOS token.
+    Raises DataError when the template is missing, refuses the messages, or does not show one of them.
     """
     if task.messages is None:
         return encode(tokenizer, task.text or "")
-    return _apply_template(tokenizer, task, task.messages, generation_prompt=True)
+    template, row, where = chat_template(tokenizer, data.chat_template_kwargs), template_row(task), f"task {task.id}"
+    text = prompt_text(template, task.messages, where=where, **row)
+    check_shown(template, task.messages, text, where=where, generation_prompt=not continues(task.messages), **row)
+    return plain_ids(tokenizer, text)
 
 
 def render_completion(tokenizer: Any, task: Task, data: Data) -> list[int]:
-    """Token ids of the task's given completion, with the stop token at the end: what supervised training learns.
+    """Token ids of the task's given completion behind its prompt, with the token that ends the turn.
 
-    They are what follows the prompt's ids when prompt and completion are tokenised together, cut after the token that
-    ends the turn (EOS is appended where the template or the text has none).
-    Raises DataError when there is no completion, or when the prompt's ids are not a prefix of the whole.
+    Raises DataError when there is none, or the template does not write it as the policy would say it.
     """
-    completion = task.columns.get("completion")
-    if completion is None:
-        raise DataError(f"task {task.id}: no column 'completion' to learn; name one with data.columns")
-    prompt = render(tokenizer, task, data)
-    if task.messages is None:
-        if not isinstance(completion, str):
-            raise DataError(f"task {task.id}: the completion is a list of messages; set data.chat to true")
-        whole = encode(tokenizer, (task.text or "") + completion)
-    else:
-        answer = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-        whole = _apply_template(tokenizer, task, [*task.messages, *answer], generation_prompt=False)
-    if whole[: len(prompt)] != prompt:
-        raise DataError(_not_a_prefix(tokenizer, task, prompt, whole))
-    return _with_stop(tokenizer, whole[len(prompt) :])
+    return list(render_learnt(tokenizer, replace(task, conversation=False), data).completion)
 
 
 def render_answer(tokenizer: Any, task: Task, answer: str | Sequence[Message], data: Data) -> list[int]:
-    """Token ids of one given answer, with the stop token at the end, to be put behind the prompt's ids.
+    """`render_completion` of one given answer. Text is tokenised on its own: its ids depend on no prompt."""
+    if task.messages is None and isinstance(answer, str):
+        ids = continuation_ids(tokenizer, answer)
+        return ids if ids[-1:] == [eos_id(tokenizer)] else [*ids, eos_id(tokenizer)]
+    return render_completion(tokenizer, replace(task, columns={**task.columns, "completion": answer}), data)
 
-    Text is tokenised on its own, so that its ids depend on no prompt; messages are what the chat template puts behind
-    the prompt. Raises DataError when the template does not keep the prompt's ids.
+
+def checked_prompts(
+    tokenizer: Any, data: Data, tasks: Sequence[Task], *, learnt: bool
+) -> tuple[list[list[int]], list[str]]:
+    """(token ids of the prompts that can be rendered, what is wrong with the others: one sentence for each problem).
+
+    A template must take and show every message, must not double BOS, and must keep different prompts different.
+    learnt: the tasks' completions are rendered, too.
     """
-    if task.messages is not None:
-        return render_completion(tokenizer, replace(task, columns={**task.columns, "completion": answer}), data)
-    if not isinstance(answer, str):
-        raise DataError(f"task {task.id}: an answer is a list of messages; set data.chat to true")
-    return _with_stop(tokenizer, plain_ids(tokenizer, answer))
-
-
-def template_checks(tokenizer: Any, data: Data, tasks: Sequence[Task]) -> list[str]:
-    """What is wrong with the chat template for these tasks, one sentence each; empty when all is well.
-
-    Checks that BOS is not doubled, that prompts are prefixes of prompt and answer, and that the token which ends an
-    answer is the tokenizer's EOS, so that training on it teaches the policy to stop where sampling stops.
-    """
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = defaultdict(list)
+    rendered: dict[tuple[int, ...], Task] = {}
+    prompts = []
     for task in tasks:
-        for problem in _problems(tokenizer, data, task):
-            found.setdefault(problem.partition(":")[0], []).append(problem)
-    return [f"{problems[0]} ({len(problems)} of {len(tasks)} rows)" for problems in found.values()]
+        try:
+            prompt = render(tokenizer, task, data)
+            prompts.append(prompt)
+            if learnt and "turns" not in task.columns:
+                render_learnt(tokenizer, task, data)
+        except DataError as error:
+            problem = str(error).removeprefix(f"task {task.id}: ")
+            found[re.split(r"[:(']", problem, maxsplit=1)[0]].append(problem)
+            continue
+        if tokenizer.bos_token_id is not None and prompt[:2] == [tokenizer.bos_token_id] * 2:
+            two = f"the prompt begins with two BOS tokens ({tokenizer.bos_token!r}); take it out of the template"
+            found["bos"].append(two)
+        twin = rendered.setdefault(tuple(prompt), task)
+        if (twin.messages, twin.text) != (task.messages, task.text):
+            found["equal"].append(
+                f"the prompts of {twin.id} and {task.id} are different and come out equal; the chat template does not "
+                "show what they say: mend model.chat_template"
+            )
+    return prompts, [f"{problems[0]} ({len(problems)} of {len(tasks)} rows)" for problems in found.values()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,77 +114,3 @@ def fit_prompts(
         if policy == "truncate" or len(ids) <= max_prompt_tokens
     ]
     return kept, Fit(given=len(prompts), filtered=filtered, truncated=truncated, longest=longest)
-
-
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of plain text at the start of a context: after the BOS token if the tokenizer adds one, no EOS."""
-    plain = plain_ids(tokenizer, text)
-    bos = tokenizer.bos_token_id
-    adds_bos = bos is not None and list(tokenizer(text, verbose=False)["input_ids"])[:1] == [bos] and plain[:1] != [bos]
-    return [bos, *plain] if adds_bos else plain
-
-
-def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text on its own, without special tokens. Of any length: what does not fit is counted later."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _apply_template(tokenizer: Any, task: Task, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise DataError("the tokenizer has no chat template; set model.chat_template, or data.chat to false")
-    try:
-        return list(
-            tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=task.columns.get("tools"),
-                add_generation_prompt=generation_prompt,
-                tokenize=True,
-                return_dict=False,
-                tokenizer_kwargs={"verbose": False},
-            )
-        )
-    except TemplateError as error:
-        raise DataError(f"task {task.id}: the chat template refuses its messages: {error}") from error
-
-
-def _with_stop(tokenizer: Any, completion: list[int]) -> list[int]:
-    """Cut after the last special token (ChatML adds a line break behind it that is never sampled), else EOS added."""
-    if tokenizer.eos_token_id is None:
-        raise DataError("the tokenizer has no EOS token, so nothing could teach the policy to stop")
-    special = set(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - {tokenizer.eos_token_id})
-    last = next((place for place in reversed(range(len(completion))) if completion[place] in special), None)
-    return [*completion, tokenizer.eos_token_id] if last is None else completion[: last + 1]
-
-
-def _not_a_prefix(tokenizer: Any, task: Task, prompt: list[int], whole: list[int]) -> str:
-    same = next(
-        (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
-    )
-    start = max(0, same - 5)
-    alone, together = (tokenizer.decode(ids[start : same + 10]) for ids in (prompt, whole))
-    return (
-        f"task {task.id}: the prompt's tokens change when the completion follows: {alone!r} alone, {together!r} with "
-        "it; use a template that keeps the prompt, or end the prompt where a token ends"
-    )
-
-
-def _problems(tokenizer: Any, data: Data, task: Task) -> list[str]:
-    answered = task
-    if task.columns.get("completion") is None:
-        answered = replace(task, columns={**task.columns, "completion": "ok"})
-    try:
-        prompt = render(tokenizer, task, data)
-        completion = render_completion(tokenizer, answered, data)
-    except DataError as error:
-        return [str(error).removeprefix(f"task {task.id}: ")]
-    problems = []
-    if tokenizer.bos_token_id is not None and prompt[:2] == [tokenizer.bos_token_id] * 2:
-        problems.append(f"the prompt begins with two BOS tokens ({tokenizer.bos_token!r}); take it out of the template")
-    if completion[-1] != tokenizer.eos_token_id:
-        last = tokenizer.decode(completion[-1:])
-        problems.append(
-            f"answers end with {last!r}, but sampling stops at {tokenizer.eos_token!r}; make {last!r} the EOS token"
-        )
-    return problems

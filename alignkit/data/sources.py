@@ -1,17 +1,22 @@
-"""Tasks from files, hub datasets and generators, in TRL's column conventions."""
+"""Tasks from files, hub datasets, generators and the user's own functions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from alignkit.data.generators import generate
+from alignkit.data.own_rows import make_own_rows
+from alignkit.data.paths import reach
 from alignkit.data.rows import Row, read_rows
 from alignkit.data.tasks import make_task
-from alignkit.errors import DataError
-from alignkit.recipe.data_file import data_file, data_folders
+from alignkit.errors import DataError, on_one_line
+from alignkit.recipe.lookup.data_file import data_file, data_folders
+from alignkit.recipe.lookup.rows_function import find_rows_function
+from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
 from alignkit.recipe.schema import Data
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
@@ -20,7 +25,8 @@ from alignkit.types.task import Task
 def load_tasks(data: Data, *, seed: int, beside: Path | None = None) -> list[Task]:
     """All tasks of a recipe's `data` section, in the source's order; at most `data.limit`.
 
-    seed: draws problems from generators too large to list; nothing else here is random. beside: the recipe's folder;
+    seed: draws problems from generators too large to list, and is given to functions of the user's own; nothing else
+    here is random. beside: the recipe's folder;
     relative files are looked for there, in the working folder, and in the folders of $ALIGNKIT_DATA.
     Task ids are stable: they name the source as the recipe does (a hub dataset with its commit) and the row. Those of a
     mixture begin with the part's name, which stands in the column `source`, too.
@@ -30,14 +36,10 @@ def load_tasks(data: Data, *, seed: int, beside: Path | None = None) -> list[Tas
         raise DataError("data.system is given but data.chat is false; put it into data.template instead")
     if data.mixture:
         return _mixed(data, seed, beside)
-    kind, _, name = data.source.partition(":")
-    if kind == "generator":
-        source, rows = f"{data.source}:{data.split}", _generated(name, data, seed)
-    elif kind == "hub":
-        source, rows = _from_hub(name, data)
-    else:
-        source, rows = data.source, _from_file(data, beside)
-    tasks = [make_task(row, data, source=source, number=number) for number, row in enumerate(rows[: data.limit])]
+    source, rows = _rows(data, seed, beside)
+    rows = _levelled(rows[: data.limit])
+    elsewhere = cache(lambda path: any(_reaches(row, path) for row in rows))
+    tasks = [make_task(row, data, source=source, number=number, elsewhere=elsewhere) for number, row in enumerate(rows)]
     if "id" in data.columns:
         _check_unique(tasks, rows)
     return tasks
@@ -67,6 +69,34 @@ def _mixed(data: Data, seed: int, beside: Path | None) -> list[Task]:
     return tasks
 
 
+def _rows(data: Data, seed: int, beside: Path | None) -> tuple[str, list[Row]]:
+    """(what the ids of tasks begin with, the rows)."""
+    kind, _, name = data.source.partition(":")
+    if kind == "generator":
+        return f"{data.source}:{data.split}", _generated(name, data, seed)
+    if kind == "hub":
+        return _from_hub(name, data)
+    function = find_rows_function(data.source, beside=beside)
+    if function is not None:
+        return f"{data.source}:{data.split}", make_own_rows(function, data, seed=seed)
+    return data.source, _from_file(data, beside)
+
+
+def _levelled(rows: list[Row]) -> list[Row]:
+    """The rows with the same columns each: what a row of JSON leaves out is null, as it is in a table."""
+    names = dict.fromkeys(name for row in rows for name in row.columns)
+    if all(len(row.columns) == len(names) for row in rows):
+        return rows
+    return [Row(row.where, {**row.columns, **{name: row.columns.get(name) for name in names}}) for row in rows]
+
+
+def _reaches(row: Row, path: str) -> bool:
+    try:
+        return reach(row.columns, path) is not None
+    except KeyError:
+        return False
+
+
 def _generated(name: str, data: Data, seed: int) -> list[Row]:
     rows = generate(name, data.options, split=data.split, seed=seed)
     return [Row(f"{data.source} row {number}", columns) for number, columns in enumerate(rows, start=1)]
@@ -79,9 +109,10 @@ def _from_file(data: Data, beside: Path | None) -> list[Row]:
     if path is None:
         looked = ", ".join(str(folder.resolve()) for folder in data_folders(beside))
         raise DataError(f"{data.source}: no such file in {looked}; fetch it, or set ALIGNKIT_DATA to its folder")
-    return read_rows(path, data.limit)
+    return read_rows(path, data.limit, split=data.split)
 
 
+@lent(FOR_THE_HUB)
 def _from_hub(name: str, data: Data) -> tuple[str, list[Row]]:
     """The dataset's rows, and its name with the commit that was really loaded."""
     from datasets import load_dataset
@@ -92,7 +123,7 @@ def _from_hub(name: str, data: Data) -> tuple[str, list[Row]]:
     try:
         dataset = load_dataset(name, data.options.get("name"), split=data.split, revision=data.revision)
     except (OSError, ValueError) as error:
-        line = " ".join(str(error).split())[:200]
+        line = on_one_line(error)
         raise DataError(f"{data.source}: cannot load split '{data.split}': {type(error).__name__}: {line}") from error
     if data.limit is not None:
         dataset = dataset.select(range(min(data.limit, len(dataset))))

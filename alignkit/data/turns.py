@@ -1,14 +1,16 @@
-"""Conversations as exact token ids that only ever grow at their end: to be sampled, or learnt from given turns."""
+"""Conversations as exact token ids that only ever grow at their end: to be sampled, or learnt from (given/turns.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignkit.data.prompts import encode, plain_ids
+from alignkit.data.chat_template import OPEN_TAG, chat_template
+from alignkit.data.rendering import eos_id
+from alignkit.data.tokens import encode, plain_ids, said_text
 from alignkit.errors import DataError
-from alignkit.types.task import Message, Task
+from alignkit.types.task import Message
 
 SHOWN = 40
 
@@ -18,12 +20,28 @@ class Renderer:
     """How environment text becomes tokens.
 
     chat: as user messages through the chat template; False: text as it is, the stop token standing between turns.
-    system: system message put before the first observation of chats.
+    system: system message put before the first observation of chats. arguments: of the chat template.
+    stop_token_ids: what ends the policy's turns, besides the tokenizer's EOS.
     """
 
     tokenizer: Any
     chat: bool
     system: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    stop_token_ids: tuple[int, ...] = ()
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends a given utterance: the chat template's, else EOS. Raises DataError without either."""
+        end = chat_template(self.tokenizer, self.arguments).turn_end_id if self.chat else None
+        return eos_id(self.tokenizer) if end is None else end
+
+    def opened(self, context: str) -> str:
+        """What the context, as text, already holds of the policy's next utterance, such as an open `<think>`."""
+        if self.chat:
+            return chat_template(self.tokenizer, self.arguments).opened
+        tag = OPEN_TAG.search(context)
+        return tag.group() if tag else ""
 
     def begin(self) -> Transcript:
         """An empty transcript."""
@@ -37,33 +55,28 @@ class Renderer:
         return plain_ids(self.tokenizer, text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        """What the policy said with these tokens, without stop and pad tokens."""
+        return said_text(self.tokenizer, ids, self.stop_token_ids)
 
     def template(self, messages: Sequence[Message]) -> str:
         """The conversation up to where the policy goes on, as text. Raises DataError when the template refuses it."""
-        from jinja2 import TemplateError
-
-        if not self.tokenizer.chat_template:
-            raise DataError("the tokenizer has no chat template; set model.chat_template, or data.chat to false")
-        try:
-            return self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
-            )
-        except TemplateError as error:
-            raise DataError(f"turn {_turns(messages)}: the chat template refuses the messages: {error}") from error
+        template = chat_template(self.tokenizer, self.arguments)
+        return template.text(messages, where=f"turn {_turns(messages)}", generation_prompt=True)
 
 
 @dataclass(kw_only=True)
 class Transcript:
     """The context of one episode. `observe` and `act` take turns; what is in `ids` never changes again.
 
-    ids: everything so far, as the policy saw it. action: per token, whether the policy chose it.
+    ids: everything so far, as the policy saw it. action: per token, whether it was said, by the policy or a guide.
+    opened: what the context holds of the policy's next utterance already.
     """
 
     renderer: Renderer
     messages: list[Message] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     action: list[bool] = field(default_factory=list)
+    opened: str = ""
     _rendered: str = field(default="", init=False)
     _said: str = field(default="", init=False)
 
@@ -75,13 +88,14 @@ class Transcript:
         new = self._chat_ids(text) if self.renderer.chat else self._plain_ids(text)
         self.ids += new
         self.action += [False] * len(new)
+        self.opened = self.renderer.opened(text)
 
     def act(self, ids: Sequence[int]) -> None:
-        """Appends the policy's tokens exactly as they were sampled, its stop token included."""
+        """Appends an utterance's tokens exactly as they were sampled, its stop token included."""
         self.ids += ids
         self.action += [True] * len(ids)
         self._said = self.renderer.decode(ids)
-        self.messages.append({"role": "assistant", "content": self._said})
+        self.messages.append({"role": "assistant", "content": self.opened + self._said})
 
     def _plain_ids(self, text: str) -> list[int]:
         if not self.ids:
@@ -111,67 +125,6 @@ class Transcript:
             f"turn {turn}: the chat template rewrites earlier turns: {before[start : start + SHOWN]!r} became "
             f"{rendered[start : start + SHOWN]!r}; set model.chat_template to one that only appends"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class GivenTurn:
-    """A turn that has been, as exact tokens: the state before it, the utterance with its stop token, what was answered
-    (nothing: the episode ended there), and the reward that the environment paid."""
-
-    state: tuple[int, ...]
-    action: tuple[int, ...]
-    answer: tuple[int, ...]
-    reward: float
-
-
-def given_turns(renderer: Renderer, task: Task, limit: int) -> list[GivenTurn]:
-    """The turns of a task's column `turns`, a list of {observation, action, reward}; the last one ends the episode.
-
-    Raises DataError for other columns, a missing reward, and an episode of more than `limit` tokens.
-    """
-    learn(renderer, task, limit)
-    transcript, spoken = renderer.begin(), []
-    for number, (observation, action) in enumerate(_given_turns(task)):
-        reward = task.columns["turns"][number].get("reward")
-        if not isinstance(reward, int | float):
-            raise DataError(f"task {task.id}: turn {number + 1} has no reward; wanted observation, action and reward")
-        transcript.observe(observation)
-        state = tuple(transcript.ids)
-        transcript.act([*renderer.encode(action), renderer.tokenizer.eos_token_id])
-        spoken.append((state, tuple(transcript.ids[len(state) :]), float(reward)))
-    states = [state for state, _, _ in spoken[1:]]
-    turns = []
-    for number, (state, action, reward) in enumerate(spoken):
-        answer = states[number][len(state) + len(action) :] if number < len(states) else ()
-        turns.append(GivenTurn(state, action, answer, reward))
-    return turns
-
-
-def learn(renderer: Renderer, task: Task, limit: int) -> tuple[list[int], list[int], list[bool]]:
-    """(prompt ids, completion ids, action mask) of the given turns of a task, its column `turns`.
-
-    Every turn is `{observation, action}`: the observation is masked, the action with its stop token is learnt.
-    Raises DataError for other columns and for an episode of more than `limit` tokens.
-    """
-    transcript, first = renderer.begin(), 0
-    for observation, action in _given_turns(task):
-        transcript.observe(observation)
-        first = first or len(transcript.ids)
-        transcript.act([*renderer.encode(action), renderer.tokenizer.eos_token_id])
-    if len(transcript.ids) > limit:
-        raise DataError(f"task {task.id}: its turns have {len(transcript.ids)} tokens, the limit is {limit}")
-    return transcript.ids[:first], transcript.ids[first:], transcript.action[first:]
-
-
-def _given_turns(task: Task) -> Iterable[tuple[str, str]]:
-    turns = task.columns.get("turns")
-    if not isinstance(turns, Sequence) or not turns:
-        raise DataError(f"task {task.id}: column 'turns' is {turns!r}; wanted a list of {{observation, action}}")
-    for number, turn in enumerate(turns, start=1):
-        texts = [turn.get(name) for name in ("observation", "action")] if isinstance(turn, Mapping) else [None]
-        if not all(isinstance(text, str) for text in texts):
-            raise DataError(f"task {task.id}: turn {number} is {str(turn)[:SHOWN]!r}; wanted observation and action")
-        yield texts[0], texts[1]
 
 
 def _turns(messages: Sequence[Message]) -> int:

@@ -20,7 +20,8 @@ class Observation:
 
     text: what the policy reads next (it does not see the text of the last one). reward: paid for the utterance that
     led here; 0 for the first one. done: the episode is over. success: whether it counts as solved so far; None where
-    the environment does not say. info: anything else, kept out of the policy's sight.
+    the environment does not say. info: anything else, kept out of the policy's
+    sight; its numbers and words reach algorithms as `Batch.turn_channels`.
     """
 
     text: str

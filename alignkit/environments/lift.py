@@ -9,8 +9,8 @@ from typing import Any
 
 from alignkit.environments.base import Environment
 from alignkit.errors import ContentError
-from alignkit.recipe.find import did_you_mean, find, load
-from alignkit.recipe.outline import function_options
+from alignkit.recipe.lookup.find import did_you_mean, find, load
+from alignkit.recipe.lookup.outline import function_options
 
 
 def find_environment(name: str, options: Mapping[str, Any], beside: Path | None = None) -> Callable[[], Environment]:

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from alignkit.errors import RecipeError
+from alignkit.models.base_model import base_model
 from alignkit.models.encoder import packs
-from alignkit.models.load import VALUE_HEAD
+from alignkit.models.weights import VALUE_HEAD
 from alignkit.types.seeds import child
 
 FIRST_STD = 0.01  # small, so that first values are near 0; not 0, or two heads of one critic could never differ
@@ -22,7 +23,7 @@ FIRST_STD = 0.01  # small, so that first values are near 0; not 0, or two heads 
 
 def add_value_head(model: nn.Module, heads: int, *, seed: int) -> nn.Module:
     """Gives a transformers causal LM (or a PEFT model of one) a value head of `heads` outputs; returns the model."""
-    causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # ty: ignore[not-callable]
+    causal = base_model(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(child(seed, VALUE_HEAD))
         layer = nn.Linear(causal.config.hidden_size, heads)
@@ -43,14 +44,15 @@ def check_reads(key: str, path: str, model: nn.Module, tokenizer: Any, policys: 
 
 def freeze_words(causal: Any) -> None:
     """A model that only says numbers keeps its language-model head: what nothing trains needs no optimizer state."""
-    words = causal.get_output_embeddings()
-    if words is not None and words.weight is not causal.get_input_embeddings().weight:
-        words.weight.requires_grad_(False)
+    words, read = causal.get_output_embeddings(), {id(p) for p in causal.get_input_embeddings().parameters()}
+    for parameter in words.parameters() if words is not None else ():
+        if id(parameter) not in read:
+            parameter.requires_grad_(False)
 
 
 def remove_value_head(model: nn.Module) -> None:
     """Takes the value head away again, where there is one: the policy goes on without."""
-    causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # ty: ignore[not-callable]
+    causal = base_model(model)
     if hasattr(causal, VALUE_HEAD):
         delattr(causal, VALUE_HEAD)
 

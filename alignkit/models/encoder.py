@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignkit.models.base_model import base_model
+
 TOGETHER = 1024  # tokens that are read at a time, padding included
 
 
@@ -29,6 +31,9 @@ class Encoder(nn.Module):
     def __init__(self, encoder: Any):
         super().__init__()
         self.encoder = encoder
+        self.name_or_path = getattr(encoder, "name_or_path", None)  # which adapters are saved with
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler.requires_grad_(False)  # nothing here reads what it says
 
     @property
     def config(self) -> Any:
@@ -65,5 +70,4 @@ class Encoder(nn.Module):
 
 def packs(model: Any) -> bool:
     """Whether the packed forward can be tried: with a causal LM only."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    return not isinstance(inner, Encoder)
+    return not isinstance(base_model(model), Encoder)

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.models import attention
+from alignkit.models.base_model import base_model
 from alignkit.models.critic import read_values
+from alignkit.models.effective import effective_weight
 from alignkit.ops.logprobs import chunked_kl, chunked_logprobs, full_kl, full_logprobs
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
@@ -51,7 +53,7 @@ def packed(
     if "logprobs" not in want:
         return Outputs(values=values)  # ty: ignore[invalid-argument-type]
     actions = batch.action_mask.nonzero().squeeze(-1)
-    head = hidden[batch.parent[actions]].to(dtype), causal.get_output_embeddings().weight.to(dtype)
+    head = hidden[batch.parent[actions]].to(dtype), _head(causal, dtype)
     how = {"temperature": temperature, "rows": HEAD_ROWS}
     said = chunked_logprobs(*head, batch.tokens[actions], **how)
     divergence = None
@@ -59,8 +61,13 @@ def packed(
         frozen: Any = base_model(reference)
         with torch.no_grad():
             other = _packed_hidden(frozen, batch, dtype)[batch.parent[actions]].to(dtype)
-        divergence = chunked_kl(*head, other, frozen.get_output_embeddings().weight.to(dtype), **how)
+        divergence = chunked_kl(*head, other, _head(frozen, dtype), **how)
     return _outputs(batch, actions, said, values, divergence)
+
+
+def _head(causal: Any, dtype: torch.dtype) -> Tensor:
+    """The matrix of the language-model head, with what an adapter adds to it."""
+    return effective_weight(causal.get_output_embeddings()).to(dtype)
 
 
 def _packed_hidden(causal: Any, batch: Batch, dtype: torch.dtype) -> Tensor:
@@ -142,11 +149,6 @@ def _outputs(
         values=values,  # ty: ignore[invalid-argument-type]
         ref_kl=None if ref_kl is None else blank.index_put((actions,), ref_kl),  # ty: ignore[invalid-argument-type]
     )
-
-
-def base_model(model: Any) -> Any:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def _mixed(dtype: torch.dtype) -> bool:

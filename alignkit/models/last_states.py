@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from alignkit.algorithms.base import Algorithm
+from alignkit.models.base_model import base_model
 from alignkit.models.critic import read_values
-from alignkit.models.forward import base_model, padded_index
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.models.forward import padded_index
+from alignkit.recipe.lookup.kind_of import kind_of
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 from alignkit.types.seeds import child
 
@@ -28,7 +31,7 @@ LENGTHS = (1, 2, 15, 32, 33, 100, 257)
 def reads_last_only(algorithm: Algorithm, config: Any) -> bool:
     """Whether the last token's numbers are all that a score comes from: it comes out whole where others are NaN."""
     heads = len(algorithm.heads(config))
-    if not heads or algorithm.source == "duels" or algorithm.judge is None:
+    if not heads or kind_of(algorithm.source).beside_reference or algorithm.judge is None:
         return False
     batch = pack([Item(prompt_ids=(0, 1), completion_ids=(2, 3))], share_prefix=False)
     values = torch.full((batch.num_tokens, heads), math.nan)

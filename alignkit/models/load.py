@@ -1,38 +1,44 @@
-"""Loads, builds and saves policies. Weights are float32; bfloat16 arithmetic is done by autocast in the forward."""
+"""Finds, loads and builds policies. Weights are float32; bfloat16 arithmetic is done by autocast in the forward."""
 
 from __future__ import annotations
 
-import copy
 import fcntl
 import hashlib
 import importlib.util
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import ContentError, RecipeError
-from alignkit.models.encoder import Encoder, is_encoder
-from alignkit.models.tokenizer import character_tokenizer, recognise, stop_token_ids
-from alignkit.recipe.schema import Lora, Model, Scratch
-from alignkit.types.seeds import child
+from alignkit.errors import ContentError, RecipeError, first_line
+from alignkit.models.adapter_folder import CONFIG, AdapterFolder
+from alignkit.models.lora import add_lora, seeded
+from alignkit.models.pretrained import load_pretrained, load_tokenizer
+from alignkit.models.save import save_pretrained
+from alignkit.models.tokenizer import character_tokenizer, set_chat_template, stop_token_ids
+from alignkit.models.weights import VALUE_HEAD, named_policy_weights
+from alignkit.recipe.lookup.made_by import made_by
+from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
+from alignkit.recipe.schema import Model, Scratch
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from torch.nn import Module, Parameter
+    from torch.nn import Module
 
-__all__ = ["load_policy", "model_folder", "named_policy_weights", "save_pretrained", "smollm2_folder", "stop_token_ids"]
+__all__ = [
+    "VALUE_HEAD",
+    "load_policy",
+    "model_folder",
+    "named_policy_weights",
+    "save_pretrained",
+    "smollm2_folder",
+    "stop_token_ids",
+]
 
 SMOLLM2 = "smollm2-135m-instruct"
 MINILM = "all-minilm-l6-v2"
-VALUE_HEAD = "value_head"
-
-Gather = Callable[["list[Parameter]"], AbstractContextManager[Any]]
 
 
 def load_policy(model: Model, *, seed: int, beside: Path | None = None) -> tuple[Module, Any]:
@@ -45,81 +51,32 @@ def load_policy(model: Model, *, seed: int, beside: Path | None = None) -> tuple
     """
     if (model.path is None) == (model.scratch is None):
         raise RecipeError("model: give exactly one of `path` and `scratch`")
+    adapter = None
     if model.scratch is not None:
         policy, tokenizer = _build(model.scratch, seed)
     else:
-        policy, tokenizer = _load(locate(str(model.path), beside), model.revision)
-    if model.chat_template is not None:
-        tokenizer.chat_template = model.chat_template
+        located = locate(str(model.path), beside)
+        adapter = AdapterFolder.find(located, model.revision)
+        if adapter is not None:
+            policy, tokenizer = _load_adapted(adapter, model, seed, beside)
+        else:
+            policy, tokenizer = load_pretrained(located, model.revision)
+    set_chat_template(tokenizer, model.chat_template, beside)
     _remove_dropout(policy)
-    if model.lora is not None:
-        policy = _add_lora(policy, model.lora, seed)
+    if model.lora is not None and adapter is None:
+        policy = add_lora(policy, model.lora, seed)
     return policy, tokenizer
 
 
-def named_policy_weights(model: Module, *, gather: Gather = nullcontext) -> Iterator[tuple[str, Tensor]]:
-    """(checkpoint name, full tensor) of every weight, tied weights once; LoRA is merged on the fly into a new tensor.
-
-    The model is not changed. Tensors without LoRA are the parameters themselves (detached), not copies.
-    gather: a context within which the given parameters are whole, for models whose weights are sharded. One layer is
-    gathered at a time; every rank must run the iterator to its end.
-    """
-    import torch
-
-    base = _base(model)
-    adapted = {id(layer.base_layer.weight): layer for layer in base.modules() if _has_lora(layer)}
-    for layer in _by_layer(base):
-        with gather(list(layer.values())):
-            with torch.no_grad():
-                weights = {
-                    name.replace(".base_layer.", "."): _merged(adapted[id(tensor)])
-                    if id(tensor) in adapted
-                    else tensor.detach()
-                    for name, tensor in layer.items()
-                    if ".lora_" not in name
-                }
-            yield from _checkpoint_names(base, weights).items()
-    persistent = set(base.state_dict())
-    buffers = {name: tensor for name, tensor in base.named_buffers() if name in persistent}
-    yield from _checkpoint_names(base, buffers).items()
-
-
-def _by_layer(base: Module) -> list[dict[str, Parameter]]:
-    """The parameters by name, those of one transformer layer together; of the rest, those of one module together."""
-    layers: dict[str, dict[str, Parameter]] = {}
-    for name, parameter in base.named_parameters():
-        if name.startswith(f"{VALUE_HEAD}."):  # a critic's, on layers it shares with the policy: no weight of a policy
-            continue
-        numbered = re.match(r"(.*?\.\d+)\.", name)
-        module = numbered[1] if numbered else re.split(r"\.(?:base_layer|lora_)", name)[0].rpartition(".")[0]
-        layers.setdefault(module, {})[name] = parameter
-    return list(layers.values())
-
-
-def save_pretrained(model: Module, tokenizer: Any, folder: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Writes an ordinary checkpoint folder (config, safetensors, tokenizer) that loads without alignkit.
-
-    LoRA is merged; the adapter by itself is written to `folder/adapter`. dtype: of the stored weights, None: as held.
-    """
-    base = _base(model)
-    stored = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in named_policy_weights(model)}
-    # the weights already have their checkpoint names
-    base.save_pretrained(folder, state_dict=stored, save_original_format=False)
-    if dtype is not None:
-        config = copy.deepcopy(base.config)
-        config.dtype = dtype
-        config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if base is not model:
-        model.save_pretrained(folder / "adapter")  # ty: ignore[not-callable]  a PeftModel
-
-
+@lent(FOR_THE_HUB)
 def model_folder(path: str) -> Path:
     """The folder of a model that `model.path` could name: its own, or that of the hub's cache (downloaded if needed).
 
     Raises ContentError when there is no such model, or the hub cannot be reached and it is not in the cache.
     """
     located = Path(locate(path, None))
+    if (located / CONFIG).is_file():
+        raise ContentError(f"{path} is a LoRA adapter, not a whole model; name the model that it was merged into")
     if located.is_dir():
         return located
     from huggingface_hub import snapshot_download
@@ -129,7 +86,7 @@ def model_folder(path: str) -> Path:
         return Path(snapshot_download(path, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         cure = "check the name, or download it while online"
-        raise ContentError(f"model {path}: cannot be had from the hub: {_first_line(error)}; {cure}") from error
+        raise ContentError(f"model {path}: cannot be had from the hub: {first_line(error)}; {cure}") from error
 
 
 def smollm2_folder() -> Path:
@@ -212,47 +169,32 @@ def locate(path: str, beside: Path | None) -> str:
     looks_like_folder = path.startswith((".", "/", "~")) or path.count("/") != 1
     if looks_like_folder:
         tried = [str(beside / path), str(folder)] if beside else [str(folder)]
+        maker = made_by(path)
+        cure = f"; it is what a recipe leaves behind: run `{maker}` first" if maker else ""
         raise ContentError(
-            f"model.path: no folder {' or '.join(tried)}, and {path!r} is not a hub id (ORG/NAME) or {SMOLLM2}"
+            f"model.path: no folder {' or '.join(tried)}, and {path!r} is not a hub id (ORG/NAME) or {SMOLLM2}{cure}"
         )
     return path
 
 
-def _load(path: str, revision: str | None) -> tuple[Module, Any]:
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+def tokenizer_place(path: str, beside: Path | None, revision: str | None = None) -> str:
+    """The folder or hub id in which the tokenizer of a recipe's `model.path` is: an adapter may come without one."""
+    located = locate(path, beside)
+    adapter = AdapterFolder.find(located, revision)
+    return located if adapter is None else adapter.tokenizer(beside)
 
-    options: dict[str, Any] = {"trust_remote_code": False}
-    if revision is not None:
-        options["revision"] = revision
+
+def _load_adapted(adapter: AdapterFolder, model: Model, seed: int, beside: Path | None) -> tuple[Module, Any]:
+    """An adapter on its base: to be trained further where the recipe has `lora`, else merged."""
+    base = adapter.base(beside)
     try:
-        config = _without_dropout(AutoConfig.from_pretrained(path, **options))
-        reads_only = is_encoder(config)
-        loaded: Any = (AutoModel if reads_only else AutoModelForCausalLM).from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            use_safetensors=True,  # other formats can hold code
-            output_loading_info=True,
-            **options,
-        )
-        tokenizer: Any = recognise(AutoTokenizer.from_pretrained(path, **options))
-    except (OSError, ValueError, ImportError) as error:
-        cure = "check the folder" if Path(path).is_dir() else "check the name, or download it while online"
-        raise ContentError(f"model.path: cannot load {path}: {_first_line(error)}; {cure}") from error
-    model, info = loaded
-    missing = [key for key in info["missing_keys"] if not key.startswith("pooler.")]  # which nothing here reads
-    broken = [*missing, *(str(key) for key in info["mismatched_keys"])]
-    if broken:
-        raise ContentError(f"model.path: {path} lacks {len(broken)} weights of its architecture, first: {broken[0]}")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return (Encoder(model) if reads_only else model), tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        policy, tokenizer = load_pretrained(base, adapter.settings.get("revision"))
+    except ContentError as error:
+        raise ContentError(f"{error} ('{base}' is the base of the LoRA adapter in {adapter.folder})") from error
+    if (place := adapter.tokenizer(beside)) != base:
+        tokenizer = load_tokenizer(place)
+    adapted = adapter.merged(policy) if model.lora is None else adapter.continued(policy, model.lora, seed)
+    return adapted, tokenizer
 
 
 def _build(scratch: Scratch, seed: int) -> tuple[Module, Any]:
@@ -278,37 +220,8 @@ def _build(scratch: Scratch, seed: int) -> tuple[Module, Any]:
         attn_implementation="sdpa",  # ty: ignore[unknown-argument]  PreTrainedConfig takes it as a keyword
         dtype=torch.float32,
     )
-    with _seeded(seed, "scratch"):
+    with seeded(seed, "scratch"):
         return LlamaForCausalLM(config), tokenizer
-
-
-def _add_lora(policy: Module, lora: Lora, seed: int) -> Module:
-    from peft import LoraConfig, get_peft_model
-
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    alpha: Any = lora.alpha  # peft declares an int and divides it by the rank; a fraction is as good
-    config = LoraConfig(r=lora.rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
-    try:
-        with _seeded(seed, "lora"):
-            return get_peft_model(policy, config)
-    except ValueError as error:
-        raise RecipeError(f"model.lora.target_modules: {_first_line(error)}") from error
-
-
-@contextmanager
-def _seeded(seed: int, name: str) -> Generator[None]:
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(child(seed, name))
-        yield
-
-
-def _without_dropout(config: Any) -> Any:
-    for name, value in vars(config).items():
-        if isinstance(value, float) and ("dropout" in name or "pdrop" in name):
-            setattr(config, name, 0.0)
-    return config
 
 
 def _remove_dropout(model: Module) -> None:
@@ -317,26 +230,3 @@ def _remove_dropout(model: Module) -> None:
     for layer in model.modules():
         if isinstance(layer, Dropout):
             layer.p = 0.0
-
-
-def _base(model: Module) -> Any:
-    """The transformers model inside a PeftModel, or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model  # ty: ignore[not-callable]
-
-
-def _has_lora(layer: Module) -> bool:
-    return hasattr(layer, "get_delta_weight") and hasattr(layer, "base_layer")
-
-
-def _merged(layer: Any) -> Tensor:
-    weight = layer.base_layer.weight.detach()
-    for adapter in layer.active_adapters:
-        weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
-    return weight
-
-
-def _checkpoint_names(base: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undoes what transformers renames and fuses while loading some architectures (experts, for example)."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    return revert_weight_conversion(base, weights)

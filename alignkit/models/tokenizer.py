@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import PreTrainedTokenizerFast
 
-from alignkit.errors import DataError
+from alignkit.data.chat_template import chat_template
+from alignkit.errors import ContentError, DataError
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -83,15 +86,61 @@ def recognise(tokenizer: Any) -> Any:
     return _wrap(CharacterTokenizer, tokenizer.backend_tokenizer, tokenizer.model_max_length, tokenizer.chat_template)
 
 
+def set_chat_template(tokenizer: Any, given: str | None, beside: Path | None) -> None:
+    """Replaces the tokenizer's chat template by `given`, a template or the path of its file; None changes nothing.
+
+    beside: the recipe's folder, in which a file is looked for first. Raises ContentError when what is given is no
+    template (it has no Jinja in it) and there is no such file.
+    """
+    if given is None:
+        return
+    if re.search(r"{[{%#]", given):
+        tokenizer.chat_template = given
+        return
+    tried = [folder / given for folder in (beside, Path()) if folder is not None]
+    file = next((path.expanduser() for path in tried if path.expanduser().is_file()), None)
+    if file is None:
+        looked = " or ".join(map(str, dict.fromkeys(tried)))
+        raise ContentError(
+            f"model.chat_template: {given!r} is no Jinja template (it has no {{{{ or {{%), "
+            f"and there is no file {looked}"
+        )
+    try:
+        tokenizer.chat_template = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContentError(f"model.chat_template: {file} cannot be read as text: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopToken:
+    """A token that ends a completion. named_by: tokenizer, generation config, chat template: who says so."""
+
+    id: int
+    text: str
+    named_by: tuple[str, ...]
+
+
+def stop_tokens(tokenizer: Any, generation_config: Any) -> list[StopToken]:
+    """The tokens that end a completion, by id: the tokenizer's EOS, every EOS of the generation config (None: there is
+    none), and the token with which the chat template ends an assistant's turn, together."""
+    configured = getattr(generation_config, "eos_token_id", None)
+    configured = configured if isinstance(configured, list | tuple) else [configured]
+    template = chat_template(tokenizer).turn_end_id if tokenizer.chat_template else None
+    named = {"tokenizer": [tokenizer.eos_token_id], "generation config": configured, "chat template": [template]}
+    found = sorted({token for tokens in named.values() for token in tokens if token is not None})
+    return [
+        StopToken(
+            id=token,
+            text=str(tokenizer.convert_ids_to_tokens(token)),
+            named_by=tuple(name for name, tokens in named.items() if token in tokens),
+        )
+        for token in found
+    ]
+
+
 def stop_token_ids(tokenizer: Any, model: Module) -> tuple[int, ...]:
-    """Ids that end a completion: the tokenizer's eos and every eos of the model's generation config, ascending."""
-    found: set[int] = set()
-    if tokenizer.eos_token_id is not None:
-        found.add(tokenizer.eos_token_id)
-    configured: int | Sequence[int] | None = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    if configured is not None:
-        found.update([configured] if isinstance(configured, int) else configured)
-    return tuple(sorted(found))
+    """Ids that end a completion of this model, ascending."""
+    return tuple(token.id for token in stop_tokens(tokenizer, getattr(model, "generation_config", None)))
 
 
 def _wrap(kind: type[Wrapped], tokenizer: Any, context: int, template: Any = None) -> Wrapped:

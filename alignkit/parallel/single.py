@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.errors import HealthError
-from alignkit.models.load import named_policy_weights
+from alignkit.models.weights import named_policy_weights
 from alignkit.parallel.trainer import ADAM_STATE, check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch

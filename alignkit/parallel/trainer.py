@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alignkit.errors import CheckpointError
+from alignkit.types.files import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,36 +60,63 @@ class Trainer(Protocol):
         ...
 
 
+class Stored:
+    """One tensor in a checkpoint's file, read when it is called."""
+
+    def __init__(self, path: Path, name: str, file: Any):
+        self.path, self.name, self._file = path, name, file
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(self.name).get_shape())
+
+    def __call__(self) -> Tensor:
+        """The tensor; raises CheckpointError when a number in it is none."""
+        tensor = self._file.get_tensor(self.name)
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"{self.path}: {self.name} holds a number that is not finite, from which nothing can go on; move the "
+                "checkpoint away to go on from the one before"
+            )
+        return tensor
+
+
 def store_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Writes a safetensors file; raises OSError when the disk refuses it, as for any other file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    save_tensors(tensors, path)
 
 
-def stored_tensors(folder: Path, kind: str) -> dict[str, Callable[[], Tensor]]:
-    """A reader of each tensor in a checkpoint's `kind*.safetensors`, by name, however many ranks wrote these files."""
-    from safetensors import safe_open
+def stored_tensors(folder: Path, kind: str) -> dict[str, Stored]:
+    """A reader of each tensor in a checkpoint's `kind*.safetensors`, by name, however many ranks wrote these files.
 
-    readers: dict[str, Callable[[], Tensor]] = {}
+    Raises CheckpointError that names a file which is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    readers: dict[str, Stored] = {}
     for path in sorted(folder.glob(f"{kind}*.safetensors")):
-        file: Any = safe_open(path, framework="pt")
-        readers |= {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+        try:
+            file: Any = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{path}: cannot be read ({error}); move the checkpoint away to go on from the one before"
+            ) from error
+        readers |= {name: Stored(path, name, file) for name in file.keys()}  # noqa: SIM118  it is no mapping
     return readers
 
 
-def check_names(readers: Mapping[str, object], trained: Mapping[str, object], folder: Path) -> None:
-    """Raises CheckpointError unless the checkpoint holds exactly the trained weights."""
+def check_names(readers: Mapping[str, Stored], trained: Mapping[str, Tensor], folder: Path) -> None:
+    """Raises CheckpointError unless the checkpoint holds exactly the trained weights, in their shapes."""
     if readers.keys() != trained.keys():
         odd = sorted(readers.keys() ^ trained.keys())[:3]
         raise CheckpointError(f"{folder}: its weights are not this model's, e.g. {', '.join(odd)}")
+    for name, stored in readers.items():
+        wanted = tuple(getattr(trained[name], "ds_shape", trained[name].shape))  # of a sharded one: when it is whole
+        if stored.shape != wanted:
+            raise CheckpointError(
+                f"{stored.path}: {name} has the shape {list(stored.shape)}, this model's has {list(wanted)}; resume "
+                "with the model it was made with, or move the checkpoint away to go on from the one before"
+            )
 
 
 def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict]:

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.errors import HealthError, RecipeError
-from alignkit.models.forward import base_model, plain
-from alignkit.models.load import VALUE_HEAD, named_policy_weights
+from alignkit.models.base_model import base_model
+from alignkit.models.forward import plain
+from alignkit.models.weights import VALUE_HEAD, named_policy_weights
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.recipe.schema import Optimizer
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.read import resolve_algorithm
 from alignkit.recipe.reward_settings import reward_formula, reward_without_effect
-from alignkit.recipe.rules import FRESH, optimizer_steps
+from alignkit.recipe.rules import optimizer_steps
 
 if TYPE_CHECKING:
+    from alignkit.data.kinds.kind import Kind
     from alignkit.recipe.schema import Recipe, Stage
 
 
@@ -39,10 +41,10 @@ class BatchEquation:
         return f"{sampled}; {passes} {steps}; at most {_count(self.sampled_tokens, 'sampled token')}"
 
 
-def batch_equation(stage: Stage, source: str) -> BatchEquation:
-    """The counts of a checked stage; source: its algorithm's."""
+def batch_equation(stage: Stage, source: Kind) -> BatchEquation:
+    """The counts of a checked stage; source: the kind of data that its algorithm learns from."""
     rollouts, train = stage.rollouts, stage.train
-    sampled = source in FRESH
+    sampled = source.fresh
     prompts = rollouts.prompts if sampled else train.batch or 0
     group = rollouts.group if sampled else 1
     turns = stage.environment.max_turns if stage.environment else 1
@@ -66,11 +68,13 @@ def explain_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     algorithm, config = resolve_algorithm(stage, recipe)
-    batch = batch_equation(stage, algorithm.source)
+    source = kind_of(algorithm.source)
+    batch = batch_equation(stage, source)
     needs = algorithm.needs(config)
-    unused, besides = list(_without_effect(stage, algorithm.source)), list(_besides(stage, mixed="costs" not in needs))
+    unused = list(_without_effect(stage, source))
+    besides = list(_besides(stage, mixed="costs" not in needs.columns))
     kind = "reward model" if algorithm.trains_reward else "policy"
-    models = [kind, *(["reference"] if "ref_logprobs" in needs else [])]
+    models = [kind, *(["reference"] if "reference" in needs.models else [])]
     if stage.rollouts.finished:
         models.append("guide")
     if algorithm.heads(config) and not algorithm.trains_reward:
@@ -81,7 +85,7 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
         "objective": algorithm.explain(config),
         "models": ", ".join(models),
         "data": stage.data.name,
-        "reward": _reward(stage) if algorithm.samples else None,
+        "reward": _reward(stage) if source.samples else None,
         "batch": str(batch),
         "optimizer": f"AdamW, lr {optimizer.lr:g} {optimizer.schedule}, {optimizer.warmup_steps} warm-up steps",
         "no effect": "; ".join(unused) or None,
@@ -120,8 +124,8 @@ def _besides(stage: Stage, *, mixed: bool) -> Iterator[str]:
     if rollouts.guided:
         yield f"{rollouts.guided:g} of the prompts go on from part of their task's completion, which is not trained on"
     if rollouts.finished:
-        guide = rollouts.guide or "the reference"
-        yield f"{rollouts.finished:g} of the completions go over to {guide} midway, whose part is not trained on"
+        guide, what = rollouts.guide or "the reference", "completions" if stage.environment is None else "utterances"
+        yield f"{rollouts.finished:g} of the {what} go over to {guide} midway, whose part is not trained on"
     if not rollouts.keep_zero_spread:
         rounds = _count(rollouts.refill_rounds, "round")
         yield f"groups of equal rewards give way to new prompts, in at most {rounds} a step"
@@ -146,15 +150,15 @@ def _besides(stage: Stage, *, mixed: bool) -> Iterator[str]:
         yield f"after each update at most {steps} on the KL alone, until no token's is above {train.fixup.kl:g}"
 
 
-def _without_effect(stage: Stage, source: str) -> Iterator[str]:
+def _without_effect(stage: Stage, source: Kind) -> Iterator[str]:
     """Settings that were given but change nothing, each with the reason."""
     rollouts, optimizer, data = stage.rollouts, stage.optimizer, stage.data
     if "final_lr_fraction" in optimizer.model_fields_set and optimizer.schedule == "constant":
         yield "optimizer.final_lr_fraction (the schedule is constant)"
     if "refill_rounds" in rollouts.model_fields_set and rollouts.keep_zero_spread:
         yield "rollouts.refill_rounds (keep_zero_spread is true)"
-    if source not in (*FRESH, "replay") and rollouts.model_fields_set:
-        yield f"rollouts (this stage learns from {source} data)"
+    if not source.samples and rollouts.model_fields_set:
+        yield f"rollouts (this stage learns from {source.name} data)"
     yield from reward_without_effect(stage.rewards)
     if data.revision is not None and not data.source.startswith("hub:"):
         yield "data.revision (the source is not a hub dataset)"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from alignkit.recipe.document import KeyPath, Place, describe
-from alignkit.recipe.find import did_you_mean
+from alignkit.recipe.lookup.find import did_you_mean
 
 _WANTED = {
     "int_type": "wants a whole number",

@@ -17,14 +17,21 @@ from pydantic import ValidationError
 
 from alignkit.errors import ContentError, RecipeError
 from alignkit.recipe.document import Document, KeyPath, Place, describe, parse_value, read_document
-from alignkit.recipe.find import did_you_mean, find, load
-from alignkit.recipe.outline import function_options
+from alignkit.recipe.lookup.find import did_you_mean, find, load
+from alignkit.recipe.lookup.kind_of import kind_of
+from alignkit.recipe.lookup.outline import function_options
+from alignkit.recipe.overlay import overlay
 from alignkit.recipe.problems import Located, explain_validation
 from alignkit.recipe.rules import broken_rules
 from alignkit.recipe.schema import Recipe, Stage
 
 if TYPE_CHECKING:
     from alignkit.algorithms.base import Algorithm, AlgorithmConfig
+
+    Resolved = tuple[Algorithm, AlgorithmConfig] | tuple[None, None]
+
+UNREAD: Resolved = (None, None)
+"""Of an algorithm whose file was not imported."""
 
 STAGE_SECTIONS = (
     "data",
@@ -50,6 +57,21 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     the value read as YAML; list items by number. An override of a top-level section holds for every stage.
     Raises RecipeError with one `file:line: key: problem` line per mistake, ContentError when there is no such recipe.
     """
+    recipe, problems, _ = resolved(source, overrides)
+    if recipe is None or problems:
+        raise RecipeError(problems)
+    return recipe
+
+
+def resolved(
+    source: str | Path, overrides: Sequence[str] = (), *, code: bool = True
+) -> tuple[Recipe | None, list[str], Document]:
+    """What `read_recipe` makes of a recipe, its problems, and the document behind both, its stages written out.
+
+    code: whether an algorithm's file is imported; else one that alignkit does not ship is left unread, with its
+    settings as they were written. The recipe is None when a section is wrong. Raises as `read_recipe` for files that
+    cannot be read at all.
+    """
     path = recipe_path(source)
     document = _read_with_bases(path, _shown(path), ())
     problems: list[str] = []
@@ -60,10 +82,8 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             problems += error.problems
     document = _expand_stages(document)
     located = Located(document.places)
-    recipe = _validate(document.tree, path, located)
-    if recipe is None or located or problems:
-        raise RecipeError([*problems, *located.lines()])
-    return recipe
+    recipe = _validate(document.tree, path, located, code=code)
+    return recipe, [*problems, *located.lines()], document
 
 
 def recipe_path(source: str | Path) -> Path:
@@ -84,11 +104,12 @@ def resolve_algorithm(stage: Stage, recipe: Recipe) -> tuple[Algorithm, Algorith
 
 
 def load_algorithm(name: str, *, beside: Path | None = None) -> Algorithm:
-    """The Algorithm called `name`. Raises ContentError when there is none."""
+    """The Algorithm called `name`. Raises ContentError when there is none, or no such kind of data as it names."""
     found = find("algorithms", name, beside=beside)
     algorithm: Any = load(found)
     if not (hasattr(algorithm, "config") and hasattr(algorithm, "requires")):
         raise ContentError(f"{found.path}: {found.attribute} is not an alignkit.algorithms.base.Algorithm")
+    kind_of(algorithm.source)
     return algorithm
 
 
@@ -132,35 +153,13 @@ def _read_with_bases(path: Path, name: str, above: tuple[Path, ...]) -> Document
         raise RecipeError(place.says(f"recipes extend one another in a circle: {circle}"))
     below = _read_with_bases(base_path, _shown(base_path), (*above, path))
     below.tree = _rebase(below.tree, base_path.parent, path.parent)
-    return _overlay(below, document)
+    return overlay(below, document)
 
 
 def _base_path(base: str, folder: Path) -> Path:
     if base.endswith(RECIPE_SUFFIXES):
         return recipe_path(folder / Path(base).expanduser())
     return find("recipes", base, beside=folder).path
-
-
-def _overlay(base: Document, over: Document) -> Document:
-    """`over` laid over `base` key by key. Lists are replaced as a whole; so is `algorithm` when its type changes."""
-    replaced: list[KeyPath] = []
-    tree = _merge(base.tree, over.tree, (), replaced)
-    kept = {path: at for path, at in base.places.items() if not any(path[: len(old)] == old for old in replaced)}
-    return Document(tree, {**kept, **over.places})
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any], path: KeyPath, replaced: list[KeyPath]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in over.items():
-        old = base.get(key)
-        other_algorithm = key == "algorithm" and isinstance(value, dict) and "type" in value
-        mergeable = isinstance(value, dict) and isinstance(old, dict)
-        if mergeable and not (other_algorithm and value["type"] != old.get("type")):
-            result[key] = _merge(old, value, (*path, key), replaced)
-        else:
-            replaced.append((*path, key))
-            result[key] = value
-    return result
 
 
 def _rebase(value: Any, old: Path, new: Path, key: str = "") -> Any:
@@ -240,13 +239,13 @@ def _expand_stages(document: Document) -> Document:
             stages.append(stage)
             continue
         own = {path[2:]: at for path, at in document.places.items() if path[:2] == ("stages", i)}
-        merged = _overlay(base, Document(stage, own))
+        merged = overlay(base, Document(stage, own))
         stages.append(merged.tree)
         places |= {("stages", i, *path): at for path, at in merged.places.items()}
     return Document({**tree, "stages": stages}, places)
 
 
-def _validate(tree: dict[str, Any], path: Path, located: Located) -> Recipe | None:
+def _validate(tree: dict[str, Any], path: Path, located: Located, *, code: bool) -> Recipe | None:
     """The checked recipe; None (and problems in `located`) when a section is wrong."""
     if "file" in tree:
         located.add(("file",), "is not a setting")
@@ -257,12 +256,12 @@ def _validate(tree: dict[str, Any], path: Path, located: Located) -> Recipe | No
     except ValidationError as error:
         explain_validation(error, model=Recipe, tree=tree, base=(), top=Recipe, located=located)
     stages = tree["stages"] if isinstance(tree["stages"], list) else []
-    resolved = [_check_stage(stage, i, path.parent, located) for i, stage in enumerate(stages)]
-    algorithms = [pair for pair in resolved if pair is not None]
-    if recipe is None or located or len(algorithms) < len(resolved):
+    found = [_check_stage(stage, i, path.parent, located, code=code) for i, stage in enumerate(stages)]
+    algorithms = [pair for pair in found if pair is not None]
+    if recipe is None or located or len(algorithms) < len(found):
         return None
     filled = tuple(
-        stage.model_copy(update={"algorithm": config.model_dump(mode="json")})
+        stage if config is None else stage.model_copy(update={"algorithm": config.model_dump(mode="json")})
         for stage, (_, config) in zip(recipe.stages, algorithms, strict=True)
     )
     recipe = recipe.model_copy(update={"file": path, "stages": filled})
@@ -271,7 +270,7 @@ def _validate(tree: dict[str, Any], path: Path, located: Located) -> Recipe | No
     return recipe
 
 
-def _check_stage(stage: Any, i: int, folder: Path, located: Located) -> tuple[Algorithm, AlgorithmConfig] | None:
+def _check_stage(stage: Any, i: int, folder: Path, located: Located, *, code: bool) -> Resolved | None:
     """Looks up what a stage names, whatever else may be wrong with it; returns its algorithm and Config."""
     if not isinstance(stage, dict):
         return None
@@ -291,6 +290,8 @@ def _check_stage(stage: Any, i: int, folder: Path, located: Located) -> tuple[Al
             located.add((*key, near), "is not a setting (did you mean 'type'?)")
         return None
     try:
+        if not code and not find("algorithms", name, beside=folder).is_shipped:
+            return UNREAD
         algorithm = load_algorithm(name, beside=folder)
     except ContentError as error:
         located.add((*key, "type"), str(error))
@@ -329,6 +330,8 @@ def _what_matters(recipe: Recipe) -> dict[str, Any]:
         del stage["train"]["micro_batch_tokens"]
         for key in ("memory_gib", "gpu_memory_fraction", "reward_workers"):
             del stage["rollouts"][key]
+        for reward in stage["rewards"]:
+            del reward["memory_mib"], reward["secrets"]
     last = tree["stages"][-1]
     if last["optimizer"]["schedule"] == "constant":
         del last["train"]["steps"]  # a run may be made longer: no earlier step depends on its length

@@ -16,7 +16,7 @@ def broken_reward_settings(stage: Stage, algorithm: Any, config: Any, key: KeyPa
     for i, spec in enumerate(stage.rewards):
         own = (*key, "rewards", i)
         yield from _reading(spec, stage, own)
-        yield from _placing(spec, stage, "rewards" in algorithm.needs(config), own)
+        yield from _placing(spec, stage, "rewards" in algorithm.needs(config).columns, own)
         if spec.normalise is not None and spec.gate:
             yield (*own, "normalise"), "would make a gate 0 on average; remove it, or the gate"
         if spec.normalise is not None and not stage.rollouts.keep_zero_spread:

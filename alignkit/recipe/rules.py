@@ -5,30 +5,39 @@ A rule yields (key path, problem); a recipe that passes its schema but breaks a 
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import ContentError
-from alignkit.recipe.data_file import data_file, data_folders
 from alignkit.recipe.document import KeyPath
-from alignkit.recipe.find import did_you_mean, find, find_suite
-from alignkit.recipe.outline import keyword_functions
+from alignkit.recipe.lookup.data_file import data_file, data_folders
+from alignkit.recipe.lookup.find import did_you_mean, find, find_suite
+from alignkit.recipe.lookup.kind_of import kind_of
+from alignkit.recipe.lookup.outline import function_options, keyword_functions
+from alignkit.recipe.lookup.rows_function import find_rows_function
 from alignkit.recipe.reward_settings import broken_reward_settings
 from alignkit.recipe.schema import Critic, Data, Recipe, Rows, Stage
+from alignkit.recipe.template import template_parts
+from alignkit.types.needs import Needs
+
+if TYPE_CHECKING:
+    from alignkit.data.kinds.kind import Kind
 
 Broken = Iterator[tuple[KeyPath, str]]
 
-FRESH = ("rollouts", "resets")  # sources that sample every step's batch anew, rollouts.prompts x rollouts.group
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 
 def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:
-    """Every broken rule of a recipe whose sections are valid. algorithms: (Algorithm, Config) of each stage."""
+    """Every broken rule of a recipe whose sections are valid.
+
+    algorithms: (Algorithm, Config) of each stage; (None, None) where it was not imported: what hangs on it is left out.
+    """
     folder = recipe.file.parent if recipe.file else Path()
     for rule in (_model, _stage_names, _launch):
         yield from rule(recipe)
+    yield from _lora(recipe, algorithms)
     yield from _evaluation(recipe, algorithms)
     if recipe.reference is not None:
         yield from _reference(recipe, algorithms)
@@ -36,31 +45,40 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
     for i, (stage, (algorithm, config)) in enumerate(zip(recipe.stages, algorithms, strict=True)):
         key = ("stages", i)
         yield from _data(stage.data, (*key, "data"), folder)
-        yield from _rewards(stage, algorithm, key)
-        if algorithm.source in FRESH:
-            yield from broken_reward_settings(stage, algorithm, config, key)
-        yield from _batch(stage, algorithm, key)
-        yield from _guide(recipe, stage, algorithm, (*key, "rollouts"))
         yield from _optimizer(stage, key)
-        yield from _critic(recipe, stage, algorithm, config, key)
         yield from _limits(stage, key)
-        yield from _context(recipe, stage, algorithm, key)
-        if recipe.model.frozen and not algorithm.trains_reward:
-            yield ("model", "frozen"), f"{stage.algorithm['type']} would train nothing; it is for reward models"
-        if algorithm.trains_reward and stage is not recipe.stages[-1]:
-            yield (*key, "algorithm"), "makes a reward model, with which a recipe ends; put later stages in another one"
-        if algorithm.trains_reward and "ref_logprobs" in algorithm.needs(config) and i and not recipe.reference:
-            problem = (
-                "measures its reward from the model as this stage begins, which is not kept; make it the only stage"
-            )
-            yield (*key, "algorithm"), problem
-        for sentence in algorithm.requires(config, stage):
-            yield (*key, "algorithm"), sentence
+        if algorithm is not None:
+            yield from _of_algorithm(recipe, stage, algorithm, config, key)
 
 
-def optimizer_steps(stage: Stage, source: str) -> int:
-    """Optimizer steps of a stage: one per step for labelled data and pairs, epochs x minibatches for rollouts."""
-    passes = stage.train.epochs * stage.train.minibatches if source in FRESH else 1
+def _of_algorithm(recipe: Recipe, stage: Stage, algorithm: Any, config: Any, key: KeyPath) -> Broken:
+    """What a stage's algorithm asks of its other settings."""
+    if not isinstance(needs := algorithm.needs(config), Needs):
+        problem = f"its `needs` gives {type(needs).__name__}; write `Needs(columns={tuple(needs)})`"
+        yield (*key, "algorithm", "type"), f"{problem} of alignkit/types/needs.py"
+        return
+    yield from _rewards(stage, algorithm, key)
+    if kind_of(algorithm.source).fresh:
+        yield from broken_reward_settings(stage, algorithm, config, key)
+    yield from _batch(stage, algorithm, key)
+    yield from _guide(recipe, stage, algorithm, (*key, "rollouts"))
+    yield from _critic(recipe, stage, algorithm, config, key)
+    yield from _context(recipe, stage, algorithm, key)
+    if recipe.model.frozen and not algorithm.trains_reward:
+        yield ("model", "frozen"), f"{stage.algorithm['type']} would train nothing; it is for reward models"
+    if algorithm.trains_reward and stage is not recipe.stages[-1]:
+        yield (*key, "algorithm"), "makes a reward model, with which a recipe ends; put later stages in another one"
+    first = stage is recipe.stages[0]
+    if algorithm.trains_reward and "reference" in algorithm.needs(config).models and not first and not recipe.reference:
+        problem = "measures its reward from the model as this stage begins, which is not kept; make it the only stage"
+        yield (*key, "algorithm"), problem
+    for sentence in algorithm.requires(config, stage):
+        yield (*key, "algorithm"), sentence
+
+
+def optimizer_steps(stage: Stage, source: Kind) -> int:
+    """Optimizer steps of a stage: one per step for given data, epochs x minibatches for rollouts."""
+    passes = stage.train.epochs * stage.train.minibatches if source.fresh else 1
     return stage.train.steps * passes
 
 
@@ -78,6 +96,23 @@ def _model(recipe: Recipe) -> Broken:
     if len(set(scratch.characters)) != len(scratch.characters):
         twice = next(letter for letter in scratch.characters if scratch.characters.count(letter) > 1)
         yield ("model", "scratch", "characters"), f"holds {twice!r} twice; give each character once"
+
+
+def _lora(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:
+    """That everything of the adapter would be trained."""
+    lora, key = recipe.model.lora, ("model", "lora")
+    if lora is None:
+        return
+    named = () if isinstance(lora.target_modules, str) else lora.target_modules
+    for module in sorted(set(named) & set(lora.modules_to_save)):
+        yield (*key, "modules_to_save"), f"{module} is in target_modules, too; take it out of one of the two"
+    if recipe.model.frozen:
+        yield key, "`frozen` trains the head alone, so an adapter would stay as it is; remove one of the two"
+    if "lm_head" in (*named, *lora.modules_to_save):
+        for stage, (algorithm, config) in zip(recipe.stages, algorithms, strict=True):
+            if algorithm is not None and algorithm.trains_reward and algorithm.heads(config):
+                problem = f"{stage.algorithm['type']} makes a reward model, which says no words"
+                yield key, f"{problem}: lm_head would never be trained; take it out"
 
 
 def _stage_names(recipe: Recipe) -> Broken:
@@ -104,10 +139,10 @@ def _evaluation(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken
         yield ("evaluation",), "has no tasks; set `evaluation.data`, or keep rows out with `data.holdout`"
     if evaluation.data is not None:
         yield from _data(evaluation.data, ("evaluation", "data"), recipe.file.parent if recipe.file else Path())
-    if judges_given(last, algorithms[-1][0]):
+    if algorithms[-1][0] is not None and judges_given(last, algorithms[-1][0]):
         if evaluation.suite is not None:
             yield ("evaluation", "suite"), "asks a policy, and this stage is evaluated on its held-out data; remove it"
-    elif not any(stage.rewards or stage.environment for stage in recipe.stages):
+    elif algorithms[-1][0] is not None and not any(stage.rewards or stage.environment for stage in recipe.stages):
         yield ("evaluation",), "cannot grade without `rewards` or an `environment` in any stage; add them"
     if evaluation.samples > 1 and evaluation.temperature == 0:
         problem = "at temperature 0 all samples of a task are the same; set `evaluation.temperature` above 0"
@@ -129,7 +164,7 @@ def _launch(recipe: Recipe) -> Broken:
 
 def _reference(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:
     assert recipe.reference is not None
-    if not any("ref_logprobs" in algorithm.needs(config) for algorithm, config in algorithms):
+    if not any(algorithm is None or "reference" in algorithm.needs(config).models for algorithm, config in algorithms):
         yield ("reference",), "no stage's algorithm uses a reference model; switch its KL term on or remove the section"
     folder = recipe.file.parent if recipe.file else Path()
     yield from _local_path(("reference", "path"), recipe.reference.path, folder)
@@ -159,11 +194,11 @@ def _rows(data: Rows, key: KeyPath, folder: Path) -> Broken:
         yield (*key, "source"), "is missing"
     if data.template is not None:
         try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(data.template) if name is not None]
+            parts = template_parts(data.template)
         except ValueError as error:
-            yield (*key, "template"), f"is not a format string: {error}; write braces as {{{{ and }}}}"
+            yield (*key, "template"), str(error)
         else:
-            if not fields:
+            if all(part.column is None for part in parts):
                 yield (*key, "template"), "names no column, so all prompts are alike; write e.g. `{question}`"
 
 
@@ -183,7 +218,15 @@ def _source(data: Rows, key: KeyPath, folder: Path) -> Broken:
             known = ", ".join(generators)
             yield source, f"no generator is called '{name}'{did_you_mean(name, generators)}; there are {known}"
     else:
-        yield from _data_file(data.source, source, folder)
+        try:
+            function = find_rows_function(data.source, beside=folder)
+        except ContentError as error:
+            yield source, str(error)
+            return
+        if function is None:
+            yield from _data_file(data.source, source, folder)
+        else:
+            options = (function_options(function.path, function.name) or set(data.options)) - {"seed", "split"}
     for option in data.options:
         if option not in options:
             problem = f"is not an option of '{data.source}'{did_you_mean(option, options)}"
@@ -196,26 +239,27 @@ def _generators() -> dict[str, set[str]]:
 
 
 def _data_file(source: str, key: KeyPath, folder: Path) -> Broken:
-    if not source.endswith(DATA_SUFFIXES):
-        wanted = f"`generator:NAME`, `hub:ORG/NAME` or a file ({' '.join(DATA_SUFFIXES)})"
-        yield key, f"wants {wanted}; got '{source}'"
-    elif data_file(source, folder) is None:
+    path = data_file(source, folder)
+    if not source.endswith(DATA_SUFFIXES) and (path is None or not path.is_dir()):
+        files = f"a file ({' '.join(DATA_SUFFIXES)}), a folder of datasets.save_to_disk"
+        yield key, f"wants `generator:NAME`, `hub:ORG/NAME`, `./file.py:NAME`, {files}; got '{source}'"
+    elif path is None:
         looked = ", ".join(str(place) for place in data_folders(folder))
         yield key, f"there is no file '{source}' in {looked}; fetch it, or set ALIGNKIT_DATA to its folder"
 
 
 def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
-    kind = stage.algorithm["type"]
-    if stage.replay is not None and algorithm.source != "replay":
+    kind, source = stage.algorithm["type"], kind_of(algorithm.source)
+    if stage.replay is not None and not source.replays:
         yield (*key, "replay"), f"{kind} keeps no past turns; remove the section"
-    if algorithm.source in ("replay", "resets") and stage.environment is None:
+    if source.environment == "must" and stage.environment is None:
         yield key, f"{kind} plays episodes; give it an `environment` (see `alignkit ls environments`)"
         return
-    if algorithm.source in ("replay", "resets") and stage.rewards:
+    if source.environment == "must" and stage.rewards:
         yield (*key, "rewards"), f"{kind} learns from what the environment pays each turn alone; remove the rewards"
-    if algorithm.source not in FRESH:
-        if stage.environment is not None and algorithm.source not in ("replay", "turns"):
-            problem = f"{kind} learns from {algorithm.source} data, not in an environment; move it to another stage"
+    if not source.fresh:
+        if stage.environment is not None and source.environment == "never":
+            problem = f"{kind} learns from {source.name} data, not in an environment; move it to another stage"
             yield (*key, "environment"), problem
         return
     if stage.environment is not None:
@@ -231,7 +275,7 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
 
 def _batch(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
     train, kind = stage.train, stage.algorithm["type"]
-    if algorithm.source in FRESH:
+    if kind_of(algorithm.source).fresh:
         size = stage.rollouts.prompts * stage.rollouts.group
         if size % train.minibatches:
             problem = f"must divide prompts x group = {size}; got {train.minibatches}"
@@ -258,17 +302,17 @@ def _batch(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
 
 
 def _guide(recipe: Recipe, stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
-    """That a guide has completions to finish."""
-    rollouts, kind = stage.rollouts, stage.algorithm["type"]
+    """That a guide has utterances to finish."""
+    rollouts, kind, source = stage.rollouts, stage.algorithm["type"], kind_of(algorithm.source)
     if rollouts.guide is not None and not rollouts.finished:
         yield (*key, "guide"), "has nothing to finish; set `finished` above 0, or remove it"
     folder = recipe.file.parent if recipe.file else Path()
     yield from _local_path((*key, "guide"), rollouts.guide, folder)
     if not rollouts.finished:
         return
-    if stage.environment is not None:
-        yield (*key, "finished"), "an episode's utterances are answered by the environment; remove it"
-    elif algorithm.source != "rollouts":
+    if source.replays:
+        yield (*key, "finished"), f"{kind} keeps past turns, and of them what the policy said alone; remove it"
+    elif not source.fresh:
         yield (*key, "finished"), f"{kind} samples no answers; set it in the stages that do"
     elif rollouts.max_new_tokens < 2:
         yield (*key, "finished"), "a completion of one token cannot be shared; raise `rollouts.max_new_tokens`"
@@ -314,7 +358,7 @@ def _optimizer(stage: Stage, key: KeyPath) -> Broken:
 
 def _context(recipe: Recipe, stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
     scratch = recipe.model.scratch
-    if scratch is None or algorithm.source not in FRESH:
+    if scratch is None or not kind_of(algorithm.source).fresh:
         return
     longest = stage.rollouts.max_new_tokens
     if stage.environment is not None and (stage.environment.max_tokens or 0) > scratch.context:

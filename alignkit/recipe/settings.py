@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from alignkit.recipe.find import list_content
+from alignkit.recipe.lookup.find import list_content
 from alignkit.recipe.problems import models_in
 from alignkit.recipe.read import STAGE_SECTIONS, load_algorithm
 from alignkit.recipe.schema import Recipe, Stage
@@ -20,11 +20,12 @@ def recipe_json_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     stage = schema["$defs"]["Stage"]
     algorithm = _algorithm_schema(schema["$defs"])
-    stage["properties"]["algorithm"] = algorithm
+    left_out = {"type": "null", "description": "Leaves out the stage of this name of the recipe that is extended."}
+    stage["properties"]["algorithm"] = {"anyOf": [algorithm, left_out]}
     stage.pop("required", None)  # what a stage leaves out may stand at the top
     properties = schema["properties"]
     del properties["file"]
-    properties |= {name: stage["properties"][name] for name in STAGE_SECTIONS}
+    properties |= {name: stage["properties"][name] for name in STAGE_SECTIONS} | {"algorithm": algorithm}
     properties["extends"] = {"type": "string", "description": "Name or path of a recipe that this one is laid over."}
     schema.pop("required", None)
     schema["title"] = "alignkit recipe"

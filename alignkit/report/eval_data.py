@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignkit.evaluate.compare import Change, SuiteComparison, result_warnings
-from alignkit.evaluate.disparity import Gap, disparity
-from alignkit.evaluate.drift import drift
-from alignkit.evaluate.eval_folder import EvalFolder, EvalResult, Metric, Sample
-from alignkit.evaluate.safety_pair import (
+from alignkit.evaluate.results.compare import Change, SuiteComparison, result_warnings
+from alignkit.evaluate.results.disparity import Gap, disparity
+from alignkit.evaluate.results.drift import drift
+from alignkit.evaluate.results.eval_folder import EvalFolder, EvalResult, MetricResult, Sample
+from alignkit.evaluate.results.safety_pair import (
     correction,
     is_harm,
     over_refusal,
@@ -22,7 +22,7 @@ from alignkit.evaluate.safety_pair import (
     visible_groups,
     visible_metrics,
 )
-from alignkit.evaluate.separation import calibration
+from alignkit.evaluate.statistics.separation import calibration
 
 EXAMPLES = 3  # shown of every outcome
 CALIBRATED = 20  # pairs that a calibration curve takes
@@ -119,7 +119,7 @@ def _data(sides: Sequence[EvalFolder]) -> Data:
     }
 
 
-def _row(result: EvalResult, name: str, metrics: Sequence[Metric], results: Sequence[EvalResult]) -> Data:
+def _row(result: EvalResult, name: str, metrics: Sequence[MetricResult], results: Sequence[EvalResult]) -> Data:
     return {
         "protocol": result.protocol,
         "category": result.category,

@@ -10,13 +10,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from alignkit.report import json_lines
 from alignkit.report.chart import line_chart, short_number
 from alignkit.report.clean_text import one_line
 from alignkit.report.eval_card import card
 from alignkit.report.eval_chart import bar_chart, plane
 from alignkit.report.eval_data import Data, without_texts
 from alignkit.report.html import shown
+from alignkit.types.files import write_atomically
 
 WORDS = {"better": "better", "worse": "worse"}
 
@@ -25,13 +25,13 @@ def write_eval_report(data: Data, target: Path, *, with_card: bool = False) -> l
     """Writes the page about `evaluation_data` or `comparison_data` to `target`, its numbers to the same name ending in
     .json, and on request the section of a model card to model_card.md beside them. Returns what was written."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    json_lines.write_atomically(target, render(data))
+    write_atomically(target, render(data))
     numbers = target.with_suffix(".json")
-    json_lines.write_atomically(numbers, json.dumps(without_texts(data), indent=1, ensure_ascii=False, default=str))
+    write_atomically(numbers, json.dumps(without_texts(data), indent=1, ensure_ascii=False, default=str))
     written = [target, numbers]
     if with_card:
         written.append(target.with_name("model_card.md"))
-        json_lines.write_atomically(written[-1], card(data))
+        write_atomically(written[-1], card(data))
     return written
 
 

@@ -1,4 +1,4 @@
-"""docs/glossary.md from the code: batch columns out of types/batch.py, metric names out of report/names.py.
+"""docs/glossary.md from the code: batch columns out of types/batch.py, metric names out of run_folder/names.py.
 
 Usage: python -m alignkit.report.glossary docs/glossary.md   (a test fails while the file is out of date)
 """
@@ -7,19 +7,20 @@ import ast
 import sys
 from pathlib import Path
 
-from alignkit.report.names import MEANINGS
+from alignkit.run_folder.names import MEANINGS
+from alignkit.types.syntax import parsed
 
 BATCH = Path(__file__).resolve().parents[1] / "types" / "batch.py"
 HEADER = """# Glossary
 
 Written by `make glossary` from the code; edit the docstrings in `alignkit/types/batch.py` and the table in
-`alignkit/report/names.py` instead.
+`alignkit/run_folder/names.py` instead.
 """
 
 
 def columns() -> list[tuple[str, str, str]]:
     """(name, type, meaning) of every documented column of Batch, in the order of the file."""
-    module = ast.parse(BATCH.read_text(encoding="utf-8"))
+    module = parsed(BATCH.read_text(encoding="utf-8"))
     batch = next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == "Batch")
     rows = []
     for field, text in zip(batch.body, batch.body[1:], strict=False):

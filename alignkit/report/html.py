@@ -12,11 +12,9 @@ from typing import Any
 from markupsafe import Markup
 
 from alignkit.errors import DataError
-from alignkit.evaluate.before_after import Comparison, compare_results, task_scores
-from alignkit.evaluate.statistics import Interval, wilson_interval
-from alignkit.report import json_lines
+from alignkit.evaluate.results.before_after import Comparison, compare_results, task_scores
+from alignkit.evaluate.statistics.statistics import Interval, wilson_interval
 from alignkit.report.chart import line_chart, short_number, stacked_chart
-from alignkit.report.names import meaning
 from alignkit.report.run_data import (
     RunData,
     flipped,
@@ -29,6 +27,9 @@ from alignkit.report.run_data import (
     versions,
 )
 from alignkit.report.terminal import PHASES, duration
+from alignkit.run_folder import json_lines
+from alignkit.run_folder.names import meaning
+from alignkit.types.files import write_atomically
 
 TEXT_HEAD, TEXT_TAIL = 1600, 400  # characters shown of a long text
 
@@ -67,7 +68,7 @@ def write_report(run_dir: Path) -> Path:
     if not run_dir.is_dir():
         raise DataError(f"{run_dir}: no such run folder; a run folder holds metrics.jsonl and recipe.resolved.json")
     target = run_dir / "report.html"
-    json_lines.write_atomically(target, render(read_run(run_dir)))
+    write_atomically(target, render(read_run(run_dir)))
     return target
 
 

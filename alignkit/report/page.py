@@ -8,8 +8,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from alignkit.report import json_lines
 from alignkit.report.html import shown
+from alignkit.types.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,4 +49,4 @@ def write_page(path: Path, title: str, tiles: Sequence[tuple[str, str]], section
     )
     environment.filters.update(shown=shown)
     page = environment.get_template("page.html.j2").render(title=title, tiles=tiles, sections=sections)
-    json_lines.write_atomically(path, page)
+    write_atomically(path, page)

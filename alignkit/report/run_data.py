@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignkit.report import json_lines
-from alignkit.report.run_folder import step_of
+from alignkit.errors import first_line
+from alignkit.run_folder import json_lines
+from alignkit.run_folder.run_folder import step_of
 
 EXAMPLES = 3
 ROLLOUT_COLUMNS = ("step", "task_id", "prompt", "completion", "reward", "parts", "fault", "stop", "completion_tokens")
@@ -154,7 +155,7 @@ def _read_examples(folder: Path, missing: list[str]) -> list[Examples]:
         try:
             found.append(_examples(file))
         except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors derive from these
-            missing.append(f"rollouts/{file.name} cannot be read: {str(error).splitlines()[0][:200]}")
+            missing.append(f"rollouts/{file.name} cannot be read: {first_line(error)[:200]}")
     return found
 
 

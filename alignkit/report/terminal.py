@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from alignkit.report import json_lines
 from alignkit.report.clean_text import one_line
-from alignkit.report.light import Light
+from alignkit.run_folder import json_lines
+from alignkit.run_folder.light import Light
 from alignkit.types.rollout import Rollout
+from alignkit.types.task import message_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.live import Live
     from rich.table import Table
     from rich.text import Text
 
@@ -55,6 +58,8 @@ class Display(Protocol):
 def open_display(*, json: bool = False, stream: TextIO | None = None) -> Display:
     """JSON lines when asked for, the panel on a UTF-8 terminal, else plain lines."""
     stream = stream or sys.stdout
+    if stream is None:  # the process was started with its standard output closed
+        return PlainDisplay(None)
     if json:
         return JsonDisplay(stream)
     if stream.isatty() and "utf" in (stream.encoding or "").lower():
@@ -107,20 +112,20 @@ def _told(record: Record, fields: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 class _Lines:
-    """Writes lines until nobody reads them any more: a closed pipe must not end a run."""
+    """Writes lines until they reach nobody any more: a closed pipe or a full disk must not end a run."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: TextIO | None):
         self.stream = stream
-        self.open = True
+        self.open = stream is not None
 
     def write(self, line: str) -> None:
-        encoding = self.stream.encoding or "utf-8"
-        if not self.open:
+        if self.stream is None or not self.open:
             return
+        encoding = self.stream.encoding or "utf-8"
         try:
             self.stream.write(line.encode(encoding, errors="replace").decode(encoding) + "\n")
             self.stream.flush()
-        except (BrokenPipeError, ValueError):  # ValueError: the stream was closed
+        except (OSError, ValueError):  # ValueError: the stream was closed
             self.open = False
 
 
@@ -130,7 +135,7 @@ REPEAT = 20  # steps
 class PlainDisplay:
     """One line per step; a warning that stays on is repeated every REPEAT steps."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: TextIO | None):
         self.lines = _Lines(stream)
         self.total = 0
         self.steps = 0
@@ -194,7 +199,7 @@ class PanelDisplay:
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic):
         self.console = console
         self.clock = clock
-        self.live = None
+        self.live: Live | None = None
         self.total, self.done_at_start, self.title = 0, 0, ""
         self.started_at = self.stepped_at = 0.0
         self.rewards: list[float] = []
@@ -208,7 +213,7 @@ class PanelDisplay:
 
         self.total, self.title, self.done_at_start, self.started_at = total, title, done, self.clock()
         self.live = Live(self.render(), console=self.console, auto_refresh=False)
-        self.live.start(refresh=True)
+        self._show(lambda live: live.start(refresh=True))
 
     def step(self, record: Record, samples: Sequence[Rollout] = (), lights: Sequence[Light] = ()) -> None:
         self.record, self.samples, self.lights = record, pick_samples(samples), lights
@@ -220,13 +225,13 @@ class PanelDisplay:
     def message(self, text: str) -> None:
         self.note = text
         if self.live is None:
-            self.console.print(_text(text))
+            with contextlib.suppress(OSError):
+                self.console.print(_text(text))
         self._redraw()
 
     def close(self) -> None:
-        if self.live is not None:
-            self.live.stop()
-            self.live = None
+        self._show(lambda live: live.stop())
+        self.live = None
 
     def render(self) -> RenderableType:
         """The whole panel as it stands now."""
@@ -241,8 +246,13 @@ class PanelDisplay:
         return Panel(Group(*rows), title=_text(self.title), border_style="blue", padding=(0, 1))
 
     def _redraw(self) -> None:
+        self._show(lambda live: live.update(self.render(), refresh=True))
+
+    def _show(self, change: Callable[[Live], None]) -> None:
+        """Changes what is on the screen; a terminal that is gone (hung up, closed) does not end the run."""
         if self.live is not None:
-            self.live.update(self.render(), refresh=True)
+            with contextlib.suppress(OSError):
+                change(self.live)
 
     def _progress(self) -> RenderableType:
         from rich.progress_bar import ProgressBar
@@ -323,4 +333,4 @@ def _question(rollout: Rollout) -> str:
     """What was asked last: the prompt's text, or the content of the last message."""
     if rollout.task.messages is None:
         return rollout.task.text or ""
-    return str(rollout.task.messages[-1].get("content", ""))
+    return message_text(rollout.task.messages[-1])

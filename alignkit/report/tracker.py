@@ -16,8 +16,11 @@ from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from alignkit.errors import ContentError
+from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
 from alignkit.report.clean_text import one_line
+from alignkit.types.files import make_folder, write_atomically
 
+SECRETS = rf"(WANDB|TRACKIO)_.*|{FOR_THE_HUB}"
 TABLE_COLUMNS = ("reward", "prompt", "completion")
 
 
@@ -99,7 +102,7 @@ class RunTracker:
         self.closed = False
         name = f"{run_dir.resolve().name}-{_run_id(run_dir)}"
         # these libraries print greetings to stdout, where programs read JSON lines
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), lent(SECRETS):
             self.run = library.init(project="alignkit", name=name, config=dict(config), resume="allow", **options)
 
     def log(self, step: int, metrics: Mapping[str, float | int | None]) -> None:
@@ -120,8 +123,8 @@ def _run_id(run_dir: Path) -> str:
     """The folder's own id, made at first use, so that a resumed run goes on in the same place."""
     file = run_dir / "tracker_id"
     if not file.exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file.write_text(secrets.token_hex(4))
+        make_folder(run_dir)
+        write_atomically(file, secrets.token_hex(4))
     return file.read_text()
 
 

@@ -32,7 +32,7 @@ class FunctionReward:
 
     A function with a parameter called `rollout` also gets the Rollout (token ids, stop reason, earlier turns).
     None means "cannot be scored" and becomes a REFUSED fault; NaN and infinities become NOT_A_NUMBER faults.
-    Exceptions pass through: the pool (rewards/pool.py) is the fence that records them.
+    Exceptions pass through: the pool (rewards/pool/pool.py) is the fence that records them.
     """
 
     function: Callable
@@ -67,7 +67,7 @@ def as_score(result: object, *, where: str) -> Score:
         wrong = next((n for n in [result.value, *numbers] if n is not None and not math.isfinite(n)), None)
         return result if wrong is None else unscorable(FaultKind.NOT_A_NUMBER, where, f"returned {wrong}")
     if result is None:
-        return unscorable(FaultKind.REFUSED, where)
+        return unscorable(FaultKind.REFUSED, where, "returned None; rows that are not its own are named with `only`")
     try:
         value = None if isinstance(result, str | bytes) else float(result)  # ty: ignore[invalid-argument-type]  # TypeError is caught
     except (TypeError, ValueError):

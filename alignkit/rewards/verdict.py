@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from alignkit.rewards.answers import after_hashes, last_boxed
 from alignkit.rewards.base import unscorable
+from alignkit.rewards.verify.answers import after_hashes, last_boxed
 from alignkit.types.rollout import StopReason
 from alignkit.types.score import Fault, FaultKind, Score
 from alignkit.types.task import Task

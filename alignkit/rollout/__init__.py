@@ -1,1 +1,1 @@
-"""Rollout engines: vLLM and the transformers reference, behind one protocol."""
+"""From prompts to rollouts: how one comes about, groups of them scored, and what is learnt from them."""

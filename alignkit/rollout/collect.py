@@ -5,33 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Protocol
 
+from alignkit.engines.engine import Engine
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import Rollouts
-from alignkit.rollout.engine import Engine
-from alignkit.rollout.placement import place
-from alignkit.types.rollout import Completion, Request, Rollout, Turn
+from alignkit.rollout.placement import pay_too, place
+from alignkit.rollout.play import Play, Prompt, RolloutStart, Sampler, Utterance
+from alignkit.types.rollout import Completion, Request, Rollout
 from alignkit.types.score import Score
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
 
+FAILED = "the engine failed on it"
+
 
 class Scorer(Protocol):
     async def score(self, groups: Sequence[tuple[Task, Sequence[Rollout]]]) -> list[list[Score]]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """A task, rendered. position: its place in the stage's endless order, which names its randomness.
-
-    begun: tokens with which every completion begins, written by a guide and not by the policy.
-    """
-
-    task: Task
-    ids: tuple[int, ...]
-    position: int
-    begun: tuple[int, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -52,12 +43,14 @@ class Collected:
 
 @dataclass(frozen=True, kw_only=True)
 class Collector:
-    """Samples and scores. decode turns completion ids into text without special tokens; stop ends a completion.
+    """Samples and scores groups of rollouts, which come about as `play` says.
 
-    scorer: None where an environment alone scores. places_steps: scores say what of them is paid before the end.
+    scorer: None where an environment alone scores. decode: what was said, as text without stop and pad tokens.
+    places_steps: scores say what of them is paid before the end. seed: every sample's randomness is named from it.
     """
 
     engine: Engine
+    play: Play
     scorer: Scorer | None
     decode: Callable[[Sequence[int]], str]
     stop_token_ids: tuple[int, ...]
@@ -95,52 +88,44 @@ class Collector:
         return 1 if self.settings.keep_zero_spread else 1 + self.settings.refill_rounds
 
     async def sample(self, prompts: Sequence[Prompt], *, first_group: int = 0) -> list[list[Rollout]]:
-        """`settings.group` rollouts per prompt, unscored."""
-        size = self.settings.group
-        requests = [self._request(prompt, member) for prompt in prompts for member in range(size)]
-        completions = iter(await self.engine.generate(requests))
-        return [
-            [self._rollout(prompt, first_group + number, member, next(completions)) for member in range(size)]
-            for number, prompt in enumerate(prompts)
+        """A group per prompt, of `settings.group` rollouts or those of them that there are, not scored by rewards."""
+        starts = [
+            RolloutStart(prompt=prompt, group=group, member=member)
+            for group, prompt in enumerate(prompts, start=first_group)
+            for member in range(self.settings.group)
         ]
+        version = self.engine.policy_version
+        sampler = Sampler(sample=self._say, request=self._request, seed=self.seed, policy_version=version)
+        rollouts = [replace(rollout, adapter=self.adapter) for rollout in await self.play.run(starts, sampler)]
+        return [list(group) for _, group in groupby(rollouts, key=lambda rollout: rollout.group)]
 
     async def score(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
-        """The same rollouts with their scores."""
-        assert self.scorer is not None, "a collector of single answers has a scorer"
+        """The same rollouts, judged by the rewards; where an environment paid already, beside what it paid."""
+        if self.scorer is None:
+            return groups
         scores = await self.scorer.score([(group[0].task, group) for group in groups])
         return [
-            [self.scored(rollout, score) for rollout, score in zip(group, group_scores, strict=True)]
+            [self._scored(rollout, score) for rollout, score in zip(group, group_scores, strict=True)]
             for group, group_scores in zip(groups, scores, strict=True)
         ]
 
-    def scored(self, rollout: Rollout, score: Score) -> Rollout:
+    def _scored(self, rollout: Rollout, score: Score) -> Rollout:
+        if rollout.score is not None:
+            return pay_too(rollout, score, self.decode, places_steps=self.places_steps)
         rollout = replace(rollout, score=score)
         return place(rollout, self.decode) if self.places_steps else rollout
 
-    def describe(self, collected: Collected) -> dict[str, Any]:
-        """The step's rollout and reward metrics."""
-        return describe(collected, self.settings)
+    async def _say(self, utterances: Sequence[Utterance]) -> list[Completion]:
+        return await self.engine.generate([self._request(utterance) for utterance in utterances])
 
-    def _request(self, prompt: Prompt, member: int) -> Request:
+    def _request(self, utterance: Utterance) -> Request:
+        longest = self.settings.max_new_tokens
         return Request(
-            prompt_ids=prompt.ids + prompt.begun,
-            seed=child(self.seed, "sample", prompt.position, member),
-            max_new_tokens=self.settings.max_new_tokens,
+            prompt_ids=utterance.ids,
+            seed=child(self.seed, "sample", *utterance.name),
+            max_new_tokens=longest if utterance.room is None else min(longest, utterance.room),
             temperature=self.settings.temperature,
             stop_token_ids=self.stop_token_ids,
-        )
-
-    def _rollout(self, prompt: Prompt, group: int, member: int, completion: Completion) -> Rollout:
-        turn = Turn(
-            prompt_ids=prompt.ids + prompt.begun,
-            completion_ids=completion.token_ids,
-            sampler_logprobs=completion.logprobs,
-            stop=completion.stop,
-            text=self.decode(prompt.begun + completion.token_ids),
-        )
-        version = completion.policy_version
-        return Rollout(
-            task=prompt.task, group=group, member=member, turns=(turn,), policy_version=version, adapter=self.adapter
         )
 
     def _teaches(self, group: list[Rollout]) -> bool:
@@ -154,7 +139,7 @@ class Collector:
         if len(unscorable) > self.settings.max_unscorable * len(rollouts):
             score = unscorable[0].score
             fault = score.fault if score and score.value is None else None
-            cause = f"{fault.kind} in {fault.where}: {fault.message}" if fault else "the engine failed on it"
+            cause = ": ".join(filter(None, (f"{fault.kind} in {fault.where}", fault.message))) if fault else FAILED
             raise RewardError(
                 f"{len(unscorable)} of {len(rollouts)} rollouts could not be scored (allowed: share "
                 f"{self.settings.max_unscorable}); the first: {cause}; mend the reward or raise rollouts.max_unscorable"
@@ -167,23 +152,27 @@ def trainable(groups: Sequence[Sequence[Rollout]]) -> list[Rollout]:
 
 
 def describe(collected: Collected, settings: Rollouts) -> dict[str, Any]:
-    """The step's rollout and reward metrics, over everything that was sampled, dropped groups included."""
+    """The step's rollout and reward metrics, over everything that was sampled, dropped groups included.
+
+    Returns, turns and ends are those of rollouts that the policy played from their start on.
+    """
     rollouts = collected.everything
     groups = collected.groups + collected.dropped
     compared = groups if settings.group > 1 else [rollouts]  # single rollouts are compared with all others of the step
-    values = [value for rollout in rollouts if (value := rollout.reward) is not None]
     lengths = [rollout.sampled_tokens for rollout in rollouts]
+    own = [rollout for rollout in rollouts if rollout.reset is None or rollout.member == 0]
+    values = [value for rollout in own if (value := rollout.reward) is not None]
     mean = sum(values) / len(values) if values else None
     metrics: dict[str, Any] = {
         "reward/mean": mean,
         "reward/std": (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5 if mean is not None else None,
-        "reward/unscorable_frac": 1 - len(values) / len(rollouts),
+        "reward/unscorable_frac": 1 - sum(rollout.reward is not None for rollout in rollouts) / len(rollouts),
         "rollout/length_mean": sum(lengths) / len(lengths),
         "rollout/length_max": max(lengths),
         "rollout/tokens": sum(lengths),
         "rollout/completions": len(rollouts),
         "rollout/prompts": len(groups),
-        "rollout/truncated_frac": sum(rollout.truncated for rollout in rollouts) / len(rollouts),
+        "rollout/truncated_frac": sum(rollout.truncated for rollout in own) / len(own),
         "rollout/zero_spread_frac": sum(_equal(group) for group in compared) / len(compared),
         "rollout/unique_frac": sum(_different(group) / len(group) for group in groups) / len(groups),
         "rollout/dropped_frac": len(collected.dropped) / len(groups),
@@ -194,10 +183,15 @@ def describe(collected: Collected, settings: Rollouts) -> dict[str, Any]:
     }
     scores = [rollout.score for rollout in rollouts if rollout.score]
     for name in sorted({name for score in scores for name in score.parts}):
-        parts = [value for score in scores if (value := score.parts.get(name)) is not None]
+        parts = [value for rollout in own if rollout.score and (value := rollout.score.parts.get(name)) is not None]
         metrics[f"reward/part/{name}"] = sum(parts) / len(parts) if parts else None
     for kind in sorted({score.fault.kind for score in scores if score.fault}):
         metrics[f"reward/fault/{kind}"] = sum(score.fault is not None and score.fault.kind == kind for score in scores)
+    if rollouts[0].end is not None:
+        metrics["rollout/turns_mean"] = sum(len(rollout.turns) for rollout in own) / len(own)
+    if settings.finished:
+        finished = [bool(turn.finish_ids) for rollout in rollouts for turn in rollout.turns]
+        metrics["rollout/finished_frac"] = sum(finished) / max(1, len(finished))
     return metrics
 
 

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from alignkit.rewards.reading import turn_of
+from alignkit.rewards.pool.reading import turn_of
 from alignkit.rewards.steps import last_tokens, settled_ends
 from alignkit.types.rollout import Rollout, Turn
-from alignkit.types.score import StepScore
+from alignkit.types.score import Score, StepScore
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -32,6 +32,25 @@ def place(rollout: Rollout, decode: Decode) -> Rollout:
     return replace(rollout, paid=tuple(tuple(tokens) for tokens in paid))
 
 
+def pay_too(rollout: Rollout, score: Score, decode: Decode, *, places_steps: bool) -> Rollout:
+    """An episode paid by its environment, paid by rewards too; without a value where either could not score it.
+
+    score: the rewards' own. What they pay lies where `place` puts it, or without places_steps at the end, beside what
+    each turn was paid on its last token.
+    """
+    own = rollout.score
+    assert own is not None, "an episode has its return"
+    parts = {**own.parts, **score.parts}
+    if own.value is None or score.value is None:
+        return replace(rollout, score=Score(value=None, parts=parts, fault=own.fault or score.fault))
+    placed = score if places_steps else replace(score, steps=None)
+    paid = [list(tokens) for tokens in place(replace(rollout, score=placed), decode).paid or ()]
+    for turn, tokens in zip(rollout.turns, paid, strict=bool(paid)):
+        tokens[-1] += turn.reward or 0.0
+    total = replace(score, value=own.value + score.value, parts=parts)
+    return replace(rollout, score=total, paid=tuple(map(tuple, paid)) or None)
+
+
 def _paid(turn: Turn, steps: Sequence[StepScore], decode: Decode) -> list[float]:
     """What the steps of an utterance pay after each of its tokens."""
     import torch
@@ -42,6 +61,7 @@ def _paid(turn: Turn, steps: Sequence[StepScore], decode: Decode) -> list[float]
         return [0.0] * len(turn.completion_ids)
     settled, last = settled_ends(decode, turn.completion_ids), len(turn.completion_ids) - 1
     inside = [step for step in steps if step.end < len(turn.text)]
-    tokens = last_tokens(settled, [step.end for step in inside]) + [last] * (len(steps) - len(inside))
+    ends = [max(0, step.end - turn.opened) for step in inside]
+    tokens = last_tokens(settled, ends) + [last] * (len(steps) - len(inside))
     amounts = torch.tensor([step.value for step in steps], dtype=torch.float64)
     return process.place(amounts, torch.tensor(tokens), last + 1).tolist()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import re
+
+from alignkit.types.syntax import parsed
 
 MOST_CHARACTERS = 100_000
 
@@ -72,7 +73,7 @@ def _body(text: str) -> str:
 
 def _loads(code: str) -> bool:
     try:
-        ast.parse(code)
+        parsed(code)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
     return True

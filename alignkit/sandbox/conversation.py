@@ -1,7 +1,9 @@
 """Tests in one process, the program under test in another: they share questions and plain values, and no memory.
 
-The program's side answers `get`, `attribute`, `call` and `items`; the side of the tests has a stand-in for each of the
-program's functions and objects. A stand-in equals nothing but itself, so an object cannot vote on its own answer.
+The program's side answers `get`, `attribute`, `call`, `iterate` and `next`; the side of the tests has a stand-in for
+each of the program's functions and objects. A stand-in equals nothing but itself, so no object votes on its own answer.
+No exception of the program's can end a loop or pass for a failed assertion: StopIteration and its like, and
+AssertionError, arrive as RuntimeError; an iterator's end is a message of its own.
 """
 
 from __future__ import annotations
@@ -9,14 +11,20 @@ from __future__ import annotations
 import builtins
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from contextlib import suppress
+from itertools import islice
 from typing import Any, BinaryIO
 
-from alignkit.sandbox.values import Unsendable, decode, encode
+from alignkit.sandbox.values import DEEPEST_QUESTION, Unsendable, decode, encode
 
 LENGTH = struct.Struct(">I")
+MOST_AHEAD = 256
 MOST_ITEMS = 100_000
+LONGEST_LINE = 300
+LONGEST_ARGUMENTS = 2000
+TAKEN_FOR_THE_TESTS_OWN = (AssertionError, StopIteration, StopAsyncIteration)
 
 
 class ProgramGone(BaseException):
@@ -56,25 +64,44 @@ class Program:
     def __init__(self, names: Mapping[str, Any]):
         self._names = names
         self._objects: list[Any] = []
+        self._failed: dict[int, Exception] = {}
 
     def answer(self, question: Any) -> Any:
-        """The JSON reply: {"value": ...} or {"error": [class name, text]}."""
-        try:
-            return {"value": encode(self._result(question), self._name)}
-        except Exception as error:
-            return {"error": [type(error).__name__, str(error)[:300]]}
-
-    def _result(self, question: Any) -> Any:
+        """The JSON reply: {"value": ...}, {"items": [...], "end": bool} or {"error": [class names, arguments]}."""
         kind, target, detail = question
+        try:
+            if kind == "next":
+                return self._next(target, detail)
+            if kind == "iterate":
+                return {"value": self._name(iter(self._objects[target]))}
+            return {"value": encode(self._result(kind, target, detail), self._name)}
+        except Exception as error:
+            return {"error": _told(error)}
+
+    def _result(self, kind: str, target: Any, detail: Any) -> Any:
         if kind == "get":
             return self._names[detail] if detail in self._names else _missing(detail)
         thing = self._objects[target]
         if kind == "attribute":
             return getattr(thing, detail)
-        if kind == "items":
-            return [item for _, item in zip(range(MOST_ITEMS), thing, strict=False)]
-        arguments, keywords = decode(detail, self._objects.__getitem__)
+        arguments, keywords = decode(detail, self._objects.__getitem__, DEEPEST_QUESTION)
         return thing(*arguments, **keywords)
+
+    def _next(self, target: int, count: int) -> dict[str, Any]:
+        """Up to `count` items of an iterator, each as it is when it comes: a later one may change it."""
+        if target in self._failed:
+            raise self._failed.pop(target)
+        items: list[Any] = []
+        try:
+            while len(items) < count:
+                items.append(encode(next(self._objects[target]), self._name))
+        except StopIteration:
+            return {"items": items, "end": True}
+        except Exception as error:
+            if not items:
+                raise
+            self._failed[target] = error
+        return {"items": items, "end": False}
 
     def _name(self, thing: Any) -> dict:
         for number, known in enumerate(self._objects):
@@ -95,14 +122,16 @@ def serve(channel: Channel, names: Mapping[str, Any]) -> None:
 class StandIn:
     """What the tests have in place of a function or an object of the program. Equal to itself only, and true."""
 
-    __slots__ = ("_ask", "_number")
+    __slots__ = ("_ahead", "_ask", "_batch", "_number")
 
     def __init__(self, ask: Asker, number: int):
         self._ask = ask
         self._number = number
+        self._ahead: deque[Any] = deque()
+        self._batch = 1
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        return self._ask("call", self._number, encode((arguments, keywords), _number_of))
+        return self._ask("call", self._number, encode((arguments, keywords), _handed_over, DEEPEST_QUESTION))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -110,43 +139,106 @@ class StandIn:
         return self._ask("attribute", self._number, name)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._ask("items", self._number, None))
+        return self._ask("iterate", self._number, None)
+
+    def __next__(self) -> Any:
+        """Of an iterator; the longer it is read, the more items are fetched at once."""
+        if not self._ahead:
+            self._ahead += self._ask.items(self._number, self._batch)
+            self._batch = min(2 * self._batch, MOST_AHEAD)
+        if not self._ahead:
+            raise StopIteration
+        return self._ahead.popleft()
 
 
 class Asker:
-    """Asks the program's side; its errors come back as exceptions of Python's own classes."""
+    """Asks the program's side; its errors come back as exceptions of Python's own classes.
+
+    gone: why there is nobody to ask any more; a test that catches everything cannot hide it.
+    """
 
     def __init__(self, channel: Channel):
+        self.gone: str | None = None
         self._channel = channel
         self._known: dict[int, StandIn] = {}
 
     def __call__(self, kind: str, target: int | None, detail: Any) -> Any:
+        return self._asked([kind, target, detail], lambda reply: decode(reply["value"], self._stand_in))
+
+    def items(self, target: int, count: int) -> list[Any]:
+        """The next items of an iterator; none only at its end."""
+        return self._asked(["next", target, count], self._items)
+
+    def _asked(self, question: list[Any], read: Callable[[Any], Any]) -> Any:
+        if self.gone is not None:
+            raise ProgramGone(self.gone)
         try:
-            self._channel.send([kind, target, detail])
+            self._channel.send(question)
             reply = self._channel.receive()
             if "error" not in reply:
-                return decode(reply["value"], self._stand_in)
-            name, text = (str(part) for part in reply["error"])
-        except (EOFError, OSError) as error:
-            raise ProgramGone("the program ended before it answered") from error
-        except (ValueError, TypeError, LookupError, RecursionError, ArithmeticError) as error:
-            raise ProgramGone(f"the program's answer cannot be read: {error}") from error
-        known = getattr(builtins, name, None)
-        own = isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, AssertionError)
-        raise (known if own else RuntimeError)(text)
+                return read(reply)
+            error = _exception(reply["error"])
+        except (EOFError, OSError):
+            self.gone = "the program ended before it answered"
+        except (ValueError, TypeError, LookupError, RecursionError, ArithmeticError, MemoryError) as problem:
+            self.gone = f"the program's answer cannot be read: {line(problem)}"
+        if self.gone is not None:
+            raise ProgramGone(self.gone)
+        raise error
+
+    def _items(self, reply: Any) -> list[Any]:
+        items = [decode(item, self._stand_in) for item in reply["items"]]
+        if not items and reply["end"] is not True:
+            raise ValueError("no items, and not the end")
+        return items
 
     def _stand_in(self, number: int) -> StandIn:
         return self._known.setdefault(number, StandIn(self, number))
 
 
-def _number_of(thing: Any) -> dict:
+def _handed_over(thing: Any) -> Any:
+    """An argument that is not plain: an object of the program's own, or what is read once and is made anew there."""
     if isinstance(thing, StandIn):
         return {"type": "object", "of": object.__getattribute__(thing, "_number")}
+    if isinstance(thing, Iterator | KeysView | ValuesView | ItemsView):
+        items = encode([*islice(thing, MOST_ITEMS)], _handed_over)
+        return {"type": "iterator", "of": items} if isinstance(thing, Iterator) else items
     raise Unsendable(f"a test hands over a {type(thing).__name__}; wanted plain values or the program's own objects")
 
 
 def _missing(name: str) -> Any:
     raise NameError(f"name {name!r} is not defined")
+
+
+def _told(error: Exception) -> list[Any]:
+    """An exception as the names of Python's own classes that it belongs to, nearest first, and its arguments."""
+    try:
+        kinds = [kind.__name__ for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind]
+        with suppress(Exception):
+            arguments = encode(list(error.args), _no_object)
+            if kinds[0] == type(error).__name__ and len(json.dumps(arguments)) <= LONGEST_ARGUMENTS:
+                return [kinds, arguments]
+        return [kinds, [str(error)[:LONGEST_LINE]]]
+    except Exception:  # what it says of itself fails as well
+        return [[], []]
+
+
+def _no_object(thing: Any) -> Any:
+    raise Unsendable(type(thing).__name__)
+
+
+def _exception(told: Any) -> Exception:
+    """What `_told` describes, as one of Python's exceptions that no test can take for its own."""
+    names, arguments = [str(name) for name in told[0]], decode(list(told[1]), _no_object)
+    for name in names:
+        kind = getattr(builtins, name, None)
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            continue
+        if issubclass(kind, TAKEN_FOR_THE_TESTS_OWN):
+            break
+        with suppress(TypeError, ValueError):  # a class whose arguments are others than these
+            return kind(*arguments)
+    return RuntimeError(line_of(f"{names[0] if names else 'an exception'}: {arguments}"))
 
 
 def judge(channel: Channel, setup: str, tests: list[str], names: list[str], check: str | None) -> dict[str, Any]:
@@ -160,7 +252,7 @@ def judge(channel: Channel, setup: str, tests: list[str], names: list[str], chec
         exec(compile(setup, "<setup>", "exec"), space)
         prepared = [compile(test, "<test>", "exec") for test in tests]
     except Exception as error:
-        return _outcome("gold_error", f"the tests do not load: {_line(error)}")
+        return _outcome("gold_error", f"the tests do not load: {line(error)}")
     ask = Asker(channel)
     try:
         space.update({name: ask("get", None, name) for name in names})
@@ -168,18 +260,28 @@ def judge(channel: Channel, setup: str, tests: list[str], names: list[str], chec
             exec(test, space)
         if check is not None:
             space["check"](space[check])
-    except ProgramGone as error:
-        return _outcome("crashed", str(error))
     except Unsendable as error:
-        return _outcome("gold_error", str(error))
-    except Exception as error:
-        return _outcome("wrong", _line(error))
-    return _outcome("right", "")
+        said = _outcome("gold_error", str(error))
+    except BaseException as error:  # a test may exit, and it may raise what it caught
+        said = _outcome("wrong", line(error))
+    else:
+        said = _outcome("right", "")
+    return said if ask.gone is None else _outcome("crashed", ask.gone)
 
 
 def _outcome(outcome: str, message: str) -> dict[str, Any]:
-    return {"outcome": outcome, "message": message}
+    return {"outcome": outcome, "message": line_of(message)}
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def line(error: BaseException) -> str:
+    """`ValueError: what`, also of an error that cannot be put into words."""
+    try:
+        return line_of(f"{type(error).__name__}: {error}")
+    except Exception:
+        return type(error).__name__
+
+
+def line_of(text: str) -> str:
+    """At most 300 characters on one line, nothing that a terminal would obey or a file could not hold."""
+    cut = text[: 4 * LONGEST_LINE]
+    return " ".join("".join(one if one.isprintable() else " " for one in cut).split())[:LONGEST_LINE]

@@ -10,38 +10,43 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import signal
 import socket
 import stat
 import subprocess
 import tempfile
-import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import IO, Any, Literal
 
 from alignkit.errors import SandboxError
+from alignkit.processes.clock import Clock
+from alignkit.processes.session import kill_session, start_session
 from alignkit.sandbox.bubblewrap import wrap
 from alignkit.sandbox.isolation import PACKAGE_ROOT, Isolation, interpreter, readable_paths
 from alignkit.sandbox.limits import Limits
+from alignkit.types.scratch import scratch
 
 START_DEADLINE_S = 30.0
 KEPT_ERROR_BYTES = 64 << 10
 LARGEST_VERDICT = 4096
 SHORTEST_WAIT_S = 0.02
-MOST_GRACE = 9
+# a starved program gets at most 25 times its time; the kernel ends it after `wall_s` + 2 s of processor time
+MOST_GRACE = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptRun:
-    """How a script ended. exit_code: None when it was killed; a signal is 128 + its number. output: standard output."""
+    """How a script ended. exit_code: None when it was killed; a signal is 128 + its number. output: standard output.
+
+    used_s: seconds that count against its limit.
+    """
 
     ended: Literal["exit", "timeout", "output"]
     exit_code: int | None
     output: bytes
     errors: bytes
+    used_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +80,7 @@ def run_script(source: str, *, stdin: str, limits: Limits, isolation: Isolation)
         job = {"kind": "script", "source": source}
         child = stack.enter_context(_started(job, limits, isolation, stdin=given, piped=True))
         child.wait_until_ready()
-        return _watch(child.process, Clock([child.process.pid], limits.wall_s), limits)
+        return _watch(child.process, Clock([child.process.pid], limits.wall_s, most_grace=MOST_GRACE), limits)
 
 
 def run_tests(program: str, suite: Suite, *, limits: Limits, isolation: Isolation) -> Verdict:
@@ -92,58 +97,27 @@ def run_tests(program: str, suite: Suite, *, limits: Limits, isolation: Isolatio
             child = stack.enter_context(_started(job, limits, isolation, channel=other.fileno()))
         judge.wait_until_ready()
         child.wait_until_ready()
-        return _verdict(results, Clock([judge.process.pid, child.process.pid], limits.wall_s))
+        return _verdict(results, Clock([judge.process.pid, child.process.pid], limits.wall_s, most_grace=MOST_GRACE))
 
 
 def _verdict(results: IO[bytes], clock: Clock) -> Verdict:
-    said = None
-    while said is None and (left := clock.left_s()) > 0:
-        said = _read_until(results, time.monotonic() + max(left, SHORTEST_WAIT_S), LARGEST_VERDICT)
+    said = _read_while(clock, results, LARGEST_VERDICT)
     if said is None:
-        return Verdict(outcome="timeout", message=f"killed after {clock.wall_s:g} s")
-    if not said:
+        return Verdict(outcome="timeout", message=f"killed after {clock.limit_s:g} s")
+    try:
+        return Verdict(**json.loads(said))
+    except (ValueError, TypeError):  # none at all, or one that is cut: whatever the program did, it is not right
         return Verdict(outcome="crashed", message="the answers to the tests ended the tests' process")
-    return Verdict(**json.loads(said))
-
-
-class Clock:
-    """The time that programs have left. Time in which the machine did not let them run, being busy, does not count.
-
-    processes: ids; all that they started counts with them. At most ten times `wall_s` goes by in all.
-    """
-
-    def __init__(self, processes: Sequence[int], wall_s: float):
-        self.wall_s = wall_s
-        self._processes = processes
-        self._start = time.monotonic()
-        self._starved_before_s = starved_s(processes)
-
-    def left_s(self) -> float:
-        left = self.wall_s - (time.monotonic() - self._start)
-        if left > 0:
-            return left
-        return left + min(starved_s(self._processes) - self._starved_before_s, MOST_GRACE * self.wall_s)
-
-
-def starved_s(processes: Sequence[int]) -> float:
-    """Seconds that processes and their descendants were ready to run without a processor; 0 where no one says."""
-    total, waiting = 0.0, list(processes)
-    while waiting:
-        process = waiting.pop()
-        with suppress(OSError, IndexError, ValueError):
-            total += int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
-            waiting += map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
-    return total
 
 
 @dataclass(eq=False)
 class _Child:
     process: subprocess.Popen
     report: IO[bytes]
-    deadline: float = field(default_factory=lambda: time.monotonic() + START_DEADLINE_S)
+    clock: Clock
 
     def wait_until_ready(self) -> None:
-        said = _read_until(self.report, self.deadline, KEPT_ERROR_BYTES)
+        said = _read_while(self.clock, self.report, KEPT_ERROR_BYTES)
         if said != b"ready":
             why = "it did not start in time" if said is None else said.decode(errors="replace") or "it died"
             raise SandboxError(f"the sandbox could not be set up: {why}; `alignkit doctor` shows what works here")
@@ -166,7 +140,7 @@ def _started(
     job |= {"isolation": asdict(isolation), "limits": asdict(limits), "readable": readable}
     job |= {"package_root": PACKAGE_ROOT}
     with ExitStack() as stack:
-        scratch = stack.enter_context(_folder(isolation))
+        start = stack.enter_context(_folder(isolation))
         job_file = stack.enter_context(tempfile.TemporaryFile())
         job_file.write(json.dumps(job).encode())
         job_file.seek(0)
@@ -179,30 +153,29 @@ def _started(
             own += [f"{PACKAGE_ROOT}/alignkit/sandbox"]
             command = wrap(isolation.bubblewrap, command, [*readable, *own])
         try:
-            process = subprocess.Popen(
+            process = start_session(
                 command,
+                environment={"MALLOC_ARENA_MAX": "1"},  # or each thread takes 64 MiB of the memory limit
+                handed=[number for number in descriptors if number >= 0],
                 stdin=stdin,
-                stdout=output,
-                stderr=output,
-                pass_fds=[number for number in descriptors if number >= 0],
-                env={"MALLOC_ARENA_MAX": "1"},  # or each thread takes 64 MiB of the memory limit
-                cwd=scratch,
-                start_new_session=True,
+                output=output,
+                errors=output,
+                folder=start,
             )
         except OSError as error:
             raise SandboxError(f"the sandbox could not be started: {error}") from error
         finally:
             os.close(report_in)
         try:
-            yield _Child(process, report_file)
+            yield _Child(process, report_file, Clock([process.pid], START_DEADLINE_S, most_grace=MOST_GRACE))
         finally:
-            _kill(process)
+            kill_session(process)
 
 
 @contextmanager
 def _folder(isolation: Isolation) -> Generator[str]:
     """Where the program starts. With a file system of its own it only hides this folder, so all share an empty one,
-    and a killed worker leaves nothing behind."""
+    and a killed worker leaves nothing behind; without, it leaves what the next start sweeps."""
     shared = f"{tempfile.gettempdir()}/alignkit-empty-{os.getuid()}"
     if isolation.namespaces or isolation.bubblewrap is not None:
         os.makedirs(shared, mode=0o700, exist_ok=True)
@@ -210,17 +183,10 @@ def _folder(isolation: Isolation) -> Generator[str]:
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
             yield shared
             return
-    with tempfile.TemporaryDirectory(prefix="alignkit-", ignore_cleanup_errors=True) as own:
-        yield own
-
-
-def _kill(process: subprocess.Popen) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
+    with scratch("sandbox-") as folder:
+        own = folder / "program"  # beside the file that says whose folder it is
+        own.mkdir()
+        yield str(own)
 
 
 def _watch(process: subprocess.Popen, clock: Clock, limits: Limits) -> ScriptRun:
@@ -233,7 +199,7 @@ def _watch(process: subprocess.Popen, clock: Clock, limits: Limits) -> ScriptRun
         while selector.get_map():
             left = clock.left_s()
             if left <= 0:
-                return _cut("timeout", kept)
+                return _cut("timeout", kept, clock)
             events = selector.select(max(left, SHORTEST_WAIT_S))
             for key, _ in events:
                 data = os.read(key.fd, 1 << 16)
@@ -242,23 +208,28 @@ def _watch(process: subprocess.Popen, clock: Clock, limits: Limits) -> ScriptRun
                 if key.data == "output" or len(kept["errors"]) < KEPT_ERROR_BYTES:
                     kept[key.data] += data
             if len(kept["output"]) > limits.output_bytes:
-                return _cut("output", kept)
-    try:
-        code = process.wait(max(0.1, clock.left_s()))
-    except subprocess.TimeoutExpired:  # it closed its output and stayed
-        return _cut("timeout", kept)
+                return _cut("output", kept, clock)
+    code = None
+    while code is None and (left := clock.left_s()) > 0:
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(max(left, SHORTEST_WAIT_S))
+    if code is None:  # it closed its output and stayed
+        return _cut("timeout", kept, clock)
     code = code if code >= 0 else 128 - code
-    return ScriptRun(ended="exit", exit_code=code, output=bytes(kept["output"]), errors=bytes(kept["errors"]))
+    texts = {name: bytes(text) for name, text in kept.items()}
+    return ScriptRun(ended="exit", exit_code=code, used_s=clock.used_s(), **texts)
 
 
-def _cut(why: Literal["timeout", "output"], kept: dict[str, bytearray]) -> ScriptRun:
-    return ScriptRun(ended=why, exit_code=None, output=bytes(kept["output"]), errors=bytes(kept["errors"]))
+def _cut(why: Literal["timeout", "output"], kept: dict[str, bytearray], clock: Clock) -> ScriptRun:
+    texts = {name: bytes(text) for name, text in kept.items()}
+    return ScriptRun(ended=why, exit_code=None, used_s=clock.used_s(), **texts)
 
 
-def _read_until(file: IO[bytes], deadline: float, largest: int) -> bytes | None:
-    """What arrives first on a pipe, b"" at its end, None when nothing came in time."""
+def _read_while(clock: Clock, file: IO[bytes], largest: int) -> bytes | None:
+    """What arrives first on a pipe, b"" at its end, None when nothing came in the clock's time."""
     with selectors.DefaultSelector() as selector:
         selector.register(file, selectors.EVENT_READ)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
-            return None
-    return os.read(file.fileno(), largest)
+        while (left := clock.left_s()) > 0:
+            if selector.select(max(left, SHORTEST_WAIT_S)):
+                return os.read(file.fileno(), largest)
+    return None

@@ -13,7 +13,7 @@ from typing import Any
 
 from alignkit.errors import SandboxError
 from alignkit.sandbox.limits import Limits
-from alignkit.sandbox.process import START_DEADLINE_S, ScriptRun, Suite, Verdict
+from alignkit.sandbox.process import MOST_GRACE, START_DEADLINE_S, ScriptRun, Suite, Verdict
 
 TOKEN_VARIABLE = "ALIGNKIT_SANDBOX_TOKEN"
 LARGEST_REPLY = 16 << 20
@@ -55,7 +55,7 @@ class RemoteSandbox:
         for attempt in range(ATTEMPTS):
             time.sleep(FIRST_PAUSE_S * (2**attempt - 1))
             try:
-                return _reply(request, limits.wall_s + START_DEADLINE_S)
+                return _reply(request, (1 + MOST_GRACE) * limits.wall_s + START_DEADLINE_S)
             except urllib.error.HTTPError as error:
                 problem = f"{error.code} {error.read(300).decode(errors='replace').strip()}"
                 if error.code < 500:

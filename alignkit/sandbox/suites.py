@@ -12,6 +12,7 @@ from typing import Any
 
 from alignkit.sandbox.completion import finished
 from alignkit.sandbox.process import Suite
+from alignkit.types.syntax import parsed
 
 
 class BadTests(ValueError):
@@ -74,8 +75,8 @@ def _text(value: Any) -> str:
 
 def _suite(tests: list[str], name: str | None, setup: str) -> Suite:
     try:
-        trees = [ast.parse(test) for test in tests]
-        known = _defined(ast.parse(setup)).union(*map(_defined, trees))
+        trees = [parsed(test) for test in tests]
+        known = _defined(parsed(setup)).union(*map(_defined, trees))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BadTests(f"the tests are no Python: {error}") from error
     called, used = _names(trees)

@@ -2,8 +2,9 @@
 
     checkpoints/step-000020/
         manifest.json            sha256 and size of every other file; written last
-        state.json               stage, step, policy version, prompt cursor, health history
+        state.json               where the run stands (train/state.py): counts, cursor, controls, hooks, health
         recipe.json              the resolved recipe, to refuse a resume that would be another run
+        inputs.json              hashes of the rows, files and models it was computed from (train/inputs.py)
         model.safetensors ...    what the policy's Trainer.save wrote (sharded trainers: one file a rank)
         critic/ critic-target/   the same of a critic of its own, and its slow copy, where there are
         replay/                  past turns, for algorithms that learn from them
@@ -13,63 +14,54 @@ Random number generators have no entry: every random choice is derived from the 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from alignkit.errors import CheckpointError
 from alignkit.parallel.group import Group
+from alignkit.train.inputs import FILE, Input, dump
+from alignkit.train.state import State
+from alignkit.types.files import fsync, sentence
 
 UNFINISHED = ".unfinished"
-
-
-@dataclass(kw_only=True)
-class State:
-    """Where a run stands. stage, step: the next to do (step within the stage). done: steps done over all stages.
-
-    version: updates applied to the weights. cursor: prompts (or examples) taken from the stage's endless order.
-    controls: coefficients that the algorithm adapts. constraints: multiplier and recent costs of each.
-    noise: running means of the gradient's signal and noise. health: history behind the health rules.
-    """
-
-    stage: int = 0
-    step: int = 0
-    done: int = 0
-    version: int = 0
-    cursor: int = 0
-    controls: dict[str, float] = field(default_factory=dict)
-    constraints: dict[str, Any] = field(default_factory=dict)
-    noise: dict[str, float] = field(default_factory=dict)
-    health: dict[str, Any] = field(default_factory=dict)
-
-
-class Saved(Protocol):
-    def save(self, folder: Path) -> None:
-        """Writes itself into an existing folder; every rank that has it calls it."""
-        ...
+MANIFEST, STATE, RECIPE = "manifest.json", "state.json", "recipe.json"
+ALWAYS = (STATE, RECIPE)  # in every manifest, beside the weights
 
 
 @runtime_checkable
-class Kept(Saved, Protocol):
-    """A source of data with a state that no cursor can restore."""
+class Kept(Protocol):
+    """Something with a state that no cursor can restore: a trainer, a slow critic, a memory of past turns."""
+
+    def save(self, folder: Path) -> None:
+        """Writes itself into an existing folder; every rank that has it calls it."""
+        ...
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote."""
         ...
 
 
-def save(root: Path, state: State, *, recipe: str, parts: Mapping[str, Saved], group: Group, keep: int) -> Path:
+def save(
+    root: Path,
+    state: State,
+    *,
+    recipe: str,
+    parts: Mapping[str, Kept],
+    group: Group,
+    keep: int,
+    inputs: Sequence[Input] = (),
+) -> Path:
     """Writes checkpoints/step-<done> and removes the oldest beyond `keep`; every rank must call it.
 
-    parts: what has a state of its own, by folder within the checkpoint ("" is the checkpoint itself).
-    recipe: the resolved recipe as JSON. The folder appears under its name only when every byte is on the disk. Raises
-    CheckpointError (disk full, no permission) on all ranks and leaves earlier checkpoints as they were.
+    parts: what has a state of its own, by folder within the checkpoint ("" is the checkpoint itself). recipe: the
+    resolved recipe as JSON. inputs: what else the run computes from. The folder appears under its name only when every
+    byte is on the disk. Raises CheckpointError (disk full, no permission) on all ranks and leaves earlier checkpoints
+    as they were.
     """
     final = root / f"step-{state.done:06d}"
     temporary = root / (final.name + UNFINISHED)
@@ -77,7 +69,7 @@ def save(root: Path, state: State, *, recipe: str, parts: Mapping[str, Saved], g
     if problem is None:
         problem = next(filter(None, group.gather(_guarded(lambda: _save_parts(temporary, parts), root))), None)
     if problem is None and group.first:
-        problem = _guarded(lambda: _finish(temporary, final, state, recipe), root)
+        problem = _guarded(lambda: _finish(temporary, final, state, {RECIPE: recipe, FILE: dump(inputs)}), root)
     problem = group.from_first(problem)
     if problem is not None:
         if group.first:
@@ -90,31 +82,32 @@ def save(root: Path, state: State, *, recipe: str, parts: Mapping[str, Saved], g
     return final
 
 
-def _begin(temporary: Path, parts: Mapping[str, Saved]) -> None:
+def _begin(temporary: Path, parts: Mapping[str, Kept]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     for folder in ("", *parts):
         (temporary / folder).mkdir(parents=True, exist_ok=True)
 
 
-def _save_parts(temporary: Path, parts: Mapping[str, Saved]) -> None:
+def _save_parts(temporary: Path, parts: Mapping[str, Kept]) -> None:
     for folder, part in parts.items():
         part.save(temporary / folder)
 
 
-def _finish(temporary: Path, final: Path, state: State, recipe: str) -> None:
-    (temporary / "state.json").write_text(json.dumps(asdict(state), indent=1))
-    (temporary / "recipe.json").write_text(recipe)
+def _finish(temporary: Path, final: Path, state: State, texts: Mapping[str, str]) -> None:
+    (temporary / STATE).write_text(json.dumps(asdict(state), indent=1))
+    for name, text in texts.items():
+        (temporary / name).write_text(text)
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     table = {str(path.relative_to(temporary)): _digest(path) for path in files}
-    (temporary / "manifest.json").write_text(json.dumps(table, indent=1))
-    for path in [*files, temporary / "manifest.json", *(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
-        _fsync(path)
+    (temporary / MANIFEST).write_text(json.dumps(table, indent=1))
+    for path in [*files, temporary / MANIFEST, *(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
+        fsync(path)
     replaced = final.with_name(final.name + ".replaced")  # counts as complete: at no moment is there none
     if final.exists():  # the same step again, after a resume
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     temporary.rename(final)
-    _fsync(final.parent)
+    fsync(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -123,10 +116,7 @@ def _guarded(write: Callable[[], object], root: Path) -> str | None:
     try:
         write()
     except OSError as error:
-        free = shutil.disk_usage(root).free / 2**20 if root.is_dir() else 0
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        cure = "free some space or set checkpoints.keep lower" if full else "check the folder's permissions"
-        return f"{root}: the checkpoint could not be written ({error.strerror}; {free:.0f} MiB free): {cure}"
+        return sentence(error, root, "the checkpoint", room="free some space or set checkpoints.keep lower")
     return None
 
 
@@ -136,42 +126,74 @@ def complete(root: Path) -> list[Path]:
 
 
 def newest(root: Path, *, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose every byte matches its manifest; damaged ones are reported and passed over."""
+    """The newest checkpoint whose every byte matches its manifest; damaged ones are reported and passed over.
+
+    None when there is no checkpoint at all. Raises CheckpointError when there are some and all are damaged: to begin
+    anew is for the user to say.
+    """
+    damaged = []
     for path in reversed(complete(root)):
         damage = verify(path)
         if damage is None:
             return path
+        damaged.append(f"{path.name} ({damage})")
         report(f"{path.name} is damaged ({damage}) and is not used; falling back to the one before")
+    if damaged:
+        raise CheckpointError(
+            f"{root}: every checkpoint is damaged: {'; '.join(damaged)}. Nothing was changed; put the files back from "
+            "a copy, or begin again beside it with run=OTHER"
+        )
     return None
 
 
 def verify(path: Path) -> str | None:
-    """None when the checkpoint is whole, else the first file that is missing or changed, and how."""
+    """None when the checkpoint is whole, else the first file that is missing, changed or too many, and how."""
     try:
-        table = json.loads((path / "manifest.json").read_text())
+        table = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return f"manifest.json cannot be read: {type(error).__name__}"
+        return f"{MANIFEST} cannot be read: {type(error).__name__}"
+    if problem := _incomplete(table):
+        return f"{MANIFEST} {problem}"
     for name, digest in table.items():
         if not (path / name).is_file():
             return f"{name} is missing"
         if _digest(path / name) != digest:
             return f"{name} has changed"
-    return None
+    extra = sorted({str(file.relative_to(path)) for file in path.rglob("*.safetensors")} - table.keys())
+    return f"{extra[0]} is not in its {MANIFEST}" if extra else None
+
+
+def _incomplete(table: Any) -> str | None:
+    """What a manifest lacks to be one; None when it names at least what every checkpoint has, each with a hash."""
+    if not isinstance(table, dict):
+        return f"holds no table of files but {json.dumps(table)[:40]}"
+    wanted = [name for name in ALWAYS if name not in table]
+    if not any(name.startswith("model") and name.endswith(".safetensors") for name in table):
+        wanted.append("model.safetensors")
+    if wanted:
+        return f"does not name {', '.join(wanted)}"
+    odd = [name for name, digest in table.items() if not isinstance(digest, str) or not _is_inside(name)]
+    return f"names {odd[0]!r}, which is no file of a checkpoint" if odd else None
+
+
+def _is_inside(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def read_state(path: Path) -> State:
-    """The State that `save` wrote."""
-    return State(**json.loads((path / "state.json").read_text()))
+    """The State that `save` wrote; raises CheckpointError when it is another version's."""
+    try:
+        told = json.loads((path / STATE).read_text(encoding="utf-8"))
+        # older checkpoints have the memories of two hooks beside the rest
+        older = {name: told.pop(name) for name in ("constraints", "noise") if name in told}
+        return State(**{"hooks": older} | told)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path / STATE}: cannot be read ({type(error).__name__}: {error}); it was written by another version of "
+            "alignkit: resume with that one"
+        ) from error
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from alignkit.data.given.example import Example
 from alignkit.recipe.schema import Evaluation, RewardSpec
-from alignkit.rewards.shape import is_for
-from alignkit.rollout.collect import Collector, Prompt
-from alignkit.train.source import Example
+from alignkit.rewards.pool.shape import is_for
+from alignkit.rollout.collect import Collector
+from alignkit.rollout.play import Prompt
 from alignkit.types.rollout import Rollout
 from alignkit.types.task import Task
 
@@ -19,14 +20,15 @@ from alignkit.types.task import Task
 class Evaluator:
     """Answers `examples` with `settings.samples` completions each.
 
-    grader: names the reward that decides whether answers to a task are correct. sources: of a mixture, each of which
-    gets an accuracy of its own.
+    grader: names the reward that decides whether answers to a task are correct. graders: all rewards in the order in
+    which they take the place of one that abstains. sources: of a mixture, each of which gets an accuracy of its own.
     """
 
     collector: Collector
     examples: Sequence[Example]
     settings: Evaluation
     grader: Callable[[Task], str | None]
+    graders: Sequence[str] = ()
     sources: Sequence[str] = ()
 
     def run(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -62,7 +64,10 @@ class Evaluator:
 
     def _row(self, rollout: Rollout) -> dict[str, Any]:
         grader = self.grader(rollout.task)
-        value = rollout.score.parts.get(grader) if rollout.score and grader else None
+        parts = rollout.score.parts if rollout.score else {}
+        value = parts.get(grader) if grader else None
+        if parts.get(f"{grader}.abstained"):
+            value = next((told for name in self.graders if (told := parts.get(name)) is not None), None)
         return {
             "task_id": rollout.task.id,
             "member": rollout.member,

@@ -1,8 +1,8 @@
 """Health rules: pure functions that look at a run's metrics and say in plain words when it is dead, broken or odd.
 
-Each rule takes a History (this step's value is the last of each series) and Limits, and gives a Light, or None when the
-metrics it reads are not logged. A rule that needs company in time (`for N steps`) reads it from the History, so the
-History is the only state. docs/health.md lists the rules.
+Each rule takes a History (this step's value is the last of each series) and HealthLimits, and gives a Light, or None
+when the metrics it reads are not logged. A rule that needs company in time (`for N steps`) reads it from the History,
+so the History is the only state. docs/health.md lists the rules.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from statistics import fmean, median
 from typing import Any
 
 from alignkit.errors import HealthError
-from alignkit.report.light import Light
+from alignkit.run_folder.light import Light
 
 WINDOW = 128  # steps of history behind the robust rules
 START = 8  # first values of a series that stand for "at the start"
+FIRST_UPDATES = 4  # of an adapter's two matrices one begins as zeros, so that the other has no gradient at first
 RECENT = 8  # last values that stand for "now"
 
 WATCHED = (
@@ -39,7 +40,7 @@ WATCHED = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class HealthLimits:
     """What the recipe allows: health.dead_steps, health.max_kl, rollouts.max_unscorable, rollouts.canary_tolerance."""
 
     dead_steps: int = 10
@@ -50,13 +51,20 @@ class Limits:
 
 @dataclass(slots=True)
 class History:
-    """series: the last values per watched metric (None where a step did not log it); first: the first START values."""
+    """series: the last values per watched metric (None where a step did not log it); first: the first START values.
+
+    untrained: the weights that have had no gradient in any update so far; None before the first one.
+    """
 
     length: int = WINDOW
     series: dict[str, list[float | None]] = field(default_factory=dict)
     first: dict[str, list[float]] = field(default_factory=dict)
+    untrained: list[str] | None = None
 
-    def add(self, metrics: Mapping[str, float | int | None]) -> None:
+    def add(self, metrics: Mapping[str, float | int | None], untrained: Iterable[str] = ()) -> None:
+        if metrics.get("optim/grad_norm"):  # else no weight had a gradient, which says nothing about any of them
+            names = set(untrained)
+            self.untrained = sorted(names if self.untrained is None else names & set(self.untrained))
         for name in WATCHED:
             value = metrics.get(name)
             number = float(value) if value is not None and math.isfinite(value) else None
@@ -89,24 +97,29 @@ class History:
 class Health:
     """Keeps the History of one stage; `state` and `restore` carry it through a checkpoint."""
 
-    def __init__(self, limits: Limits | None = None):
-        self.limits = limits or Limits()
+    def __init__(self, limits: HealthLimits | None = None):
+        self.limits = limits or HealthLimits()
         self.history = History(length=max(WINDOW, self.limits.dead_steps))
 
-    def lights(self, metrics: Mapping[str, float | int | None]) -> list[Light]:
-        """Takes in one step's metrics and returns the light of every rule that applies, worst first."""
-        self.history.add(metrics)
+    def lights(self, metrics: Mapping[str, float | int | None], *, untrained: Iterable[str] = ()) -> list[Light]:
+        """Takes in one step's metrics and returns the light of every rule that applies, worst first.
+
+        untrained: the trainable weights that have had no gradient so far.
+        """
+        self.history.add(metrics, untrained)
         found = [numbers(metrics), *(rule(self.history, self.limits) for rule in RULES)]
         order = {"stop": 0, "warn": 1, "ok": 2}
         return sorted((light for light in found if light is not None), key=lambda light: order[light.level])
 
     def state(self) -> dict[str, Any]:
         """JSON-serialisable; `restore` on a fresh Health continues exactly."""
-        return {"series": self.history.series, "first": self.history.first}
+        history = self.history
+        return {"series": history.series, "first": history.first, "untrained": history.untrained}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.history.series = {name: list(values) for name, values in state["series"].items()}
         self.history.first = {name: list(values) for name, values in state["first"].items()}
+        self.history.untrained = state.get("untrained")
 
 
 def stop_if_needed(lights: Iterable[Light]) -> None:
@@ -132,7 +145,7 @@ def numbers(metrics: Mapping[str, float | int | None]) -> Light:
     return Light(name="numbers", level="stop", sentence=", ".join(bad), advice=advice)
 
 
-def zero_signal(history: History, limits: Limits) -> Light | None:
+def zero_signal(history: History, limits: HealthLimits) -> Light | None:
     """No group has rewards that differ: nothing to learn. Stops after `dead_steps` in a row."""
     share = history.now("rollout/zero_spread_frac")
     if share is None:
@@ -153,7 +166,7 @@ def zero_signal(history: History, limits: Limits) -> Light | None:
     return Light(name="signal", level=level, sentence=sentence, advice=advice)
 
 
-def truncation(history: History, limits: Limits) -> Light | None:
+def truncation(history: History, limits: HealthLimits) -> Light | None:
     """Half of the completions or more are cut by the length limit."""
     share = history.now("rollout/truncated_frac")
     if share is None:
@@ -170,7 +183,7 @@ def truncation(history: History, limits: Limits) -> Light | None:
     return Light(name="truncation", level="warn", sentence=sentence, advice=advice)
 
 
-def masking(history: History, limits: Limits) -> Light | None:
+def masking(history: History, limits: HealthLimits) -> Light | None:
     """The loss saw no token at all. Stops after `dead_steps` in a row."""
     tokens = history.now("loss/tokens")
     if tokens is None:
@@ -185,7 +198,7 @@ def masking(history: History, limits: Limits) -> Light | None:
     return Light(name="masking", level=level, sentence=sentence, advice=advice)
 
 
-def unscorable(history: History, limits: Limits) -> Light | None:
+def unscorable(history: History, limits: HealthLimits) -> Light | None:
     """Rewards could not judge many completions. Stops above `max_unscorable` in one step."""
     share = history.now("reward/unscorable_frac")
     if share is None:
@@ -198,7 +211,7 @@ def unscorable(history: History, limits: Limits) -> Light | None:
     return Light(name="unscorable", level=level, sentence=sentence, advice=advice)
 
 
-def sampler_kl(history: History, limits: Limits) -> Light | None:
+def sampler_kl(history: History, limits: HealthLimits) -> Light | None:
     """Trainer and sampler disagree about the sampled tokens, or drift apart."""
     advice = (
         "the samples are too stale or the engine computes something else: fewer train.epochs or train.minibatches, "
@@ -207,13 +220,15 @@ def sampler_kl(history: History, limits: Limits) -> Light | None:
     return _runaway(history, limits, "policy/kl_sampler", name="sampler KL", high=0.1, advice=advice)
 
 
-def reference_kl(history: History, limits: Limits) -> Light | None:
+def reference_kl(history: History, limits: HealthLimits) -> Light | None:
     """The policy leaves its reference model behind."""
     advice = "lower optimizer.lr or raise the algorithm's KL weight, and read completions before trusting the reward"
     return _runaway(history, limits, "policy/kl_reference", name="reference KL", high=0.5, advice=advice)
 
 
-def _runaway(history: History, limits: Limits, metric: str, *, name: str, high: float, advice: str) -> Light | None:
+def _runaway(
+    history: History, limits: HealthLimits, metric: str, *, name: str, high: float, advice: str
+) -> Light | None:
     """Warns above `high` nats or at 10 times the usual size (if above a fifth of `high`); stops above `max_kl`."""
     value = history.now(metric)
     if value is None:
@@ -230,7 +245,7 @@ def _runaway(history: History, limits: Limits, metric: str, *, name: str, high: 
     return Light(name=name, level=level, sentence=sentence, advice=advice if level == "warn" else "")
 
 
-def entropy(history: History, limits: Limits) -> Light | None:
+def entropy(history: History, limits: HealthLimits) -> Light | None:
     """Entropy fell to a tenth of its start: the policy says nearly the same thing every time."""
     value, start = history.now("policy/entropy"), history.first.get("policy/entropy", [])
     if value is None:
@@ -245,7 +260,7 @@ def entropy(history: History, limits: Limits) -> Light | None:
     return Light(name="entropy", level="warn", sentence=f"{sentence}, {median(start):.3g} at the start", advice=advice)
 
 
-def reward_hacking(history: History, limits: Limits) -> Light | None:
+def reward_hacking(history: History, limits: HealthLimits) -> Light | None:
     """Reward jumps while completions shrink to less than half: a shortcut rather than a skill, often."""
     if history.now("reward/mean") is None or history.now("rollout/length_mean") is None:
         return None
@@ -268,7 +283,7 @@ def reward_hacking(history: History, limits: Limits) -> Light | None:
     return Light(name="hacking", level="warn", sentence=sentence, advice=advice)
 
 
-def duplicates(history: History, limits: Limits) -> Light | None:
+def duplicates(history: History, limits: HealthLimits) -> Light | None:
     """Most completions of a group are the same text, and that takes the signal away."""
     unique, silent = history.now("rollout/unique_frac"), history.now("rollout/zero_spread_frac")
     if unique is None:
@@ -284,7 +299,7 @@ def duplicates(history: History, limits: Limits) -> Light | None:
     return Light(name="duplicates", level="warn", sentence=sentence, advice=advice)
 
 
-def canary(history: History, limits: Limits) -> Light | None:
+def canary(history: History, limits: HealthLimits) -> Light | None:
     """Engine and trainer come close to the tolerance at which the sync itself stops the run."""
     gap, tolerance = history.now("sync/canary_gap"), limits.canary_tolerance
     if gap is None or tolerance is None:
@@ -295,7 +310,7 @@ def canary(history: History, limits: Limits) -> Light | None:
     return Light(name="canary", level=level, sentence=sentence, advice="" if level == "ok" else advice)
 
 
-def gradient_spike(history: History, limits: Limits) -> Light | None:
+def gradient_spike(history: History, limits: HealthLimits) -> Light | None:
     """Gradient norm far outside the last 128 steps: robust z of its logarithm above 8, and over 4 times the median."""
     norm = history.now("optim/grad_norm")
     if norm is None:
@@ -319,7 +334,29 @@ def _robust_deviation(values: list[float]) -> float:
     return 1.4826 * median(abs(value - middle) for value in values)
 
 
-def saturation(history: History, limits: Limits) -> Light | None:
+def untrained(history: History, limits: HealthLimits) -> Light | None:
+    """A weight that is to be trained has had no gradient but 0 in any update. Of an adapter it stops the run after
+    `dead_steps` updates: the adapter is not the one that was asked for."""
+    if history.untrained is None:
+        return None
+    updates = sum(norm > 0 for norm in history.known("optim/grad_norm"))
+    if not history.untrained:
+        return Light(name="untrained", level="ok", sentence="every trained weight has had a gradient")
+    if updates < FIRST_UPDATES:
+        return Light(name="untrained", level="ok", sentence="too few steps to tell")
+    adapters = [name for name in history.untrained if ".lora_" in name or ".modules_to_save." in name]
+    named = ", ".join((adapters or history.untrained)[:3])
+    count, dead = len(history.untrained), bool(adapters) and updates >= limits.dead_steps
+    sentence = f"{count} weights had no gradient in {updates} updates, e.g. {named}"
+    advice = "nothing in the loss depends on them: "
+    if adapters:
+        advice += "take their modules out of model.lora"
+    else:
+        advice += "harmless, unless they were to be trained (parts of a model that this data does not use)"
+    return Light(name="untrained", level="stop" if dead else "warn", sentence=sentence, advice=advice)
+
+
+def saturation(history: History, limits: HealthLimits) -> Light | None:
     """A constraint's multiplier has stayed at its cap: the limit cannot be kept at that price."""
     count = history.now("constraint/saturated")
     if count is None:
@@ -345,4 +382,5 @@ RULES = (
     canary,
     gradient_spike,
     saturation,
+    untrained,
 )

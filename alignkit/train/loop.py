@@ -1,31 +1,34 @@
-"""The training loop, told in the order in which things happen. It knows no algorithm by name."""
+"""The training loop, told in the order in which things happen. It knows no algorithm and no hook by name."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from alignkit.models.forward import Forward
 from alignkit.ops.schedule import learning_rate
+from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.schema import Critic, Stage
-from alignkit.train.checkpoint import State
-from alignkit.train.confidence import without_confident
-from alignkit.train.constraints import Constraints
-from alignkit.train.fixup import fix_up
-from alignkit.train.needs import columns_needed
-from alignkit.train.noise import noise_scale
+from alignkit.train.checkpoint import Kept
+from alignkit.train.hooks.hook import Hook, HookMemory
 from alignkit.train.reference import Reference
 from alignkit.train.source import Drawn, Source
 from alignkit.train.split import minibatches
+from alignkit.train.state import Learned, State
 from alignkit.train.step import Step
 from alignkit.train.target import Target
 from alignkit.types.batch import Batch
 from alignkit.types.metric import Metric, combine
+from alignkit.types.needs import Needs
 from alignkit.types.seeds import child
+
+SyncEngine = Callable[[int, Trainer, Forward], dict[str, Any]]
+Finish = Callable[[State, Drawn, Batch | None, dict[str, Any]], bool]
 
 
 @dataclass
@@ -45,12 +48,15 @@ class Clock:
 
 @dataclass(kw_only=True)
 class StageLoop:
-    """Runs one stage. source is None on all ranks but the first; the callbacks belong to the run (run/train.py).
+    """Runs one stage. source is None on all ranks but the first; the callbacks belong to the run (run/train/stages.py).
 
     step: updates the policy (and a critic on its layers). critic: updates a critic of its own. reference and target:
-    the frozen policy and the slowly following critic, where the algorithm needs them.
-    sync: makes the engine hold the trainer's weights and proves it; returns metrics. finish: is told of each finished
-    step (records it, looks after health, evaluates, checkpoints) and returns False to stop the run.
+    the frozen policy and the slowly following critic, where the algorithm or a hook needs them. hooks: what is added to
+    each step, in this order. needs: what the algorithm and they need together.
+    samples: whether the stage's data needs an engine with the present weights. sync: makes the engine hold a trainer's
+    weights, which are of a version, and proves it; returns metrics. finish: is told of each finished step (the state
+    after it, its data, the batch that was trained on, its metrics; it records them, looks after health, evaluates,
+    checkpoints) and returns False to stop the run.
     """
 
     stage: Stage
@@ -58,10 +64,13 @@ class StageLoop:
     step: Step
     reference: Reference | None
     seed: int
-    sync: Callable[[State], dict[str, Any]]
-    finish: Callable[[State, Drawn, dict[str, Any]], bool]
+    sync: SyncEngine
+    finish: Finish
     critic: Step | None = None
     target: Target | None = None
+    samples: bool = True
+    hooks: Sequence[Hook] = ()
+    needs: Needs = field(default_factory=Needs)
 
     def run(self, state: State) -> bool:
         """Does the stage's remaining steps; False when the run shall stop here."""
@@ -70,103 +79,128 @@ class StageLoop:
             clock = Clock()
             with clock.time("step"):
                 with clock.time("sync"):
-                    metrics = self.sync(state) if self.step.algorithm.samples else {}
+                    synced = self.sync_engine(state) if self.samples else {}
                 drawn = self.draw(state)
-                if drawn.batch is not None:
-                    drawn.batch, learned = self.learn(drawn.batch, state, clock)
-                    metrics |= learned
-            state.cursor, state.step, state.done = drawn.cursor, state.step + 1, state.done + 1
-            going = self.finish(state, drawn, {**drawn.metrics, **metrics, **clock.phases})
+                if drawn.batch is None:
+                    learned = Learned(controls=state.controls, hooks=state.hooks)
+                else:
+                    learned = self.learn(drawn.batch, state, clock)
+            state = state.after(learned, cursor=drawn.cursor)
+            metrics = {**drawn.metrics, **synced, **learned.metrics, **clock.phases}
+            going = self.finish(state, drawn, learned.batch, metrics)
         return going
+
+    def sync_engine(self, state: State) -> dict[str, Any]:
+        """Makes the engine hold the policy's present weights."""
+        return self.sync(state.version, self.step.trainer, self.step.forward)
 
     def draw(self, state: State) -> Drawn:
         """The step's data, drawn by the first rank and given to all."""
         drawn = self.source.next(state.cursor, state.version) if self.source else None
         return self.step.group.from_first(drawn)
 
-    def learn(self, batch: Batch, state: State, clock: Clock) -> tuple[Batch | None, dict[str, Any]]:
+    def learn(self, batch: Batch, state: State, clock: Clock) -> Learned:
         """Everything between data and new weights: columns, targets, updates, adapted coefficients.
 
-        Returns what was trained on (None when the algorithm found nothing to learn from, ties only, say) and metrics.
+        Nothing is trained on where the algorithm found nothing to learn from, ties only, say.
         """
         algorithm, config = self.step.algorithm, self.step.config
-        controls = self.controls(state)
+        controls = state.controls or dict(algorithm.controls(config))  # at first those that the algorithm begins with
         with clock.time("logprobs"):
             batch = self.annotate(batch.replace(controls=controls))
-        limited: dict[str, Any] = {}
-        if self.constraints.settings:
-            memory = state.constraints or self.constraints.begin()
-            batch, state.constraints, limited = self.constraints.apply(batch, memory, state.step)
-        batch = without_confident(algorithm.estimate(config, batch), self.stage.train.drop_confident)
+        batch, memories, limited = self.before_estimate(batch, state)
+        batch = algorithm.estimate(config, batch)
+        for hook in self.hooks:
+            batch = hook.after_estimate(batch)
         if not batch.num_sequences:
-            return None, limited | {"loss/tokens": 0, "loss/sequences": 0}
+            nothing = {"loss/tokens": 0, "loss/sequences": 0}
+            return Learned(controls=controls, hooks=memories, metrics=limited | nothing)
         with clock.time("update"):
-            metrics = self.update(batch, state)
-        state.controls = dict(algorithm.adapt(config, batch))
-        return batch, metrics | limited | {f"control/{name}": value for name, value in controls.items()}
+            metrics, updates = self.update(batch, state.step)
+        for hook in self.hooks:
+            memories[hook.name], added = hook.at_end(metrics, memories[hook.name])
+            metrics |= added
+        metrics |= limited | {f"control/{name}": value for name, value in controls.items()}
+        after = dict(algorithm.adapt(config, batch))
+        return Learned(batch=batch, updates=updates, controls=after, hooks=memories, metrics=metrics)
 
-    def controls(self, state: State) -> dict[str, float]:
-        """The adapted coefficients; at the stage's first step those that the algorithm begins with."""
-        state.controls = state.controls or dict(self.step.algorithm.controls(self.step.config))
-        return state.controls
+    def before_estimate(self, batch: Batch, state: State) -> tuple[Batch, dict[str, HookMemory], dict[str, Any]]:
+        """(what the algorithm sees, every hook's memory, metrics)."""
+        memories, metrics = {}, {}
+        for hook in self.hooks:
+            memory = state.hooks.get(hook.name) or hook.begin()
+            batch, memories[hook.name], said = hook.before_estimate(batch, memory, state.step)
+            metrics |= said
+        return batch, memories, metrics
 
     def annotate(self, batch: Batch) -> Batch:
-        """Fills the log-prob columns that the algorithm needs, without gradient.
+        """Fills the columns that the algorithm and the hooks need, without gradient.
 
         With a single update per batch the old log-probs are that update's own, detached, and are not computed twice.
         """
         self.step.forward.verify(batch, temperature=self.step.temperature)
-        read, columns, needs = self.step.read, {}, self.needs
-        if "old_logprobs" in needs or self.updates_per_step > 1:
+        read, columns, needed = self.step.read, {}, self.needs.columns
+        if "old_logprobs" in needed or self.updates_per_step > 1:
             columns["old_logprobs"] = read(batch, self.step.forward, "logprobs")
-        if "ref_logprobs" in needs and self.reference is not None:
+        if "ref_logprobs" in needed:
+            assert self.reference is not None, "whoever needs its column is given the model"
             columns["ref_logprobs"] = self.reference.read(batch, self.step)
-        if "values" in needs:
+        if "values" in needed:
             critic = self.critic or self.step
             critic.forward.verify(batch, temperature=critic.temperature)
             columns["values"] = read(batch, critic.forward, "values")
-        if "target_values" in needs and self.target is not None:
+        if "target_values" in needed:
+            assert self.target is not None, "whoever needs its column is given the model"
             columns["target_values"] = read(batch, self.target.forward, "values")
         return batch.replace(**columns).validate()
 
-    def update(self, batch: Batch, state: State) -> dict[str, Any]:
-        """All optimizer steps of this batch; those of a critic of its own come first."""
-        parts: list[dict[str, Metric]] = []
-        norms: dict[str, list[float]] = {"grad_norm": [], "critic_grad_norm": []}
-        limit, lr = self.stage.train.max_update_kl, self.learning_rate(state.step * self.updates_per_step)
-        if self.critic:
-            for sequences in self.minibatches(batch, state.step, self.stage.critic):
-                metrics, norm = self.critic.update(batch, sequences, lr * self.critic_rate)
-                parts.append(metrics)
-                norms["critic_grad_norm"].append(norm)
-        policy_learns = state.step >= self.stage.train.critic_warmup_steps
-        for number, sequences in enumerate(self.minibatches(batch, state.step) if policy_learns else ()):
-            lr = self.learning_rate(state.step * self.updates_per_step + number)
+    def update(self, batch: Batch, step: int) -> tuple[dict[str, Any], int]:
+        """All optimizer steps of this batch, those of a critic of its own first: (metrics, updates of the policy)."""
+        lr = self.learning_rate(step * self.updates_per_step)
+        parts, critic_norms = self.update_critic(batch, step, lr)
+        norms: list[float] = []
+        policy_learns = step >= self.stage.train.critic_warmup_steps
+        for number, sequences in enumerate(self.minibatches(batch, step) if policy_learns else ()):
+            lr = self.learning_rate(step * self.updates_per_step + number)
             metrics, norm = self.step.update(batch, sequences, lr)
             parts.append(metrics)
-            norms["grad_norm"].append(norm)
-            state.version += 1
-            if limit is not None and (metrics["policy/kl_update"].value or 0.0) > limit:
-                break  # a recipe check sees to it that there are old log-probs to measure from
-        fixed: dict[str, Any] = {}
-        if self.stage.train.fixup and policy_learns:
-            fixed, steps = fix_up(self.step, batch, self.stage.train.fixup, lr)
-            state.version += steps
+            norms.append(norm)
+            if any(hook.is_enough(metrics) for hook in self.hooks):
+                break
+        updates, added = len(norms), {}
+        for hook in self.hooks if policy_learns else ():
+            said, taken = hook.after_updates(self.step, batch, lr)
+            updates, added = updates + taken, added | said
         if self.target:
             self.target.follow((self.critic or self.step).trainer.model)
         trained = {"loss/tokens": batch.num_actions, "loss/sequences": batch.num_sequences, "optim/lr": lr}
-        trained |= {f"optim/{name}": max(each) for name, each in norms.items() if each}
+        trained |= {"optim/grad_norm": max(norms)} if norms else {}
+        trained |= {"optim/critic_grad_norm": max(critic_norms)} if critic_norms else {}
         measured = {name: metric.value for name, metric in combine(parts).items()}
-        return measured | trained | fixed | noise_scale(measured, state)
+        return measured | trained | added, updates
+
+    def update_critic(self, batch: Batch, step: int, lr: float) -> tuple[list[dict[str, Metric]], list[float]]:
+        """(metrics, gradient norms) of the optimizer steps of a critic of its own; none without one."""
+        parts, norms = [], []
+        if self.critic is None:
+            return parts, norms
+        for sequences in self.minibatches(batch, step, self.stage.critic):
+            metrics, norm = self.critic.update(batch, sequences, lr * self.critic_rate)
+            parts.append(metrics)
+            norms.append(norm)
+        return parts, norms
 
     @property
-    def needs(self) -> frozenset[str]:
-        """The columns to fill: the algorithm's, and those that constraints and fix-up measure by."""
-        return columns_needed(self.stage, self.step.algorithm, self.step.config)
-
-    @property
-    def constraints(self) -> Constraints:
-        return Constraints(settings=self.stage.constraints, mix="costs" not in self.needs)
+    def parts(self) -> dict[str, Kept]:
+        """What has a state of its own, by its folder within a checkpoint."""
+        parts: dict[str, Kept] = {"": self.step.trainer}
+        if self.critic:
+            parts["critic"] = self.critic.trainer
+        if self.target:
+            parts["critic-target"] = self.target
+        if isinstance(self.source, Kept):
+            parts["replay"] = self.source
+        return parts
 
     @property
     def critic_rate(self) -> float:

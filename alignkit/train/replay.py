@@ -1,22 +1,24 @@
-"""Turns of episodes as data: replayed ones, each beside a fresh utterance, and those of given episodes."""
+"""Turns of past episodes as data, each beside a fresh utterance."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alignkit.data.turns import GivenTurn
+from alignkit.data.given.turns import GivenTurn
+from alignkit.data.kinds.turns import past_item
 from alignkit.recipe.schema import Replay
-from alignkit.rollout.collect import Prompt, trainable
-from alignkit.rollout.episodes import EpisodeCollector
+from alignkit.rollout.collect import Collector, describe, trainable
+from alignkit.rollout.play import Prompt
 from alignkit.train.source import Drawn, Order
-from alignkit.types.batch import Item, pack
+from alignkit.types.batch import pack
+from alignkit.types.item import Item
 from alignkit.types.rollout import Completion, Request, Rollout, StopReason
 from alignkit.types.seeds import child
 
@@ -50,31 +52,19 @@ def onwards(turns: Sequence[GivenTurn], number: int) -> list[GivenTurn]:
     return chain
 
 
-def past_item(turns: Sequence[GivenTurn], group: int) -> Item:
-    """The sequence of turns as they were: the state, then utterances, and what came after each of them, masked."""
-    ids: list[int] = []
-    action: list[bool] = []
-    rewards: list[float] = []
-    for turn in turns:
-        ids += [*turn.action, *turn.answer]
-        action += [True] * len(turn.action) + [False] * len(turn.answer)
-        rewards += [0.0] * (len(turn.action) - 1) + [turn.reward] + [0.0] * len(turn.answer)
-    total = sum(turn.reward for turn in turns)
-    state = turns[0].state
-    return Item(prompt_ids=state, completion_ids=ids, action=action, rewards=rewards, reward=total, group=group)
-
-
 @dataclass(kw_only=True)
 class ReplaySource:
     """Plays episodes, keeps their turns, and draws `size` of them a step, each beside a fresh utterance.
 
     A drawn turn comes with those that followed it in its episode.
 
-    Unlike other sources it holds a state, which `save` writes into the checkpoint. run: runs coroutines.
+    context: most tokens of one episode. run: runs coroutines.
+    Unlike other sources it holds a state, which `save` writes into the checkpoint.
     """
 
     order: Order
-    collector: EpisodeCollector
+    collector: Collector
+    context: int
     settings: Replay
     size: int
     seed: int
@@ -85,26 +75,36 @@ class ReplaySource:
     def next(self, cursor: int, version: int) -> Drawn:
         drawn = Drawn(batch=None, cursor=cursor, consumed=[])
         if self.steps % self.settings.every == 0 or not self.turns:
-            self._play(drawn)
+            drawn = self._play(cursor)
+        batch = None
         if self.turns:
             rng = np.random.default_rng(child(self.seed, "replay", self.steps))
-            drawn.batch = self._beside_fresh(rng.integers(len(self.turns), size=self.size).tolist())
-        drawn.metrics |= {"replay/turns": len(self.turns), "data/consumed": drawn.cursor}
+            batch = self._beside_fresh(rng.integers(len(self.turns), size=self.size).tolist())
         self.steps += 1
-        return drawn
+        metrics = drawn.metrics | {"replay/turns": len(self.turns), "data/consumed": drawn.cursor}
+        return replace(drawn, batch=batch, metrics=metrics)
 
-    def _play(self, drawn: Drawn) -> None:
+    def _play(self, cursor: int) -> Drawn:
+        """Fresh episodes, whose turns are kept; nothing to train on yet."""
+        taken = cursor
+
         def draw_prompts(count: int) -> list[Prompt]:
-            examples = self.order.take(drawn.cursor, count)
-            prompts = [Prompt(task=e.task, ids=e.prompt, position=drawn.cursor + i) for i, e in enumerate(examples)]
-            drawn.cursor += count
+            nonlocal taken
+            examples = self.order.take(taken, count)
+            prompts = [Prompt(task=e.task, ids=e.prompt, position=taken + i) for i, e in enumerate(examples)]
+            taken += count
             return prompts
 
         collected = self.run(self.collector.collect(draw_prompts))
-        drawn.rollouts, drawn.consumed = collected.everything, collected.consumed
-        drawn.metrics |= self.collector.describe(collected)
         fresh = [turn for rollout in trainable(collected.groups) for turn in turns_of(rollout)]
         self.turns = (self.turns + fresh)[-self.settings.capacity :]
+        return Drawn(
+            batch=None,
+            cursor=taken,
+            consumed=collected.consumed,
+            rollouts=collected.everything,
+            metrics=describe(collected, self.collector.settings),
+        )
 
     def _beside_fresh(self, chosen: Sequence[int]) -> Any:
         """The packed groups of two; a turn whose fresh utterance failed is left out. None when all failed."""
@@ -123,7 +123,7 @@ class ReplaySource:
         return Request(
             prompt_ids=turn.state,
             seed=child(self.seed, "fresh", self.steps, number),
-            max_new_tokens=min(collector.settings.max_new_tokens, collector.context - len(turn.state)),
+            max_new_tokens=min(collector.settings.max_new_tokens, self.context - len(turn.state)),
             temperature=collector.settings.temperature,
             stop_token_ids=collector.stop_token_ids,
         )
@@ -150,21 +150,3 @@ def _fresh(turn: GivenTurn, completion: Completion, group: int) -> Item:
         group=group,
         policy_version=completion.policy_version,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TurnSource:
-    """`size` turns of given episodes a step, each a group of its own."""
-
-    order: Order[tuple[str, GivenTurn]]
-    size: int
-
-    def next(self, cursor: int, version: int) -> Drawn:
-        taken = self.order.take(cursor, self.size)
-        cursor += self.size
-        return Drawn(
-            batch=pack([past_item([turn], group) for group, (_, turn) in enumerate(taken)]).validate(),
-            cursor=cursor,
-            consumed=[name for name, _ in taken],
-            metrics={"data/epoch": self.order.epoch(cursor), "data/consumed": cursor},
-        )

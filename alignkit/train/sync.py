@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from alignkit.engines.canary import check
+from alignkit.engines.engine import Engine
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
-from alignkit.rollout.canary import check
-from alignkit.rollout.engine import Engine
-from alignkit.types.batch import Item, pack
+from alignkit.types.batch import pack
+from alignkit.types.item import Item
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,8 @@ class Target:
     """Polyak average of a critic: after each step's updates, copy <- (1 - rate) copy + rate critic."""
 
     def __init__(self, critic: Forward, *, rate: float):
+        # what the critic does not train is the policy's, of which a resumed run has other numbers here, read by nobody
+        self.trained = {name for name, p in critic.model.named_parameters() if p.requires_grad}
         model = copy.deepcopy(critic.model).requires_grad_(False).eval()
         self.rate = rate
         self.forward = Forward(model, critic.dtype, fast=critic.fast, report=critic.report, want=("values",))
@@ -29,13 +31,18 @@ class Target:
             own.lerp_(other, self.rate)
 
     def save(self, folder: Path) -> None:
-        tensors = {name: p.detach().contiguous() for name, p in self.forward.model.named_parameters()}
+        tensors = {name: p.detach().contiguous() for name, p in self._followed().items()}
         store_tensors(tensors, folder / f"{FILE}.safetensors")
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote; raises CheckpointError when it is of another model."""
-        tensors, own = stored_tensors(folder, FILE), dict(self.forward.model.named_parameters())
+        own, every = self._followed(), dict(self.forward.model.named_parameters())
+        # older checkpoints hold all weights, those that nothing trains too
+        tensors = {name: one for name, one in stored_tensors(folder, FILE).items() if name in own or name not in every}
         check_names(tensors, own, folder)
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(tensors[name]())
+
+    def _followed(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.forward.model.named_parameters() if name in self.trained}

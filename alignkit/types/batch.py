@@ -11,8 +11,10 @@ are reached through `parent`. Token ids come from the sampler and are never re-t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from alignkit.errors import BatchError
+from alignkit.types.item import Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +36,6 @@ class Block:
     @property
     def end(self) -> int:
         return self.start + self.prompt + sum(self.lengths)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One sequence on its way into a batch. Items of the same `group` and prompt that follow one another share it."""
-
-    prompt_ids: Sequence[int]
-    completion_ids: Sequence[int]
-    action: Sequence[bool] | None = None  # None: every completion token was chosen by the policy
-    sampler_logprobs: Sequence[float] | None = None
-    group: int = 0
-    member: int = 0
-    reward: float = 0.0
-    rewards: Sequence[float] | None = None  # per completion token; None: all of `reward` on the last action token
-    side: int = 0
-    truncated: bool = False
-    policy_version: int = -1
-    channels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +55,8 @@ class Batch:
     """Index of the sequence the token belongs to; -1 for prompt tokens, which belong to all sequences of the block."""
     action_mask: Bool[Tensor, " token"]
     """True only where the trained policy chose the token; its stop token included."""
+    turn: Int[Tensor, " token"]
+    """Number of the turn in which the policy chose the token, from 0 in each sequence; -1 elsewhere."""
 
     # token axis, filled when an algorithm needs them; 0 outside action_mask
     sampler_logprobs: Float[Tensor, " token"] | None = None
@@ -114,6 +101,11 @@ class Batch:
     the task asks for. `cost/<name>`, `multiplier/<name>`: of a constraint, for algorithms that weigh costs themselves.
     `turns`: of an episode that was gone back into, how many turns it had."""
 
+    # token axis, by name
+    turn_channels: dict[str, Float[Tensor, " token"]] = field(default_factory=dict)
+    """What an environment said of a turn (`Observation.info`), on each token that was chosen in it; 0 elsewhere, NaN
+    where it said nothing. `before/<name>`: of the observation that the turn answers. Words count as they come."""
+
     # of the whole batch
     controls: Mapping[str, float] = field(default_factory=dict)
     """Coefficients that the algorithm adapts from step to step, by name."""
@@ -136,7 +128,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **moved, channels={name: values.to(device) for name, values in self.channels.items()})
+        named = ("channels", "turn_channels")
+        return replace(self, **moved, **{n: {k: v.to(device) for k, v in getattr(self, n).items()} for n in named})
 
     def require(self, name: str) -> Tensor:
         """The optional column `name`; raises BatchError when nothing filled it."""
@@ -219,8 +212,9 @@ class Batch:
         columns: dict[str, Any] = {"blocks": blocks, **structure(blocks)}
         for name in (column.name for column in fields(self)):
             value = getattr(self, name)
-            if name == "channels":
-                columns[name] = {channel: values[sequences] for channel, values in value.items()}
+            if name in ("channels", "turn_channels"):
+                rows = sequences if name == "channels" else tokens
+                columns[name] = {channel: values[rows] for channel, values in value.items()}
             elif name == "controls":
                 columns[name] = value
             elif name not in columns and value is not None:
@@ -246,11 +240,10 @@ class Batch:
         return self
 
 
-DIRECTION = "direction/"  # and a part's name: the channel that says how much of that part the task asks for
 COST, MULTIPLIER = "cost/", "multiplier/"  # and a constraint's name: channels of what it limits and how it weighs
 FLOAT_COLUMNS = ("sampler_logprobs", "old_logprobs", "ref_logprobs", "advantages", "rewards", "returns")
 STATE_COLUMNS = ("values", "target_values", "value_targets")
-TOKEN_COLUMNS = ("tokens", "position", "parent", "segment", "action_mask", *FLOAT_COLUMNS, *STATE_COLUMNS)
+TOKEN_COLUMNS = ("tokens", "position", "parent", "segment", "action_mask", "turn", *FLOAT_COLUMNS, *STATE_COLUMNS)
 
 
 def _begins(block: Block) -> list[int]:
@@ -287,7 +280,7 @@ def pack(items: Sequence[Item], *, share_prefix: bool = True) -> Batch:
     if not items:
         raise BatchError("nothing to pack: every rollout of this step was dropped")
     blocks: list[Block] = []
-    columns: dict[str, list] = {"tokens": [], "action": [], "sampler_logprobs": [], "rewards": []}
+    columns: dict[str, list] = {"tokens": [], "action": [], "sampler_logprobs": [], "rewards": [], "turn": []}
     previous: Item | None = None
     for item in items:
         _check_item(item)
@@ -301,9 +294,11 @@ def pack(items: Sequence[Item], *, share_prefix: bool = True) -> Batch:
             columns["tokens"] += item.prompt_ids
             for name in ("action", "sampler_logprobs", "rewards"):
                 columns[name] += [0] * len(item.prompt_ids)
+            columns["turn"] += [-1] * len(item.prompt_ids)
         chosen = item.action if item.action is not None else [True] * length
         columns["tokens"] += item.completion_ids
         columns["action"] += chosen
+        columns["turn"] += _turns(item, chosen)
         for name in ("sampler_logprobs", "rewards"):
             values = getattr(item, name) or [0.0] * length
             columns[name] += [value if on else 0.0 for value, on in zip(values, chosen, strict=True)]
@@ -318,6 +313,7 @@ def pack(items: Sequence[Item], *, share_prefix: bool = True) -> Batch:
         blocks=tuple(blocks),
         tokens=torch.tensor(columns["tokens"]),
         action_mask=torch.tensor(columns["action"], dtype=torch.bool),
+        turn=torch.tensor(columns["turn"]),
         group=torch.tensor([item.group for item in items]),
         member=torch.tensor([item.member for item in items]),
         reward=torch.tensor([item.reward for item in items], dtype=torch.float32),
@@ -325,14 +321,42 @@ def pack(items: Sequence[Item], *, share_prefix: bool = True) -> Batch:
         policy_version=torch.tensor([item.policy_version for item in items]),
         side=torch.tensor([item.side for item in items]),
         channels={n: torch.tensor([float(item.channels.get(n, float("nan"))) for item in items]) for n in names},
+        turn_channels=_turn_channels(items, blocks, torch.tensor(columns["turn"])),
         sampler_logprobs=given("sampler_logprobs"),
         rewards=given("rewards"),
         **structure(blocks),  # ty: ignore[invalid-argument-type]  it cannot tell which names these are
     )
 
 
+def _turns(item: Item, chosen: Sequence[bool]) -> list[int]:
+    """Per completion token, the number of its turn; -1 for what was not chosen."""
+    if item.turn is not None:
+        return [number if on else -1 for number, on in zip(item.turn, chosen, strict=True)]
+    begins = accumulate(on and not before for on, before in zip(chosen, [False, *chosen], strict=False))
+    return [number - 1 if on else -1 for number, on in zip(begins, chosen, strict=True)]
+
+
+def _turn_channels(
+    items: Sequence[Item], blocks: Sequence[Block], turn: Int[Tensor, " token"]
+) -> dict[str, Float[Tensor, " token"]]:
+    """Each item's values, one per turn, on the tokens of that turn."""
+    result: dict[str, Tensor] = {}
+    words: dict[str, dict[str, float]] = defaultdict(dict)
+    for name in sorted({name for item in items for name in item.turn_channels}):
+        result[name] = torch.where(turn >= 0, float("nan"), 0.0)
+    begins = [begin for block in blocks for begin in _begins(block)] if result else []
+    for item, begin in zip(items, begins, strict=False):
+        own = turn[begin : begin + len(item.completion_ids)]
+        for name, values in item.turn_channels.items():
+            number = words[name]
+            said = [number.setdefault(v, float(len(number))) if isinstance(v, str) else v for v in values]
+            told = torch.tensor([*said, float("nan")])[own.clamp(0, len(said))]  # turns beyond what it said
+            result[name][begin : begin + len(own)] = torch.where(own >= 0, told, 0.0)
+    return result
+
+
 def _check_item(item: Item) -> None:
-    for name in ("action", "sampler_logprobs", "rewards"):
+    for name in ("action", "sampler_logprobs", "rewards", "turn"):
         column = getattr(item, name)
         if column is not None and len(column) != len(item.completion_ids):
             raise BatchError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from alignkit.types.metric import Metric
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 
@@ -20,7 +21,7 @@ class Loss:
     not depend on the model's outputs; the step checks this). metrics: detached, each saying how it combines.
     """
 
-    total: Tensor
+    total: Float[Tensor, ""]
     count: float
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
@@ -34,16 +35,16 @@ class Outputs:
     normaliser: logsumexp of the logits (over the temperature) of that distribution, 0 elsewhere; with a gradient.
     values: (token, head) of a critic: its numbers for the state that ends with each token, prompts included.
     ref_kl: KL(reference || policy) of the distributions each action token was drawn from, over the whole vocabulary, 0
-        elsewhere; its gradient is the policy's. There where the algorithm `needs` "ref_kl".
+        elsewhere; its gradient is the policy's. There where the algorithm needs this output.
 
     A model is asked for what its losses read: a critic of its own gives no log-probs, a policy alone no values.
     """
 
-    logprobs: Tensor = None  # ty: ignore[invalid-assignment]  absent only where no loss of this model reads it
-    entropy: Tensor = None  # ty: ignore[invalid-assignment]
-    normaliser: Tensor = None  # ty: ignore[invalid-assignment]
-    values: Tensor = None  # ty: ignore[invalid-assignment]
-    ref_kl: Tensor = None  # ty: ignore[invalid-assignment]
+    logprobs: Float[Tensor, " token"] = None  # ty: ignore[invalid-assignment]  absent only where no loss of this model reads it
+    entropy: Float[Tensor, " token"] = None  # ty: ignore[invalid-assignment]
+    normaliser: Float[Tensor, " token"] = None  # ty: ignore[invalid-assignment]
+    values: Float[Tensor, "token head"] = None  # ty: ignore[invalid-assignment]
+    ref_kl: Float[Tensor, " token"] = None  # ty: ignore[invalid-assignment]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +55,8 @@ class Judgement:
     ensemble. steps: on the token axis, what adds up over a step's tokens to the step's value.
     """
 
-    value: Tensor
-    parts: Mapping[str, Tensor] = field(default_factory=dict)
-    spread: Tensor | None = None
-    members: Tensor | None = None
-    steps: Tensor | None = None
+    value: Float[Tensor, " sequence"]
+    parts: Mapping[str, Float[Tensor, " sequence"]] = field(default_factory=dict)
+    spread: Float[Tensor, "sequence level"] | None = None
+    members: Float[Tensor, "sequence member"] | None = None
+    steps: Float[Tensor, " token"] | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from alignkit.types.score import Score
@@ -41,12 +42,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """An engine's answer to a Request: ids (the stop token included) and the log-prob of each at its temperature."""
+    """An engine's answer to a Request: ids (the stop token included) and the log-prob of each at its temperature.
+
+    finish_ids: tokens after these that a guide wrote, of which no engine knows; `stop` says how they ended.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     stop: StopReason
     policy_version: int
+    finish_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +59,11 @@ class Turn:
     """One utterance of the policy: the exact context it saw and the tokens it chose.
 
     reward, observation: what the environment paid for it and answered; None without an environment, or where it could
-    not answer any more. The next turn's prompt_ids begin with this turn's prompt_ids and completion_ids.
+    not answer any more. The next turn's prompt_ids begin with this turn's prompt_ids, completion_ids
+    and finish_ids.
+    info, info_before: numbers and words that the environment said besides, in its answer and in what the turn answers.
+    text: what rewards judge and people read: what the prompt already held of the answer (`opened` characters, such as a
+    `<think>` of the chat template) and all that was said after it, special tokens included, stop and pad tokens not.
     finish_ids: tokens after the policy's that a guide wrote; `text` has them, and `stop` says how they ended.
     """
 
@@ -62,10 +71,13 @@ class Turn:
     completion_ids: tuple[int, ...]
     sampler_logprobs: tuple[float, ...]
     stop: StopReason
-    text: str  # completion_ids decoded without special tokens
+    text: str
     reward: float | None = None
     observation: str | None = None
     finish_ids: tuple[int, ...] = ()
+    opened: int = 0
+    info: Mapping[str, float | str] = field(default_factory=dict, hash=False)
+    info_before: Mapping[str, float | str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,7 @@ class Reset:
     of: int
 
 
+DIRECTION = "direction/"  # and a part's name: the batch's channel that says how much of that part the task asks for
 TURNS = "turns"  # the batch's channel that holds `Reset.of`
 
 

@@ -10,9 +10,11 @@ from enum import StrEnum
 class FaultKind(StrEnum):
     TIMEOUT = "timeout"  # the deadline passed and the worker was killed
     CRASH = "crash"  # the reward raised, or its worker died
+    MEMORY = "memory"  # it needed more memory than its worker may have
     PARSE = "parse"  # the answer could not be read at all
     GOLD = "gold"  # the reference answer itself cannot be read: the row is at fault, not the policy
     REFUSED = "refused"  # the reward declined to score this row (returned None)
+    ABSTAINED = "abstained"  # a TRL function returned None: the row is not its own, other rewards may score it
     NOT_A_NUMBER = "not_a_number"  # NaN or infinite
     CONTRACT = "contract"  # wrong count or wrong type of result
     UNREACHABLE = "unreachable"  # a remote scorer did not answer

@@ -20,7 +20,7 @@ from alignkit.types.task import Task
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from alignkit.models.reward_model import RewardModel
+    from alignkit.rewards.learned.reward_model import RewardModel
 
 
 class learned:
@@ -31,7 +31,7 @@ class learned:
         from pathlib import Path
 
         from alignkit.errors import ContentError
-        from alignkit.models.reward_model import RewardModel
+        from alignkit.rewards.learned.reward_model import RewardModel
 
         folders = [path] if isinstance(path, str) else path
         if not folders:
@@ -57,9 +57,9 @@ class learned:
 
 
 def _read_by_vllm(folder: Path, model: RewardModel) -> None:
+    from alignkit.engines.vllm.states import VllmStates
     from alignkit.errors import ContentError
-    from alignkit.models.reward_model import FILES, MICRO_BATCH_TOKENS
-    from alignkit.rollout.vllm_states import VllmStates
+    from alignkit.rewards.learned.reward_model import FILES, MICRO_BATCH_TOKENS
 
     if not model.reads_last_only:
         kind = model.reading.algorithm["type"]

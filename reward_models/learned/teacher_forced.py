@@ -11,6 +11,8 @@ from alignkit.types.rollout import Rollout
 from alignkit.types.score import Score
 from alignkit.types.task import Task
 
+SECRETS = ("HF_TOKEN",)
+
 
 class teacher_forced:
     name = "teacher_forced"
@@ -27,7 +29,7 @@ class teacher_forced:
         from typing import get_args
 
         from alignkit.errors import ContentError
-        from alignkit.models.teacher_forced import TeacherForced
+        from alignkit.rewards.learned.teacher_forced import TeacherForced
         from alignkit.rewards.steps import Rule
 
         for option, given, known in (("split", split, get_args(Rule)), ("dtype", dtype, ("float32", "bfloat16"))):

@@ -7,19 +7,20 @@ crashed and failed are worth 0; so is a completion without a program. Without a 
 the URL of one on another machine.
 """
 
-import time
-
 from alignkit.errors import SandboxError
-from alignkit.rewards.answers import spoken
 from alignkit.rewards.base import reward, unscorable
 from alignkit.rewards.verdict import Case, Outcome, bad_gold, judged
+from alignkit.rewards.verify.thoughts import spoken
 from alignkit.sandbox.choice import Sandbox, choose_sandbox
 from alignkit.sandbox.completion import find_program, prompt_code
+from alignkit.sandbox.conversation import line_of
 from alignkit.sandbox.limits import MIB, Limits
-from alignkit.sandbox.process import Suite
+from alignkit.sandbox.process import MOST_GRACE, START_DEADLINE_S, Suite
 from alignkit.sandbox.suites import BadTests, Example, read_tests
 from alignkit.types.score import FaultKind, Score
 from alignkit.types.task import Task
+
+SECRETS = ("ALIGNKIT_SANDBOX_TOKEN",)
 
 
 @reward
@@ -52,6 +53,11 @@ def code(
     return judged(outcome, "code", message)
 
 
+def longest_s(*, timeout_s: float = 4.0, **_: object) -> float:
+    """Seconds in which the sandbox has ended any program, also on a machine that is busy with others."""
+    return (1 + MOST_GRACE) * (timeout_s + START_DEADLINE_S)
+
+
 def asked(task: Task) -> str:
     """The text of the prompt, of a chat its last user message."""
     if task.text is not None:
@@ -64,10 +70,11 @@ def run(sandbox: Sandbox, program: str, tests: Suite | tuple[Example, ...], limi
     if isinstance(tests, Suite):
         verdict = sandbox.run_tests(program, tests, limits)
         return Outcome(verdict.outcome), verdict.message
-    deadline = time.monotonic() + limits.wall_s
+    left_s = limits.wall_s
     for number, example in enumerate(tests, start=1):
-        left = Limits(wall_s=max(0.1, deadline - time.monotonic()), memory_bytes=limits.memory_bytes)
+        left = Limits(wall_s=max(0.1, left_s), memory_bytes=limits.memory_bytes)
         ran = sandbox.run_script(program, example.stdin, left)
+        left_s -= ran.used_s
         if ran.ended == "timeout":
             return Outcome.TIMEOUT, f"killed after {limits.wall_s:g} s in test {number} of {len(tests)}"
         if ran.ended == "output" or ran.exit_code != 0:
@@ -79,7 +86,7 @@ def run(sandbox: Sandbox, program: str, tests: Suite | tuple[Example, ...], limi
 
 def last_line(errors: bytes) -> str:
     lines = errors.decode(errors="replace").strip().splitlines()
-    return lines[-1][:200] if lines else ""
+    return line_of(lines[-1]) if lines else ""
 
 
 def same_output(output: str, wanted: str) -> bool:

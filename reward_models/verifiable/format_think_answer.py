@@ -6,9 +6,9 @@ expression, which also lets tags come again and the answer be empty. As a gate i
 
 from typing import Literal
 
-from alignkit.rewards.answers import think_answer
 from alignkit.rewards.base import reward
 from alignkit.rewards.verdict import Case
+from alignkit.rewards.verify.thoughts import think_answer
 from alignkit.types.task import Task
 
 

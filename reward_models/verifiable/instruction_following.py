@@ -9,10 +9,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from alignkit.rewards.answers import spoken
 from alignkit.rewards.base import reward
-from alignkit.rewards.instructions import BadInstruction, follows, loose_forms
 from alignkit.rewards.verdict import Case, bad_gold
+from alignkit.rewards.verify.instructions import BadInstruction, follows, loose_forms
+from alignkit.rewards.verify.thoughts import spoken
 from alignkit.types.score import FaultKind, Score
 from alignkit.types.task import Task
 

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from alignkit.rewards.answers import spoken, tagged_answer
 from alignkit.rewards.base import reward
 from alignkit.rewards.verdict import Case, Outcome, bad_gold, judged
+from alignkit.rewards.verify.thoughts import spoken, tagged_answer
 from alignkit.types.score import FaultKind, Score
 from alignkit.types.task import Task
 

@@ -1,44 +1,28 @@
 """1 when the completion's final answer is mathematically the reference answer, in whatever form it is given, else 0.
 
-The answer is the last \\boxed{...}, else what follows the last `####`, else what follows the last "answer is" or
-"answer:", else the last number; where there is an `<answer>` tag, only what stands in it counts. Comparison as in
-`boxed_answer`: text, exact numbers, then math-verify in the worker.
+The answer is the last \\boxed{...} (differing boxes as in `boxed_answer`), else what follows the last `####`, else
+what is called the answer in the last statement ("the answer is", "Antwort:", in some 35 languages), else the last
+number that stands for itself; where there is an `<answer>` tag, only what stands in it counts. What is stated is the
+answer: a number elsewhere is no second guess, and `not 42`, `41 or 42`, `eval('42')` are none. Comparison as in
+`boxed_answer`.
 """
 
-import re
-
-from alignkit.rewards.answers import (
-    after_hashes,
-    last_boxed,
-    last_number,
-    read_number,
-    same_number,
-    spoken,
-    tagged_answer,
-)
 from alignkit.rewards.base import reward
-from alignkit.rewards.math_equal import UnreadableGold, same_math
 from alignkit.rewards.verdict import Case, bad_gold, gold_text, verdict
+from alignkit.rewards.verify.answers import find_answer
+from alignkit.rewards.verify.compare_answers import same_final_math
+from alignkit.rewards.verify.math_equal import UnreadableGold
+from alignkit.rewards.verify.thoughts import spoken
 from alignkit.types.score import FaultKind, Score
 from alignkit.types.task import Task
-
-STATED = re.compile(r"answer\s?(?:is\s?:?|:)\s*(?P<answer>\S[^\n]{0,200})", re.IGNORECASE)
 
 
 @reward
 def math_answer(completion: str, task: Task) -> Score:
-    gold, text = gold_text(task) or "", spoken(completion)
-    tagged = tagged_answer(text)
-    text = text if tagged is None else tagged
-    stated = [found["answer"] for found in STATED.finditer(text)]
     try:
-        right = same_math(gold, last_boxed(text) or after_hashes(text) or (stated[-1] if stated else tagged or ""))
+        right = same_final_math(gold_text(task) or "", find_answer(spoken(completion)))
     except UnreadableGold as error:
         return bad_gold(task, "math_answer", f"a mathematical answer ({error})")
-    if not right and "\\boxed" not in text:
-        gold_number, answer_number = read_number(gold), last_number(text)
-        if gold_number and answer_number:
-            right = same_number(gold_number, answer_number)
     return verdict(right, "math_answer")
 
 
@@ -51,6 +35,11 @@ SELF_TEST = (
     Case(completion=r"\boxed{41} is near 42", reference="42", expected=0),
     Case(completion="The answer is 41.", reference="42", expected=0),
     Case(completion=r"<think>41</think><answer>$x = \frac{84}{2}$</answer> not 43", reference="42", expected=1),
+    Case(completion="The answer is 41. It is not 42.", reference="42", expected=0),
+    Case(completion="The answer is 41 or 42.", reference="42", expected=0),
+    Case(completion="La respuesta es 42. Quedan 3.", reference="42", expected=1),
+    Case(completion="答案是四十二。", reference="42", expected=1),
+    Case(completion="so there are 42", reference="20 + 22 = 42 sheep.\nA: 42", expected=FaultKind.GOLD),
     Case(completion="I cannot say", reference="42", expected=0),
     Case(completion="42", reference=None, expected=FaultKind.GOLD),
 )

@@ -8,10 +8,10 @@ answer, or a solution with a `\\boxed{...}`.
 
 import re
 
-from alignkit.rewards.answers import last_boxed
 from alignkit.rewards.base import reward
-from alignkit.rewards.math_equal import UnreadableGold, same_math
 from alignkit.rewards.verdict import Case, bad_gold, verdict
+from alignkit.rewards.verify.answers import last_boxed
+from alignkit.rewards.verify.math_equal import UnreadableGold, same_math
 from alignkit.types.score import FaultKind, Score
 from alignkit.types.task import Task
 
@@ -74,7 +74,7 @@ def minerva_answer(completion: str, task: Task) -> Score:
     if answer is None or gold == answer:
         return verdict(None if answer is None else True, "minerva_answer")
     try:
-        right = same_math(gold, answer)
+        right = same_math(gold, _closed(answer))
     except UnreadableGold:  # the normalisation breaks matrices, for one: only equal text is right then
         right = False
     return verdict(right, "minerva_answer")
@@ -99,6 +99,13 @@ def normalise(answer: str) -> str:
     return answer.replace(",", "") if re.fullmatch(r"-?\d{1,3}(,\d{3})+", answer) else answer
 
 
+def _closed(answer: str) -> str:
+    """Without braces at the end that nothing opens: unwrapping `\\text{{5}}` leaves one, and lm-eval reads on."""
+    while answer.endswith("}") and answer.count("}") > answer.count("{"):
+        answer = answer[:-1]
+    return answer
+
+
 def _without_unit(answer: str, unit: str) -> str:
     """Removes a unit that is glued to its neighbours, but never a part of a LaTeX command."""
     parts = re.split(r"(\\[a-zA-Z]+)", answer)
@@ -115,6 +122,7 @@ SELF_TEST = (
     Case(completion=_said("0.5"), reference=r"\frac{1}{2}", expected=1),
     Case(completion=_said("$x = 1,000$"), reference="1000", expected=1),
     Case(completion="Final Answer: The final answer is $5$. ", reference="5", expected=1),
+    Case(completion=_said(r"$\text{{5}}$"), reference="5", expected=1),
     Case(completion=_said("5") + _said("6"), reference="6", expected=0),
     Case(completion=r"\boxed{5}", reference="5", expected=0),
     Case(completion=_said("5"), reference="", expected=FaultKind.GOLD),

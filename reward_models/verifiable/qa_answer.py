@@ -1,24 +1,24 @@
 """How well a short answer agrees with the reference, after SQuAD's normalisation: case, punctuation, articles, spaces.
 
 `metric: exact` (1 or 0) or `f1` (harmonic mean of token precision and recall; a wrong yes or no is 0). The answer is
-what stands in the last `<answer>` tag, else behind the last "answer is" or "answer:", else the whole completion. The
-reference is a text or a list of texts, of which the best counts.
+what stands in the last `<answer>` tag, else the sentence behind the last "the answer is" (or the same in another
+language), else the whole completion. The reference is a text or a list of texts, of which the best counts.
 """
 
 import re
-import string
+import unicodedata
 from collections import Counter
 from typing import Any, Literal
 
-from alignkit.rewards.answers import spoken, tagged_answer
 from alignkit.rewards.base import reward
 from alignkit.rewards.verdict import Case, Outcome, bad_gold, judged
+from alignkit.rewards.verify.phrases import stated_phrases
+from alignkit.rewards.verify.thoughts import spoken, tagged_answer
 from alignkit.types.score import FaultKind, Score
 from alignkit.types.task import Task
 
-STATED = re.compile(r"answer(?: is:?|:)(?P<answer>[^\n]*)", re.IGNORECASE)
+SENTENCE = re.compile(r"\s{0,8}[^\n]{0,1000}?(?=[.!?](?:\s|$)|[。！？।]|\n|$)")
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation + "“”‘’…")
 CLOSED = {"yes", "no", "noanswer"}
 
 
@@ -42,12 +42,19 @@ def as_list(reference: Any) -> list[str]:
 
 def find_answer(text: str) -> str:
     tagged = tagged_answer(text)
-    stated = [match["answer"] for match in STATED.finditer(text)]
-    return tagged if tagged is not None else stated[-1] if stated else text
+    if tagged is not None:
+        return tagged
+    stated = stated_phrases(text)
+    sentence = SENTENCE.match(text, stated[-1].end) if stated else None
+    return sentence.group() if sentence else text
 
 
 def normal(text: str) -> list[str]:
-    return ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split()
+    """Words without case, articles and the punctuation of any script."""
+    plain = "".join(
+        sign for sign in unicodedata.normalize("NFKC", text).lower() if unicodedata.category(sign)[0] not in "PS"
+    )
+    return ARTICLES.sub(" ", plain).split()
 
 
 def f1(gold: list[str], answer: list[str]) -> float:

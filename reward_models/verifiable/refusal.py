@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from alignkit.rewards.base import reward
-from alignkit.rewards.refusal_model import RefusalModel
+from alignkit.rewards.learned.refusal_model import RefusalModel
 from alignkit.rewards.verdict import Case, bad_gold
 from alignkit.types.score import Fault, FaultKind, Score
 from alignkit.types.task import Task

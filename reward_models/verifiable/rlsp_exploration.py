@@ -8,10 +8,12 @@ judge of effort is another reward beside this one, with `weight: 0.8` here and `
 
 from dataclasses import replace
 
-from alignkit.rewards.answers import last_boxed, spoken
 from alignkit.rewards.base import reward
-from alignkit.rewards.math_equal import UnreadableGold, same_math
 from alignkit.rewards.verdict import Case, bad_gold, gold_text, verdict
+from alignkit.rewards.verify.answers import boxed
+from alignkit.rewards.verify.compare_answers import same_final_math
+from alignkit.rewards.verify.math_equal import UnreadableGold
+from alignkit.rewards.verify.thoughts import spoken
 from alignkit.types.score import FaultKind, Score
 from alignkit.types.task import Task
 
@@ -21,9 +23,8 @@ NO_ANSWER = -0.5
 
 @reward
 def rlsp_exploration(completion: str, task: Task, *, scale: float = 1000.0, most: float = 1.0) -> Score:
-    box = last_boxed(spoken(completion))
     try:
-        right = same_math(gold_text(task) or "", box or "")
+        right = same_final_math(gold_text(task) or "", boxed(spoken(completion)))
     except UnreadableGold as error:
         return bad_gold(task, "rlsp_exploration", f"a mathematical answer ({error})")
     reasoning = completion if right is None else completion[: completion.rfind("\\boxed")]

@@ -4,7 +4,8 @@ import sys
 from contextlib import ExitStack
 from unittest import mock
 
-from alignkit.rollout import vllm_weights, vllm_worker
+from alignkit.engines.vllm import weights as vllm_weights
+from alignkit.engines.vllm import worker as vllm_worker
 
 MISSED = "model.layers.1.self_attn.o_proj.weight"
 load = vllm_weights.load

@@ -18,11 +18,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from alignkit.engines.canary import check
+from alignkit.engines.hf import HfEngine
+from alignkit.engines.vllm.engine import VllmEngine
 from alignkit.errors import EngineError, SyncError
 from alignkit.models.load import named_policy_weights
-from alignkit.rollout.canary import check
-from alignkit.rollout.hf import HfEngine
-from alignkit.rollout.vllm import VllmEngine
 from alignkit.types.rollout import Completion, Request, StopReason
 
 VOCABULARY, CONTEXT, CLOSE = 64, 128, 2e-4

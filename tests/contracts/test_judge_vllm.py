@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from alignkit.rewards.judge import JudgeReward
+from alignkit.rewards.judge.judge import JudgeReward
 from alignkit.types.score import FaultKind
 from alignkit.types.task import Task
 from tests.unit.reward_rollouts import rollouts

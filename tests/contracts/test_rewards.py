@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignkit.recipe.find import find, list_content, load
+from alignkit.recipe.lookup.find import find, list_content, load
 from alignkit.recipe.schema import RewardSpec
 from alignkit.rewards.base import FunctionReward, unscorable
-from alignkit.rewards.blend import blend
-from alignkit.rewards.lift import find_reward
-from alignkit.rewards.pool import RewardPool
-from alignkit.rewards.shape import Part
+from alignkit.rewards.pool.blend import blend
+from alignkit.rewards.pool.lift import find_reward
+from alignkit.rewards.pool.pool import RewardPool
+from alignkit.rewards.pool.shape import Part
 from alignkit.rewards.verdict import Outcome, judged, outcome_of
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.score import FaultKind, Score

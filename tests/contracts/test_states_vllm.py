@@ -13,7 +13,7 @@ from alignkit.errors import EngineError
 from alignkit.models.last_states import TOLERANCE
 from alignkit.models.load import load_policy
 from alignkit.recipe.schema import Model, Scratch
-from alignkit.rewards.lift import find_reward
+from alignkit.rewards.pool.lift import find_reward
 from alignkit.types.score import FaultKind
 from tests.unit.reward_folders import CHARACTERS, answered, saved, text_task, values, with_head
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignkit.algorithms import sft, tdpo
+from alignkit.algorithms import sft
+from alignkit.algorithms.preferences import tdpo
 from alignkit.errors import CheckpointError, HealthError
 from alignkit.models.forward import Forward, packed
 from alignkit.parallel.group import Group, join_group
@@ -25,12 +26,15 @@ from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.schema import Optimizer
 from alignkit.train import checkpoint
-from alignkit.train.checkpoint import State
+from alignkit.train.state import State
 from alignkit.train.step import Step
 from tests.tiny import VOCABULARY, causal_lm, random_batch
 
 MakeTrainer = Callable[[nn.Module, Optimizer], Trainer]
-OPTIMIZER = Optimizer(lr=1e-2, weight_decay=0.1, max_grad_norm=2.5)
+# Adam divides a gradient by its own size: with an epsilon far below the gradients, the last bit of one that nearly
+# cancels decides its sign, and two right implementations part by a whole step. With this one an update is a smooth
+# function of its gradient (a change of 1e-8 in a gradient moves a weight by at most lr 1e-2 x 1e-8 / 1e-3 = 1e-7).
+OPTIMIZER = Optimizer(lr=1e-2, eps=1e-3, weight_decay=0.1, max_grad_norm=2.5)
 BUDGETS = (14, 1000)  # tokens of a micro-batch: many rounds of both ranks, and one round in which a rank sits out
 
 
@@ -40,6 +44,20 @@ def lora(kind: str) -> nn.Module:
     torch.manual_seed(0)
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     return get_peft_model(causal_lm(kind), config)
+
+
+def adapted_pair(**settings: Any) -> nn.Module:
+    """LoRA on an embedding and on the head that is tied to it, and a norm that is trained whole."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    base = causal_lm("llama_tied")
+    with torch.no_grad():
+        base.get_input_embeddings().weight[0] = 0.1  # the pad token's row of zeros has no length for DoRA
+    targets = ["q_proj", "embed_tokens", "lm_head"]
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, modules_to_save=["norm"], init_lora_weights=False,
+                        task_type="CAUSAL_LM", **settings)  # fmt: skip
+    return get_peft_model(base, config)
 
 
 def sliding_window() -> nn.Module:
@@ -65,6 +83,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "tied head": partial(causal_lm, "llama_tied"),
     "biases and grouped heads": partial(causal_lm, "qwen2"),
     "lora": partial(lora, "qwen3"),
+    "adapted pair": adapted_pair,
+    "adapted pair by dora": partial(adapted_pair, use_dora=True),
     "sliding window": sliding_window,
 }
 

@@ -144,8 +144,8 @@ WATCHED = ("loss/policy", "optim/grad_norm", "optim/lr")
 def assert_same_numbers(one: Path, several: Path, *, steps: int, names: tuple[str, ...] = WATCHED) -> None:
     assert len(rows(one)) == len(rows(several)) == steps
     for expected, got in zip(rows(one), rows(several), strict=True):
-        for name in names:
-            assert got[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-6), f"step {got['step']}: {name}"
+        for name in names:  # two halves of a float32 sum: 1.2e-6 between one processor's kernels and another's
+            assert got[name] == pytest.approx(expected[name], rel=3e-6, abs=1e-6), f"step {got['step']}: {name}"
     assert (one / "ledger.jsonl").read_bytes() == (several / "ledger.jsonl").read_bytes()
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from alignkit import ops
-from alignkit.types.batch import Item, pack
+from alignkit.types.batch import pack
+from alignkit.types.item import Item
 
 BATCH = pack([Item(prompt_ids=[1], completion_ids=range(2)), Item(prompt_ids=[1], completion_ids=range(6), member=1)])
 LOSS = torch.tensor([1.0] * 2 + [3.0] * 6)

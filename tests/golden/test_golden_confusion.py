@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit.errors import DataError
-from alignkit.evaluate.confusion import Confusion, corrected_rate, read_confusion
+from alignkit.evaluate.statistics.confusion import Confusion, corrected_rate, read_confusion
 
 
 def confusion(tp, fn, fp, tn):

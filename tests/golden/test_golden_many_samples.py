@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from alignkit.evaluate.many_samples import (
+from alignkit.evaluate.benchmark.many_samples import (
     avg_at_k,
     equivalence_classes,
     g_pass_at_k,
@@ -18,7 +18,7 @@ from alignkit.evaluate.many_samples import (
     mean_g_pass_at_k,
     pass_at_k,
 )
-from alignkit.evaluate.statistics import holm, mcnemar_exact, student_quantile, wilson_interval
+from alignkit.evaluate.statistics.statistics import holm, mcnemar_exact, student_quantile, wilson_interval
 
 EXACT = 1e-12
 

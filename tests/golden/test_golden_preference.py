@@ -7,8 +7,9 @@ import torch
 
 from alignkit.errors import BatchError
 from alignkit.ops import preference
-from alignkit.recipe.find import find, load
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.recipe.lookup.find import find, load
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 
 GOLDEN = {

@@ -7,7 +7,8 @@ import torch
 
 from alignkit import ops
 from alignkit.recipe.read import load_algorithm
-from alignkit.types.batch import Item, pack
+from alignkit.types.batch import pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Recipe
-from alignkit.report.run_folder import comparable
+from alignkit.run_folder.run_folder import comparable
 
 RECIPE = """
 seed: 5

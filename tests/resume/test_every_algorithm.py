@@ -9,13 +9,18 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from alignkit.recipe.find import list_content, load
+from alignkit.data.kinds.kind import Kind
+from alignkit.errors import RecipeError
+from alignkit.recipe.lookup.find import list_content, load
+from alignkit.recipe.lookup.kind_of import kind_of
+from alignkit.recipe.read import read_recipe
 from tests.resume.runs import fingerprint, read
 from tests.resume.test_resume import wait_for_steps
 
@@ -37,24 +42,32 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Settings that switch on what has a state of its own."""
 
 
-def sections(name: str, source: str) -> dict[str, Any]:
-    """What a stage of that kind of data needs besides its algorithm."""
-    if source == "rollouts":
-        spec = [{"name": "exact_match"}, {"name": "ends_with_stop", "weight": 0.2}]
-        return {"data": SUMS, "rewards": spec, "train": {"steps": STEPS, "minibatches": 2}}
-    if source in ("replay", "resets"):
-        size = {"batch": 8} if source == "replay" else {"minibatches": 2}
-        return {"data": SEEDS, "environment": GAME, "train": {"steps": STEPS, **size}}
-    if source == "turns":
-        return {"data": GAMES, "train": {"steps": STEPS, "batch": 8}}
-    if source == "steps":
-        return {"data": CHAINS, "train": {"steps": STEPS, "batch": 8}}
-    given = {"labelled": None, "pairs": "compared", "duels": "compared", "judged": "judged", "rewrites": "rewritten"}
-    given |= {"ranked": "ranked", "rated": "rated"} | ({"pairs": "unsafe"} if name == "cost" else {})
-    if source in given:
-        options = SUMS["options"] | ({"answers": given[source]} if given[source] else {})
-        return {"data": SUMS | {"options": options}, "train": {"steps": STEPS, "batch": 8}}
-    raise KeyError(f"{name}: no recipe here for source {source}")
+GIVEN: dict[str, str | None] = {
+    "labelled": None, "pairs": "compared", "duels": "compared", "judged": "judged", "rewrites": "rewritten",
+    "ranked": "ranked", "rated": "rated",
+}  # fmt: skip
+"""Answers of the sums by kind of data."""
+
+
+def sections(name: str, kind: Kind) -> Iterator[dict[str, Any]]:
+    """What a stage of that kind of data needs besides its algorithm, one way after another: the first valid one counts.
+
+    What is sampled may want an environment of its own accord (`Algorithm.requires`): the game is tried after the sums.
+    """
+    steps = {"steps": STEPS, "batch": 8}
+    if kind.samples:
+        fresh = {"steps": STEPS, "minibatches": 2}
+        rewards = [{"name": "exact_match"}, {"name": "ends_with_stop", "weight": 0.2}]
+        if kind.environment != "must":
+            yield {"data": SUMS, "rewards": rewards, "train": fresh}
+        if kind.environment != "never":
+            yield {"data": SEEDS, "environment": GAME, "train": fresh if kind.fresh else steps}
+    elif kind.name in GIVEN:
+        answers = "unsafe" if name == "cost" else GIVEN[kind.name]
+        options = SUMS["options"] | ({"answers": answers} if answers else {})
+        yield {"data": SUMS | {"options": options}, "train": steps}
+    else:
+        yield {"data": {"turns": GAMES, "steps": CHAINS}[kind.name], "train": steps}
 
 
 def directed_sums(folder: Path) -> dict[str, Any]:
@@ -68,8 +81,20 @@ def directed_sums(folder: Path) -> dict[str, Any]:
     return {"source": "sums.jsonl", "chat": False}
 
 
-def write(folder: Path, name: str, source: str) -> Path:
-    """A tiny recipe of the algorithm."""
+def write(folder: Path, name: str, kind: Kind) -> Path:
+    """A tiny recipe of the algorithm; the reader's complaint about the last try where none is valid."""
+    problem: RecipeError | None = None
+    for section in sections(name, kind):
+        path = write_one(folder, name, section)
+        try:
+            read_recipe(path)
+            return path
+        except RecipeError as error:
+            problem = error
+    raise problem or KeyError(f"{name}: no recipe here for data of the kind {kind.name}")
+
+
+def write_one(folder: Path, name: str, section: dict[str, Any]) -> Path:
     recipe = {
         "seed": 5,
         "model": {"scratch": CHARACTERS, "dtype": "float32"},
@@ -79,12 +104,12 @@ def write(folder: Path, name: str, source: str) -> Path:
         "optimizer": {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 3},
         "checkpoints": {"every": 2},
         "health": {"dead_steps": 1000},
-    } | sections(name, source)
+    } | section
     if name == "ppo_lagrangian":
         recipe["constraints"] = [{"of": "length", "limit": 2.0, "window": 3}]
     if name == "dpa":
         recipe["data"] = directed_sums(folder)
-    path = folder / f"{name}.yaml"
+    path = folder / f"{Path(name).stem}.yaml"
     with path.open("w") as file:
         YAML().dump(recipe, file)
     return path
@@ -94,7 +119,7 @@ def train(recipe: Path, run: Path, log: Path) -> None:
     """A run in a process group of its own, from its newest checkpoint; what it says goes to `log`."""
     os.setsid()
     sys.stderr = sys.stdout = log.open("a")
-    from alignkit.run.train import run as whole_run
+    from alignkit.run.train.train import run as whole_run
 
     whole_run(read(recipe, run), resume=True)
 
@@ -103,19 +128,20 @@ def train(recipe: Path, run: Path, log: Path) -> None:
 def server():
     """Forks processes that have imported everything and computed nothing, so that a start costs no import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alignkit.run.train", "tests.resume.test_every_algorithm"])
+    context.set_forkserver_preload(["alignkit.run.train.train", "tests.resume.test_every_algorithm"])
     return context
 
 
 def cases():
     for found in list_content("algorithms"):
-        yield pytest.param(found.name, load(found).source, id=found.name)
+        yield pytest.param(found.name, kind_of(load(found).source), id=found.name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "source"), cases())
-def test_five_kills_change_no_bit(name, source, server, tmp_path):
-    recipe, run = write(tmp_path, name, source), tmp_path / "run"
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_five_kills_change_no_bit(name, kind, server, tmp_path, record_property):
+    record_property("tries", KILLS)
+    recipe, run = write(tmp_path, name, kind), tmp_path / "run"
 
     def start(folder: Path):
         process = server.Process(target=train, args=(recipe, folder, tmp_path / "log.txt"))
@@ -147,3 +173,16 @@ class Polled:
 
     def poll(self) -> int | None:
         return self.process.exitcode
+
+
+def test_an_algorithm_that_wants_an_environment_gets_one_here_without_being_named(tmp_path):
+    """It learns from rollouts, as grpo does, and says only in `requires` that it wants to play."""
+    (tmp_path / "player.py").write_text(
+        "from dataclasses import replace\n"
+        "from alignkit.algorithms.rollouts import grpo\n"
+        "ALGORITHM = replace(grpo.ALGORITHM, requires=lambda config, stage: "
+        "[] if stage.environment else ['it plays: set environment'])\n"
+    )
+    recipe = read_recipe(write(tmp_path, "./player.py", kind_of("rollouts")))
+    assert recipe.stages[0].environment is not None
+    assert recipe.stages[0].environment.name == "guess_number"

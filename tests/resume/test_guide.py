@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
-from alignkit.run.train import run as train
+from alignkit.run.train.train import run as train
+from tests.resume.forked import Forked
 from tests.resume.runs import fingerprint, read, write_recipe
-from tests.resume.test_resume import finish, start, wait_for_steps
+from tests.resume.test_resume import wait_for_steps
 
 FINISHED = ("stages.1.rollouts.finished=0.5", "stages.1.algorithm.kl=none", "stages.1.algorithm.kl_weight=0")
 
@@ -15,12 +16,12 @@ FINISHED = ("stages.1.rollouts.finished=0.5", "stages.1.algorithm.kl=none", "sta
 def test_a_killed_run_with_a_guide_goes_on_as_if_nothing_had_been(tmp_path):
     recipe = write_recipe(tmp_path, steps=10, every=3)
     train(read(recipe, tmp_path / "whole", *FINISHED), resume=False)
-    process = start(recipe, tmp_path / "killed", *FINISHED)
+    process = Forked(recipe, tmp_path / "killed", *FINISHED)
     wait_for_steps(tmp_path / "killed", more=8, process=process)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert finish(start(recipe, tmp_path / "killed", *FINISHED, resume=True)) == 0
+    train(read(recipe, tmp_path / "killed", *FINISHED), resume=True)
     assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
     assert (tmp_path / "killed" / "stage-1-first.safetensors").exists()
     shares = [step["rollout/finished_frac"] for step in fingerprint(tmp_path / "whole")["metrics"][5:]]

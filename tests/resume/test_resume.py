@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from alignkit.errors import CheckpointError
-from alignkit.run.train import run as train
+from alignkit.run.train.train import run as train
+from tests.resume.forked import Forked
 from tests.resume.runs import fingerprint, read, write_recipe
 
 
@@ -27,7 +28,7 @@ def start(recipe: Path, run: Path, *overrides: str, resume: bool = False) -> sub
     )
 
 
-def finish(process: subprocess.Popen) -> int:
+def finish(process: subprocess.Popen | Forked) -> int | None:
     return process.wait(timeout=250)
 
 
@@ -35,7 +36,7 @@ def steps_of(run: Path) -> int:
     return len((run / "metrics.jsonl").read_bytes().splitlines()) if (run / "metrics.jsonl").exists() else 0
 
 
-def wait_for_steps(run: Path, *, more: int, process: subprocess.Popen) -> None:
+def wait_for_steps(run: Path, *, more: int, process: subprocess.Popen | Forked) -> None:
     """Returns once the run is `more` steps further than now, or has ended."""
     before = steps_of(run)
     while process.poll() is None and steps_of(run) < before + more:
@@ -53,27 +54,27 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]
 
 def test_the_same_recipe_twice_is_the_same_run(uninterrupted, tmp_path):
     recipe, expected = uninterrupted
-    assert finish(start(recipe, tmp_path / "run")) == 0
+    assert finish(Forked(recipe, tmp_path / "run")) == 0
     assert fingerprint(tmp_path / "run") == expected
 
 
 def test_sigterm_writes_a_checkpoint_exits_85_and_the_resumed_run_is_the_same(uninterrupted, tmp_path):
     recipe, expected = uninterrupted
     run = tmp_path / "run"
-    process = start(recipe, run, "checkpoints.every=null")
+    process = Forked(recipe, run, "checkpoints.every=null")
     while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < 12:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert finish(process) == 85
     assert list((run / "checkpoints").glob("step-*"))
-    assert finish(start(recipe, run, resume=True)) == 0
+    assert finish(Forked(recipe, run, resume=True)) == 0
     assert fingerprint(run) == expected
 
 
 def test_resume_refuses_another_learning_rate_and_names_it(uninterrupted, tmp_path):
     recipe, _ = uninterrupted
     run = tmp_path / "run"
-    assert finish(start(recipe, run, "stages.1.train.steps=4")) == 0
+    train(read(recipe, run, "stages.1.train.steps=4"), resume=False)
     with pytest.raises(CheckpointError, match=r"stages\.1\.optimizer\.lr.*0\.001.*0\.002"):
         train(read(recipe, run, "stages.1.train.steps=4", "stages.1.optimizer.lr=2e-3"), resume=True)
 
@@ -85,9 +86,10 @@ def test_a_used_folder_is_refused_without_resume(uninterrupted):
 
 
 @pytest.mark.slow
-def test_20_kills_at_random_moments_change_no_bit_and_lose_no_prompt(tmp_path):
+def test_20_kills_at_random_moments_change_no_bit_and_lose_no_prompt(tmp_path, record_property):
     """Kills fall on imports, the first checkpoints, the middle of steps, and starts from a checkpoint."""
     recipe, run = write_recipe(tmp_path, steps=400, every=5), tmp_path / "run"
+    record_property("tries", 20)
     assert finish(start(recipe, tmp_path / "uninterrupted")) == 0
     chance = random.Random(0)
     for number in range(20):

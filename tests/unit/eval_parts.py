@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from alignkit.errors import EngineError
-from alignkit.evaluate.answers import Model
-from alignkit.evaluate.protocol import Named, Protocol
+from alignkit.evaluate.benchmark.answers import Model
+from alignkit.evaluate.benchmark.protocol import Named, Protocol
 from alignkit.types.rollout import Completion, StopReason
 
 END = 0

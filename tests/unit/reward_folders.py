@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from alignkit.models.base_model import base_model
 from alignkit.models.critic import add_value_head
-from alignkit.models.forward import base_model
 from alignkit.models.load import VALUE_HEAD, load_policy
-from alignkit.models.reward_model import Reading, save_reward_model
 from alignkit.recipe.schema import Lora, Model, Scratch
+from alignkit.rewards.learned.reward_model import Reading, save_reward_model
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.score import Score
 from alignkit.types.task import Task

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms import archer, archer_iql
+from alignkit.algorithms.turns import archer, archer_iql
 from alignkit.train.target import Target
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 
 STATES = {0: [10], 1: [10, 1, 11]}

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit.errors import BatchError
-from alignkit.types.batch import FLOAT_COLUMNS, TOKEN_COLUMNS, Batch, Item, pack, structure
+from alignkit.types.batch import FLOAT_COLUMNS, TOKEN_COLUMNS, Batch, pack, structure
+from alignkit.types.item import Item
 from alignkit.types.metric import Max, Mean, Sum, combine
 from tests.tiny import random_batch, random_items
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alignkit.types.batch import Item, pack
+from alignkit.types.batch import pack
+from alignkit.types.item import Item
 from benchmarks import readme, results
+from benchmarks.agreement import Agreement, cosine
 from benchmarks.calibrate import Calibration, drift
-from benchmarks.grpo_step import Agreement, Pair, cosine
 from benchmarks.shapes import SHAPES
-from benchmarks.side import Turn
 from benchmarks.update_profile import useful_flops
 
 QUIET = Calibration(bfloat16_gemm=800, float32_gemm=170, model_gemm=700, read=20, copy=20)
@@ -32,12 +32,6 @@ def test_a_shapes_lengths_have_its_mean_and_its_maximum(name):
     assert len(shape.lengths) == len(shape.rewards) == shape.samples
     assert sum(shape.lengths) / shape.samples == pytest.approx(shape.mean_completion, rel=0.01)
     assert max(shape.lengths) == shape.longest_completion
-
-
-def test_a_pairs_ratio_is_trls_time_over_ours_and_it_is_noisy_when_the_machine_changed():
-    ours, trl = Turn({}, wall_s=2.0, cpu_s=4.0), Turn({}, wall_s=9.0, cpu_s=10.0)
-    pair = Pair(ours=ours, trl=trl, calibrations=[QUIET, QUIET, dataclasses.replace(QUIET, read=15)])
-    assert (pair.ratio, pair.cpu_ratio, pair.noisy) == (4.5, 2.5, True)
 
 
 def test_the_cosine_is_taken_over_all_weights_together():
@@ -77,6 +71,8 @@ def test_the_readme_shows_every_result_and_marks_the_noisy_ones(tmp_path, monkey
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     monkeypatch.setattr(readme, "FOLDER", tmp_path)
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    monkeypatch.setattr(readme, "FRONT", tmp_path / "front.md")
+    (tmp_path / "front.md").write_text(f"{readme.BEGIN}\n{readme.END}\n")
     machine = results.Machine(cpu="Test CPU", cores=2, memory_gib=24, load=0.5)
     table = results.Table(caption="Seconds", columns=["", "ours"], rows=[["step", "1.5"]])
     noisy = [QUIET, dataclasses.replace(QUIET, copy=10)]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.evaluate.best_of_n import curve, expected_best, fit_gold, overoptimisation, rank_weights
+from alignkit.evaluate.statistics.best_of_n import curve, expected_best, fit_gold, overoptimisation, rank_weights
 from alignkit.ops import ensemble
 
 small = st.lists(st.integers(-3, 3), min_size=1, max_size=7)

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from alignkit import ops
-from alignkit.algorithms import dpo, filtered_bc, online_dpo, raft
+from alignkit.algorithms.preferences import dpo
+from alignkit.algorithms.rollouts import online_dpo, raft
+from alignkit.algorithms.turns import filtered_bc
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
 from alignkit.types.batch import Batch
 from tests.tabular import completions, loss_and_gradient, on_actions, one_token_each

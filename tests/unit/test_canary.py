@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from alignkit.engines.canary import LENGTH, SENTENCES, check, probe
 from alignkit.errors import SyncError
 from alignkit.models.tokenizer import character_tokenizer
-from alignkit.rollout.canary import LENGTH, SENTENCES, check, probe
 
 
 def test_gaps_are_averaged_over_tokens_not_over_sequences():

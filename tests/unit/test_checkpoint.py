@@ -17,7 +17,8 @@ import pytest
 from alignkit.errors import CheckpointError
 from alignkit.parallel.group import Group
 from alignkit.train import checkpoint
-from alignkit.train.checkpoint import State, complete, newest, read_state, save, verify
+from alignkit.train.checkpoint import complete, newest, read_state, save, verify
+from alignkit.train.state import State
 from tests.tiny import on_ranks
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
@@ -151,11 +152,13 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_any_flipped_bit_of_any_file_is_found_and_the_checkpoint_before_is_used(tmp_path):
+def test_any_flipped_bit_of_any_file_is_found_and_the_checkpoint_before_is_used(tmp_path, record_property):
     write(tmp_path, 10)
     damaged = write(tmp_path, 20)
     rng = np.random.default_rng(0)
-    for path in sorted(file for file in damaged.rglob("*") if file.is_file()):
+    files = sorted(file for file in damaged.rglob("*") if file.is_file())
+    record_property("tries", 40 * len(files))
+    for path in files:
         content = path.read_bytes()
         for bit in rng.integers(8 * len(content), size=40).tolist():
             flip(path, bit)
@@ -185,12 +188,15 @@ def test_a_damaged_file_is_named_and_so_are_missing_and_cut_ones(tmp_path):
     assert verify(folder) == "manifest.json cannot be read: FileNotFoundError"
 
 
-def test_when_all_are_damaged_there_is_none_and_each_is_reported(tmp_path):
+def test_when_all_are_damaged_each_is_named_and_a_folder_without_any_is_a_beginning(tmp_path):
     for done in (10, 20):
         (write(tmp_path, done) / "state.json").unlink()
     reports: list[str] = []
-    assert newest(tmp_path, report=reports.append) is None
+    with pytest.raises(CheckpointError) as caught:
+        newest(tmp_path, report=reports.append)
     assert [report.split()[0] for report in reports] == ["step-000020", "step-000010"]
+    said = "step-000020 (state.json is missing); step-000010 (state.json is missing). Nothing was changed; put"
+    assert said in str(caught.value)
     assert newest(tmp_path / "no such folder", report=silent) is None
 
 

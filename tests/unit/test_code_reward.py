@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,10 @@ import pytest
 from reward_rollouts import question, rollouts
 
 from alignkit.errors import SandboxError
+from alignkit.processes.family import descendants
 from alignkit.recipe.schema import RewardSpec
-from alignkit.rewards.lift import find_reward
-from alignkit.rewards.pool import RewardPool
+from alignkit.rewards.pool.lift import find_reward
+from alignkit.rewards.pool.pool import RewardPool
 from alignkit.rewards.verdict import Outcome, outcome_of
 from alignkit.sandbox import remote
 from alignkit.sandbox.choice import LocalSandbox
@@ -178,9 +180,29 @@ def test_helpers_that_the_tests_use_come_from_the_prompt_and_not_from_the_progra
     ],
 )
 def test_every_outcome_is_named_and_only_right_pays(completion, outcome):
-    score = scored(completion, question(["assert f(1) == 2"]), timeout_s=0.5)
+    score = scored(completion, question(["assert f(1) == 2"]), timeout_s=0.5 if outcome is Outcome.TIMEOUT else 60.0)
     assert score.value == (1.0 if outcome is Outcome.RIGHT else 0.0)
     assert outcome_of(score) in ({outcome} if "def g" not in completion else {Outcome.WRONG, Outcome.UNPARSED})
+
+
+def becomes_true(condition):
+    """Given a minute, on however busy a machine."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def children_of(pid, name):
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in found if name in command_line(child)]
 
 
 @needs_walls
@@ -197,31 +219,58 @@ def test_scripts_are_compared_line_by_line_and_stop_at_the_first_wrong_output():
 
 
 def alive():
-    """Sandboxed interpreters whose command line is still there."""
+    """The command lines of sandboxed interpreters that this process started, or that nobody has any more."""
     lines = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            lines.append(file.read_bytes())
+            line = (process / "cmdline").read_bytes()
+            if b"alignkit.sandbox.child" in line and starter_of(process) in (1, os.getpid()):
+                lines.append(line)
         except OSError:
             continue
-    return [line for line in lines if b"alignkit.sandbox.child" in line]
+    return lines
+
+
+def starter_of(process):
+    """The first process above one of alignkit's that is none of alignkit's: tests that run beside have another one."""
+    while True:
+        parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        process = process.with_name(str(parent))
+        if parent in (1, os.getpid()) or b"alignkit" not in (process / "cmdline").read_bytes():
+            return parent
+
+
+HANGS = "def f(x):\n    while True: pass"
+
+
+@needs_walls
+def test_a_program_that_is_slower_than_the_pools_deadline_is_wrong_and_keeps_its_score():
+    """The sandbox ends it; the pool, whose deadline is shorter here, has to wait for that."""
+    task = question(["assert f(1) == 2"])
+    spec = RewardSpec(name="code", deadline_s=0.2, options={"timeout_s": 1.0})
+    with closing(RewardPool([spec], workers=1)) as pool:
+        [scores] = asyncio.run(pool.score([(task, rollouts(task, HANGS, "def f(x): return x + 1"))]))
+    assert [score.value for score in scores] == [0.0, 1.0]
+    assert outcome_of(scores[0]) is Outcome.TIMEOUT
 
 
 @needs_walls
 def test_in_the_pool_a_killed_worker_takes_its_sandboxes_with_it(tmp_path, monkeypatch):
     task = question(["assert f(1) == 2"])
-    texts = ["def f(x): return x + 1", f"def f(x):\n    while True: pass  # {time.time_ns()}", "def f(x): return 0"]
     others = len(alive())
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    spec = RewardSpec(name="code", deadline_s=1.0, options={"timeout_s": 60})
-    with closing(RewardPool([spec], workers=1)) as pool:
-        [scores] = asyncio.run(pool.score([(task, rollouts(task, *texts))]))
-    assert [score.value for score in scores] == [1.0, None, 0.0]
-    assert scores[1].fault.kind is FaultKind.TIMEOUT
-    deadline = time.monotonic() + 5.0
-    while len(alive()) > others and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert len(alive()) <= others
+    with closing(RewardPool([RewardSpec(name="code", options={"timeout_s": 60})], workers=1)) as pool:
+        with ThreadPoolExecutor(1) as thread:
+            scoring = thread.submit(asyncio.run, pool.score([(task, rollouts(task, HANGS))]))
+            runs = b"alignkit.sandbox.child import main"  # not the probe of what this machine offers
+            assert becomes_true(lambda: len([line for line in alive() if runs in line]) >= others + 2)
+            starters = [pid for pid in descendants(os.getpid()) if children_of(pid, runs)]
+            os.kill(max(starters, key=lambda pid: b"alignkit.processes.keeper" in command_line(pid)), signal.SIGKILL)
+            [[score]] = scoring.result()
+        assert score.fault.kind is FaultKind.CRASH
+        assert becomes_true(lambda: len(alive()) <= others)
+        [[score]] = asyncio.run(pool.score([(task, rollouts(task, "def f(x): return x + 1"))]))
+        assert score.value == 1.0
     left = {path.name for path in tmp_path.iterdir()}
     assert not available().namespaces or left == {f"alignkit-empty-{os.getuid()}"}
 

@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from alignkit.data.given.example import Example
+from alignkit.data.kinds import labelled
 from alignkit.errors import BatchError, RewardError
 from alignkit.recipe.schema import Rollouts
-from alignkit.rollout.collect import Collected, Collector, Prompt, describe, trainable
-from alignkit.train.source import Example, LabelledSource, Order, RolloutSource, pack_rollouts
+from alignkit.rollout.answers import Answers
+from alignkit.rollout.collect import Collected, Collector, describe, trainable
+from alignkit.rollout.items import pack_rollouts
+from alignkit.rollout.play import Prompt
+from alignkit.train.given import GivenSource
+from alignkit.train.source import Order, RolloutSource
 from alignkit.types.rollout import Completion, Request, Rollout, StopReason
 from alignkit.types.score import Fault, FaultKind, Score
 from alignkit.types.task import Task
@@ -71,12 +77,17 @@ class Stream:
         return [prompt(first + i) for i in range(count)]
 
 
+def digits(ids: Sequence[int]) -> str:
+    return "".join(map(str, ids))
+
+
 def collector(table: dict[str, Sequence[float | None]], engine: Any = None, **settings: Any) -> Collector:
     settings = {"prompts": 2, "group": 2, "max_new_tokens": 8, "max_unscorable": 1.0} | settings
     return Collector(
         engine=engine or ScriptedEngine(),
+        play=Answers(decode=digits),
         scorer=ScriptedScorer(table),
-        decode=lambda ids: "".join(map(str, ids)),
+        decode=digits,
         stop_token_ids=(2,),
         settings=Rollouts(**settings),
         seed=11,
@@ -169,7 +180,7 @@ def test_too_many_unscorable_rollouts_stop_the_run_with_their_share_and_first_ca
     with pytest.raises(RewardError) as caught:
         collect(collector({"t0": [None, 1], "t1": [None, None]}, max_unscorable=0.5))
     assert str(caught.value) == (
-        "3 of 4 rollouts could not be scored (allowed: share 0.5); the first: timeout in number: ; "
+        "3 of 4 rollouts could not be scored (allowed: share 0.5); the first: timeout in number; "
         "mend the reward or raise rollouts.max_unscorable"
     )
     collect(collector({"t0": [None, 1], "t1": [None, 0]}, max_unscorable=0.5))  # exactly the share is allowed
@@ -297,7 +308,7 @@ def test_a_step_without_anything_to_train_on_has_no_batch_but_moves_on():
 
 
 def test_labelled_examples_are_trained_on_their_completions_alone():
-    drawn = LabelledSource(order=order(5), size=3).next(4, version=0)
+    drawn = GivenSource(kind=labelled.KIND, order=order(5), size=3, share_prefix=True).next(4, version=0)
     assert drawn.batch is not None
     assert drawn.batch.action_mask.tolist() == [False, False, True, True] * 3
     assert drawn.consumed == [e.task.id for e in order(5).take(4, 3)]

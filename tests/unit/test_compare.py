@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from alignkit.errors import DataError
-from alignkit.evaluate.before_after import adjust, compare
-from alignkit.evaluate.compare import check_comparable, compare_folders, first_difference
-from alignkit.evaluate.eval_folder import (
+from alignkit.evaluate.benchmark.protocol import NOT_HASHED, protocol_hash, read_protocol
+from alignkit.evaluate.results.before_after import adjust, compare
+from alignkit.evaluate.results.compare import check_comparable, compare_folders, first_difference
+from alignkit.evaluate.results.eval_folder import (
     EvalFolder,
     EvalResult,
-    Metric,
+    MetricResult,
     Sample,
     is_eval_folder,
     lower_is_better,
     read_eval_folder,
     task_values,
 )
-from alignkit.evaluate.protocol import NOT_HASHED, protocol_hash, read_protocol
-from alignkit.evaluate.safety_pair import SafetyPair, correction, safety_pairs, visible_metrics
+from alignkit.evaluate.results.safety_pair import SafetyPair, correction, safety_pairs, visible_metrics
 from tests.eval_folders import FIELDS, answer, rate, right_answers, write_result, write_safety
 
 
@@ -274,7 +274,7 @@ def test_a_number_that_no_sample_tells_is_not_tested_with_another(tmp_path):
 
 
 def harm(value=0.2):
-    return Metric(value=value, low=0.1, high=0.3, n=200)
+    return MetricResult(value=value, low=0.1, high=0.3, n=200)
 
 
 def test_a_harm_rate_is_never_shown_without_an_over_refusal_rate():
@@ -283,7 +283,7 @@ def test_a_harm_rate_is_never_shown_without_an_over_refusal_rate():
     assert (name, metric.value, metric.low) == ("harm_rate", None, None)
     assert "no over-refusal rate" in metric.cause
     assert safety_pairs(alone) == []
-    missing = Metric(value=None, cause="no safe prompt was answered")
+    missing = MetricResult(value=None, cause="no safe prompt was answered")
     unanswered = [*alone, EvalResult(protocol="xstest", protocol_hash="h", metrics={"over_refusal_rate": missing})]
     assert all(metric.value is None for _, _, metric in visible_metrics(unanswered))
     with pytest.raises(DataError, match="shown with an over-refusal rate or not at all"):
@@ -315,10 +315,10 @@ def test_a_scorers_known_errors_correct_its_rate():
     """Sensitivity 0.8, specificity 0.9: 0.31 seen is 0.3; another metric of the result is left alone."""
     known = {"true_positive": 80, "false_negative": 20, "false_positive": 10, "true_negative": 90, "metrics": ["rate"]}
     result = EvalResult(protocol="p", protocol_hash="h", scorers=[{"name": "s", "hash": "h", "known_error": known}])
-    assert correction(result, "rate", Metric(value=0.31, n=100))["value"] == pytest.approx(0.3)
-    assert correction(result, "other", Metric(value=0.31, n=100)) is None
-    assert correction(result, "rate", Metric(value=None, n=0)) is None
-    recorded = Metric(value=0.31, n=100, corrected={"value": 0.29, "low": 0.2, "high": 0.4})
+    assert correction(result, "rate", MetricResult(value=0.31, n=100))["value"] == pytest.approx(0.3)
+    assert correction(result, "other", MetricResult(value=0.31, n=100)) is None
+    assert correction(result, "rate", MetricResult(value=None, n=0)) is None
+    recorded = MetricResult(value=0.31, n=100, corrected={"value": 0.29, "low": 0.2, "high": 0.4})
     assert correction(result, "rate", recorded)["value"] == 0.29
 
 
@@ -331,7 +331,7 @@ def suite_of(random, chances, samples):
             for i in range(len(chance))
             for k in range(samples)
         ]
-        metrics = {"accuracy": Metric(value=float(drawn.mean()))}
+        metrics = {"accuracy": MetricResult(value=float(drawn.mean()))}
         results[name] = EvalResult(protocol=name, protocol_hash="h", metrics=metrics, samples=rows)
     return EvalFolder(path=None, results=results)
 

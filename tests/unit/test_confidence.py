@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from alignkit.algorithms import rloo
+from alignkit.algorithms.rollouts import rloo
 from alignkit.errors import RecipeError
 from alignkit.recipe.read import read_recipe
-from alignkit.train.confidence import without_confident
+from alignkit.train.hooks.confidence import ConfidenceFilter
 from tests.tabular import completions, on_actions
 
 RECIPE = """
@@ -27,15 +27,15 @@ def test_the_surest_by_mean_log_prob_leave_and_the_number_is_rounded_down():
     """Means -1, -.5, -2, -.1 and -.5: of five, .4 takes out two, -.1 and the first -.5; not by their sums."""
     batch = completions(1, 4, 1, 2, 1)
     batch = batch.replace(sampler_logprobs=on_actions(batch, [-1.0, *[-0.5] * 4, -2.0, -0.1, -0.1, -0.5]))
-    assert without_confident(batch, 0.4).member.tolist() == [0, 2, 4]
-    assert without_confident(batch, 0.59).member.tolist() == [0, 2, 4]
-    assert without_confident(batch, 0.19) is batch
+    assert ConfidenceFilter(share=0.4).after_estimate(batch).member.tolist() == [0, 2, 4]
+    assert ConfidenceFilter(share=0.59).after_estimate(batch).member.tolist() == [0, 2, 4]
+    assert ConfidenceFilter(share=0.19).after_estimate(batch) is batch
 
 
 def test_advantages_that_were_estimated_with_all_of_them_stay():
     batch = completions(1, 1, 1, rewards=[1, 0, 0])
     batch = batch.replace(sampler_logprobs=on_actions(batch, [-0.1, -1.0, -2.0]))
-    kept = without_confident(rloo.estimate(rloo.Config(type="rloo"), batch), 0.34)
+    kept = ConfidenceFilter(share=0.34).after_estimate(rloo.estimate(rloo.Config(type="rloo"), batch))
     assert kept.require("advantages")[kept.action_mask].tolist() == pytest.approx([-0.5, -0.5])
 
 

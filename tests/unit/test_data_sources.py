@@ -101,11 +101,11 @@ def test_trl_columns_are_understood(tmp_path):
     write(tmp_path, "d.jsonl", rows)
     tasks = load(tmp_path, "d.jsonl")
     assert [task.messages[-1]["content"] for task in tasks] == ["q", "q", "q", "q", "q", "q:"]
-    assert tasks[0].columns == {"completion": [good]}
-    assert tasks[1].columns == {}
+    assert tasks[0].columns == {"completion": [good], "label": None}  # a column of another row
+    assert tasks[1].columns == {"label": None}
     assert tasks[2].columns == {"completion": [good], "label": True}
-    assert tasks[4].columns == {"chosen": [good], "rejected": [bad]}
-    assert tasks[5].columns == {"chosen": " yes", "rejected": " no"}
+    assert tasks[4].columns == {"chosen": [good], "rejected": [bad], "label": None}
+    assert tasks[5].columns == {"chosen": " yes", "rejected": " no", "label": None}
 
 
 def test_the_splits_of_a_generator_never_share_an_id(tmp_path):
@@ -184,20 +184,20 @@ def test_a_file_that_is_not_what_its_name_says_is_named_with_the_place(tmp_path,
         ({"question": "a"}, {"columns": {"prompt": "quesion"}}, "no column 'quesion' (did you mean 'question'?)"),
         ({"question": "a"}, {"template": "{quest}"}, "no column 'quest' (did you mean 'question'?)"),
         ({"question": None}, {"template": "{question}"}, "column 'question' is empty"),
-        ({"d": {"a": 1}}, {"template": "{d[b]}"}, "line 1: its columns do not fill data.template (KeyError: 'b')"),
-        ({"d": 1}, {"template": "{d[b]}"}, "its columns do not fill data.template (TypeError: "),
+        ({"d": {"a": 1}}, {"template": "{d[b]}"}, "line 1: 'd' has no 'b'; it has a; it has d; mend data.template"),
+        ({"d": 1}, {"template": "{d[b]}"}, "'d' is int '1' and has no 'b'"),
         ({"d": "a"}, {"template": "{d:.2f}"}, "its columns do not fill data.template (ValueError: "),
         ({"prompt": ""}, {}, "the prompt is empty"),
-        ({"prompt": 5}, {}, "column 'prompt' is int '5'; wanted text or a list of messages"),
-        ({"prompt": []}, {}, "wanted text or a list of messages"),
+        ({"prompt": 5}, {}, "prompt is int '5'; wanted text or a list of messages"),
+        ({"prompt": []}, {}, "prompt is an empty list"),
         ({"prompt": ["a"]}, {}, "prompt[0] is str 'a'; wanted"),
-        ({"prompt": [{"role": "user"}]}, {}, "prompt[0] is dict"),
+        ({"prompt": [{"role": "user"}]}, {}, "the prompt is empty"),
         ({"messages": [{"content": "a"}]}, {}, "messages[0] is dict"),
         ({"prompt": [{"role": "user", "content": "a"}]}, {"chat": False}, "set data.chat to true"),
-        ({"prompt": "a", "completion": 5}, {}, "column 'completion' is int '5'"),
-        ({"prompt": "a", "chosen": 5}, {}, "column 'chosen' is int '5'"),
+        ({"prompt": "a", "completion": 5}, {}, "completion is int '5'"),
+        ({"prompt": "a", "chosen": 5}, {}, "chosen is int '5'"),
         ({"chosen": "a", "rejected": "b"}, {}, "begin differently"),
-        ({"chosen": "a", "rejected": ["b"]}, {}, "must both be text"),
+        ({"chosen": "a", "rejected": [{"role": "assistant", "content": "b"}]}, {}, "must both be text"),
         ({"prompt": [{"role": "system", "content": "a"}]}, {"system": "b"}, "has its own system message"),
         ({"prompt": "a"}, {"system": "b", "chat": False}, "data.system is given but data.chat is false"),
         ({"prompt": "a"}, {"options": {"x": 1}}, "are for generators and hub datasets"),

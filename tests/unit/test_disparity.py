@@ -1,7 +1,7 @@
 """Differences between groups that were asked the same: pairing, Holm, and what is no comparison at all."""
 
-from alignkit.evaluate.disparity import disparity
-from alignkit.evaluate.eval_folder import EvalFolder, EvalResult, Metric, Sample
+from alignkit.evaluate.results.disparity import disparity
+from alignkit.evaluate.results.eval_folder import EvalFolder, EvalResult, MetricResult, Sample
 from alignkit.report.eval_data import evaluation_data
 from alignkit.report.eval_html import render
 
@@ -15,7 +15,9 @@ def result(**right):
         for group, count in right.items()
         for item in range(30)
     ]
-    return EvalResult(protocol="dialects", protocol_hash="h", metrics={"accuracy": Metric(value=0.5)}, samples=samples)
+    return EvalResult(
+        protocol="dialects", protocol_hash="h", metrics={"accuracy": MetricResult(value=0.5)}, samples=samples
+    )
 
 
 def test_a_group_that_is_answered_worse_is_named():

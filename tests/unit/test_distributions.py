@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.random import Generator, Philox
 
-from alignkit.evaluate import distributions as dist
+from alignkit.evaluate.statistics import distributions as dist
 from alignkit.ops import quantiles as ops
 
 NORMAL = NormalDist()

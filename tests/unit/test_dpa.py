@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from alignkit.algorithms.dpa import ALGORITHM, DIRECTION, Config, along_direction, estimate
+from alignkit.algorithms.rollouts.dpa import ALGORITHM, DIRECTION, Config, along_direction, estimate
 from alignkit.errors import BatchError
 from alignkit.recipe.schema import Optimizer, RewardSpec, Rollouts, Stage, Train
-from alignkit.rollout.episodes import episode_item
-from alignkit.types import batch as batches
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.rollout.items import items
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.score import Score
 from alignkit.types.task import Task
@@ -104,8 +104,7 @@ def test_a_tasks_direction_reaches_the_batch_beside_the_parts_of_the_reward():
         policy_version=0,
         score=Score(value=1.4, parts={"helpful": 0.8, "short": 0.6}),
     )
-    batch = pack([episode_item(rollout, reward=1.4)])
-    assert DIRECTION == batches.DIRECTION
+    batch = pack(items(rollout, reward=1.4))
     assert along_direction(batch).item() == pytest.approx(100)
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms import ppo, rebel_pairs
-from alignkit.algorithms.dqo import ALGORITHM, Config, critic_loss, estimate, policy_loss
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.algorithms.preferences import rebel_pairs
+from alignkit.algorithms.rollouts import ppo
+from alignkit.algorithms.rollouts.dqo import ALGORITHM, Config, critic_loss, estimate, policy_loss
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 from tests.tabular import finite_differences, in_float64, on_actions
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.evaluate.before_after import compare
-from alignkit.evaluate.drift import distinct, drift, repetition, reward_hacking, self_bleu, words
-from alignkit.evaluate.eval_folder import EvalResult, Sample
+from alignkit.evaluate.results.before_after import compare
+from alignkit.evaluate.results.drift import distinct, drift, repetition, reward_hacking, self_bleu, words
+from alignkit.evaluate.results.eval_folder import EvalResult, Sample
 
 
 def result(*completions, stop="end_of_text"):

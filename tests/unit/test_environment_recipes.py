@@ -11,8 +11,9 @@ import pytest
 from alignkit.errors import ContentError, RecipeError
 from alignkit.recipe.explain import explain_recipe
 from alignkit.recipe.read import read_recipe
-from alignkit.run.preflight import preflight
-from alignkit.run.train import run as train
+from alignkit.run.check.preflight import preflight
+from alignkit.run.train.train import run as train
+from alignkit.run_folder.run_folder import step_of
 from tests.resume.runs import fingerprint
 
 RECIPE = """
@@ -27,8 +28,8 @@ stages:
   - name: sft
     data: {source: "generator:guess_number_games", options: {numbers: 5, guesses: 4, count: 60}, chat: false}
     algorithm: {type: sft}
-    optimizer: {lr: 3e-3}
-    train: {steps: 8, batch: 16}
+    optimizer: {lr: 1e-2}
+    train: {steps: 24, batch: 16}
   - name: grpo
     environment: {name: guess_number, options: {numbers: 5, guesses: 4}, max_turns: 3}
     algorithm: {type: grpo}
@@ -120,7 +121,7 @@ def test_a_run_in_an_environment_resumes_to_the_same_bits_and_leaves_its_turns(r
 
     metrics = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     step = metrics[-1]
-    rows = parquet.read_table(tmp_path / "whole" / "rollouts" / "grpo-000011.parquet").to_pylist()
+    rows = parquet.read_table(tmp_path / "whole" / "rollouts" / "grpo-000027.parquet").to_pylist()
     assert len(rows) == step["rollout/completions"] == 16
     assert sum(row["reward"] for row in rows) / 16 == pytest.approx(step["reward/mean"])
     turns = [json.loads(row["turns"]) for row in rows]
@@ -128,7 +129,7 @@ def test_a_run_in_an_environment_resumes_to_the_same_bits_and_leaves_its_turns(r
     assert all(sum(turn["reward"] for turn in said) == row["reward"] for said, row in zip(turns, rows, strict=True))
     cut = [row for row in rows if row["stop"] == "max_turns"]
     assert len(cut) / 16 == step["rollout/truncated_frac"]
-    evaluations = sorted((tmp_path / "whole" / "evaluations").glob("*.json"))
+    evaluations = sorted((tmp_path / "whole" / "evaluations").glob("*.json"), key=step_of)
     before, after = (json.loads(path.read_text()) for path in evaluations)
     assert before["tasks"] == after["tasks"] == 8
     assert after["reward_mean"] > before["reward_mean"]

@@ -14,7 +14,7 @@ from alignkit.environments.base import Environment, Observation
 from alignkit.environments.behaviour import play
 from alignkit.environments.lift import find_environment
 from alignkit.errors import ContentError, EpisodeError
-from alignkit.recipe.find import list_content
+from alignkit.recipe.lookup.find import list_content
 from alignkit.types.task import Task
 
 TASK = Task(id="t", text="?")

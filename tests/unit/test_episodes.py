@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +12,11 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from alignkit.algorithms import grpo
+from alignkit.algorithms.rollouts import grpo
+from alignkit.data.given.example import Example
+from alignkit.data.kinds import labelled
 from alignkit.data.turns import Renderer
+from alignkit.engines.hf import HfEngine
 from alignkit.environments.base import Observation
 from alignkit.environments.guess_number import guess_number
 from alignkit.environments.maze import maze
@@ -22,12 +25,14 @@ from alignkit.models.forward import packed, plain
 from alignkit.models.load import load_policy
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.schema import Evaluation, Model, Rollouts, Scratch
-from alignkit.report.run_folder import RunFolder
-from alignkit.rollout.collect import Prompt, trainable
-from alignkit.rollout.episodes import SUCCESS, EpisodeCollector, episode_item
-from alignkit.rollout.hf import HfEngine
+from alignkit.rollout.collect import Collector, describe, trainable
+from alignkit.rollout.episodes import SUCCESS, Episodes
+from alignkit.rollout.items import items, pack_rollouts
+from alignkit.rollout.play import Prompt
+from alignkit.run_folder.run_folder import RunFolder
 from alignkit.train.evaluate import Evaluator
-from alignkit.train.source import Example, LabelledSource, Order, RolloutSource, pack_rollouts
+from alignkit.train.given import GivenSource
+from alignkit.train.source import Order, RolloutSource
 from alignkit.types.batch import pack
 from alignkit.types.rollout import Completion, EpisodeEnd, Request, StopReason
 from alignkit.types.score import FaultKind
@@ -63,31 +68,34 @@ class Script:
         return Completion(token_ids=tokens, logprobs=(-0.25,) * len(tokens), stop=stop, policy_version=0)
 
 
-def collector(engine: Any, make: Callable[[], Any], **options: Any) -> EpisodeCollector:
-    settings = {"prompts": 2, "group": 2, "max_new_tokens": 3, **options.pop("settings", {})}
+def collector(
+    engine: Any,
+    make: Callable[[], Any],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 5,
+    wrap: Callable[[Episodes], Any] = lambda episodes: episodes,
+    **options: Any,
+) -> Collector:
+    """Of episodes, which options change; wrap: the play that is made of them."""
     renderer = Renderer(tokenizer=TOKENIZER, chat=False)
-    given = {
-        "engine": engine,
-        "scorer": None,
-        "decode": renderer.decode,
-        "stop_token_ids": (EOS,),
-        "settings": Rollouts(engine="hf", **settings),
-        "seed": 5,
-        "make": make,
-        "name": "game",
-        "renderer": renderer,
-        "max_turns": 8,
-        "context": 64,
-        "deadline_s": 5.0,
-    }
-    return EpisodeCollector(**{**given, **options})
+    given = {"name": "game", "renderer": renderer, "max_turns": 8, "context": 64, "deadline_s": 5.0}
+    return Collector(
+        engine=engine,
+        play=wrap(Episodes(make=make, **{**given, **options})),
+        scorer=None,
+        decode=renderer.decode,
+        stop_token_ids=(EOS,),
+        settings=Rollouts(engine="hf", **{"prompts": 2, "group": 2, "max_new_tokens": 3, **(settings or {})}),
+        seed=seed,
+    )
 
 
 def prompts(count: int, first: int = 0) -> list[Prompt]:
     return [Prompt(task=Task(id=f"t{i}", text="-"), ids=(), position=first + i) for i in range(count)]
 
 
-def sample(driver: EpisodeCollector, count: int = 1, first: int = 0) -> list[Any]:
+def sample(driver: Collector, count: int = 1, first: int = 0) -> list[Any]:
     groups = asyncio.run(driver.sample(prompts(count, first)))
     return [rollout for group in groups for rollout in group]
 
@@ -136,7 +144,7 @@ def test_an_episode_is_the_exact_tokens_of_its_turns_with_only_the_policys_as_ac
     make = scripted(seen("?"), seen("<", -1), seen(">", -2), seen("=", 0.5, done=True, success=True))
     driver = collector(Script(lambda call, request: ["19", "3~", "7"][call - 1]), make)
     rollout = sample(driver)[0]
-    item = episode_item(rollout, reward=-2.5)
+    [item] = items(rollout, reward=-2.5)
     assert TOKENIZER.decode(item.prompt_ids) == "?"
     assert TOKENIZER.decode(item.completion_ids) == "19<eos><3<eos>>7<eos>"
     assert item.action == [True] * 3 + [False] + [True] + [False] * 2 + [True] * 2
@@ -164,7 +172,7 @@ def test_the_policys_stop_token_is_trained_and_tokens_that_decode_to_nothing_sta
 
     engine.generate = generate  # ty: ignore[invalid-assignment]
     rollout = sample(collector(engine, scripted(seen("?"), seen("<"), seen("=", done=True))))[0]
-    item = episode_item(rollout, reward=0.0)
+    [item] = items(rollout, reward=0.0)
     assert [i for i, on in zip(item.completion_ids, item.action, strict=True) if on] == [pad, *ids("5"), EOS] * 2
     assert [turn.text for turn in rollout.turns] == ["5", "5"]
 
@@ -176,13 +184,13 @@ def test_the_trainer_reads_every_episode_as_the_sampler_wrote_it_whatever_the_le
     make = lambda: Scripted([seen("?"), *[seen("<>3", -1)] * (next(turns) - 1), seen("=", done=True)])  # noqa: E731
     rollouts = sample(collector(engine, make, settings={"group": 3}), count=2)
     assert [len(rollout.turns) for rollout in rollouts] == [1, 5, 2, 4, 3, 6]
-    batch = pack([episode_item(rollout, reward=rollout.reward) for rollout in rollouts])
+    batch = pack([item for rollout in rollouts for item in items(rollout, reward=rollout.reward)])
     mask = batch.action_mask
     for forward in (packed, plain):
         outputs = forward(model, batch, dtype=torch.float32, temperature=1.0)
         assert torch.allclose(outputs.logprobs[mask], batch.sampler_logprobs[mask], atol=2e-5), forward.__name__
     for rollout in rollouts:
-        item = episode_item(rollout, reward=0.0)
+        [item] = items(rollout, reward=0.0)
         tokens = torch.tensor([[*item.prompt_ids, *item.completion_ids]])
         with torch.no_grad():
             logprobs = model(input_ids=tokens).logits[0, :-1].log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
@@ -309,7 +317,7 @@ def test_metrics_count_turns_success_truncation_and_faults():
     ]
     driver = collector(Script(lambda call, request: "0"), lambda: Scripted(list(plays[next(numbers)])), max_turns=3)
     collected = asyncio.run(driver.collect(prompts))
-    metrics = driver.describe(collected)
+    metrics = describe(collected, driver.settings)
     assert metrics["rollout/turns_mean"] == (2 + 3 + 1 + 1) / 4
     assert metrics["reward/mean"] == pytest.approx((-1 - 3 + 0) / 3)
     assert metrics["reward/part/return"] == metrics["reward/mean"]
@@ -326,7 +334,7 @@ def test_a_context_that_was_rewritten_is_refused_by_the_turn():
     second = rollout.turns[1]
     rewritten = replace(second, prompt_ids=(second.prompt_ids[0], 9, *second.prompt_ids[2:]))
     with pytest.raises(BatchError, match="task t0: the context of turn 2 does not begin with the tokens of the turns"):
-        episode_item(replace(rollout, turns=(rollout.turns[0], rewritten)), reward=-1.0)
+        items(replace(rollout, turns=(rollout.turns[0], rewritten)), reward=-1.0)
 
 
 def test_stale_episodes_are_refused_and_fresh_ones_reach_grpo_with_advantages_on_actions_only():
@@ -351,7 +359,8 @@ def test_stale_episodes_are_refused_and_fresh_ones_reach_grpo_with_advantages_on
 
 def test_given_turns_reach_the_loss_without_the_environments_tokens():
     example = Example(task=Task(id="g", text="?"), prompt=ids("?"), completion=ids("5<7"), action=(True, False, True))
-    source = LabelledSource(order=Order(examples=[example], seed=0, shuffle=False), size=2)
+    order = Order(examples=[example], seed=0, shuffle=False)
+    source = GivenSource(kind=labelled.KIND, order=order, size=2, share_prefix=True)
     assert source.next(0, 0).batch.action_mask.tolist() == [False, True, False, True] * 2
 
 

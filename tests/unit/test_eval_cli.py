@@ -11,7 +11,7 @@ import yaml
 
 from alignkit.cli.eval import scorer_lines, table
 from alignkit.cli.main import run as cli
-from alignkit.evaluate.metrics import absent, rate
+from alignkit.evaluate.benchmark.metrics import absent, rate
 from alignkit.models.load import load_policy, save_pretrained
 from alignkit.recipe.schema import Model, Scratch
 from tests.unit.eval_parts import sums, write_rows
@@ -68,7 +68,7 @@ def test_a_model_is_measured_offline_and_read_again_from_its_folder(tmp_path, fo
     assert result["counts"]["tasks"] == 20
     assert json.loads((tmp_path / "out/sums/sums/result.json").read_text()) == result
     with monkeypatch.context() as broken:  # no engine is needed for what is on the disk
-        broken.setattr("alignkit.run.evaluated_model._hf", None)
+        broken.setattr("alignkit.run.evaluate.evaluated_model._hf", None)
         code, text, _ = evaluated(capsys, *arguments)
     assert json.loads(text)["results"] == [{**result, "cached": True}]
     code, text, _ = evaluated(capsys, *arguments[:-1], "--limit", 3)
@@ -78,7 +78,7 @@ def test_a_model_is_measured_offline_and_read_again_from_its_folder(tmp_path, fo
 
 
 def test_the_same_weights_have_the_same_hash_and_a_changed_file_another(tmp_path, folder, capsys):
-    from alignkit.run.evaluated_model import folder_hash
+    from alignkit.run.evaluate.evaluated_model import folder_hash
 
     before = folder_hash(folder)
     assert folder_hash(folder) == before

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from alignkit.errors import DataError, RecipeError
-from alignkit.evaluate.compare import compare_folders
-from alignkit.evaluate.eval_folder import read_eval_folder
+from alignkit.evaluate.results.compare import compare_folders
+from alignkit.evaluate.results.eval_folder import read_eval_folder
 from alignkit.recipe.read import read_recipe
-from alignkit.run.train import run as train
+from alignkit.run.train.train import run as train
 
 RECIPE = """
 seed: 3

@@ -13,9 +13,9 @@ from random import Random
 import pytest
 import yaml
 
-from alignkit.evaluate.protocol import read_protocol
-from alignkit.evaluate.tasks import load_benchmark
-from alignkit.recipe.find import find, load
+from alignkit.evaluate.benchmark.protocol import read_protocol
+from alignkit.evaluate.benchmark.tasks import load_benchmark
+from alignkit.recipe.lookup.find import find, load
 from alignkit.types.task import Task
 
 ROOT = Path(__file__).parents[2]

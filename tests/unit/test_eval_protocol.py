@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from alignkit.errors import ContentError, DataError, RecipeError
-from alignkit.evaluate.data import check_tasks, load_rows, tasks_sha256
-from alignkit.evaluate.protocol import Protocol, chosen_protocols, protocol_hash, read_protocol, read_suite
-from alignkit.evaluate.tasks import load_benchmark
-from alignkit.recipe.find import find, list_content
+from alignkit.evaluate.benchmark.data import check_tasks, load_rows, tasks_sha256
+from alignkit.evaluate.benchmark.protocol import Protocol, chosen_protocols, protocol_hash, read_protocol, read_suite
+from alignkit.evaluate.benchmark.tasks import load_benchmark
+from alignkit.recipe.lookup.find import find, list_content
 from tests.unit.eval_parts import sums, write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -161,7 +161,7 @@ def test_the_hub_is_not_asked_when_the_file_is_there_and_is_named_when_it_is_not
     rows, origin = load_rows(source, owner="sums", data=tmp_path, seed=0)
     assert (len(rows), origin) == (20, "sums.jsonl.gz")
     (tmp_path / "sums.jsonl.gz").unlink()
-    monkeypatch.setattr("alignkit.evaluate.data.find_file", lambda source, data: None)
+    monkeypatch.setattr("alignkit.evaluate.benchmark.data.find_file", lambda source, data: None)
     with pytest.raises(DataError, match="hub dataset nobody/nothing cannot be loaded"):
         load_rows(source, owner="sums", data=None, seed=0)
 

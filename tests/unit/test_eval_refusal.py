@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit.errors import ContentError
-from alignkit.evaluate.confusion import read_confusion
-from alignkit.recipe.find import find
-from alignkit.rewards.refusal_features import NAMES, features, is_incoherent
-from alignkit.rewards.refusal_model import RefusalModel
-from alignkit.rewards.refusal_training import LABELS, fit, measure
+from alignkit.evaluate.statistics.confusion import read_confusion
+from alignkit.recipe.lookup.find import find
+from alignkit.rewards.learned.refusal_features import NAMES, features, is_incoherent
+from alignkit.rewards.learned.refusal_model import RefusalModel
+from alignkit.rewards.learned.refusal_training import LABELS, fit, measure
+from tests.pace import takes_at_most
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("ALIGNKIT_DATA") or ROOT.parent / "shared" / "data")
@@ -66,10 +66,7 @@ def test_2250_answers_are_scored_in_a_second(model):
     texts = [text for name in ("llama2orig", "mistralinstruct") for text in labelled(name)[0]]
     texts = (texts * 3)[:2250]
     model.label(texts[0])
-    begun = time.process_time()
-    for text in texts:
-        model.label(text)
-    assert time.process_time() - begun < 2  # 0.75 s here; the margin is for slower machines
+    assert takes_at_most(2, lambda: [model.label(text) for text in texts])  # 0.75 s were measured
 
 
 @pytest.mark.parametrize(
@@ -107,9 +104,7 @@ def test_any_text_gets_a_class_and_finite_features(text):
 
 def test_long_and_hostile_texts_take_linear_time(model):
     for piece in ("I can", "not ", "is not ", "(((", "1. ", "a", "I'm sorry, "):
-        begun = time.process_time()
-        model.label(piece * 200_000)
-        assert time.process_time() - begun < 2, piece
+        assert takes_at_most(2, lambda text=piece * 200_000: model.label(text)), piece
 
 
 def test_ordinary_long_answers_are_coherent():

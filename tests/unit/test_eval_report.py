@@ -6,19 +6,19 @@ import math
 import re
 import shutil
 import subprocess
-import time
 
 import pytest
 from typer.testing import CliRunner
 
 from alignkit.cli.main import build, run
 from alignkit.errors import DataError
-from alignkit.evaluate.compare import compare_folders
-from alignkit.evaluate.eval_folder import read_eval_folder
+from alignkit.evaluate.results.compare import compare_folders
+from alignkit.evaluate.results.eval_folder import read_eval_folder
 from alignkit.report.eval_chart import bar_chart, plane
 from alignkit.report.eval_data import comparison_data, evaluation_data
 from alignkit.report.eval_html import render, value_text, write_eval_report
 from tests.eval_folders import answer, rate, right_answers, write_result, write_safety
+from tests.pace import takes_at_most
 from tests.unit.test_report_html import HOSTILE, Page
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -102,7 +102,7 @@ def test_a_harm_rate_alone_is_in_no_output(tmp_path):
     (tmp_path / "xstest" / "result.json").write_text(json.dumps(result))
     page_of(tmp_path, with_card=True)
     for name in ("report.html", "report.json", "model_card.md"):
-        text = (tmp_path / name).read_text()
+        text = (tmp_path / name).read_text().replace(str(tmp_path), "")  # pytest numbers its folders: pytest-54
         assert "no over-refusal rate beside it" in text
         assert not re.search(r"0\.443|44\.3|0\.345|34\.6|\b140\b|\b54\b", text)  # 43 + 97 complied, 54 refused
 
@@ -186,7 +186,7 @@ def test_the_model_card_is_a_table_of_protocols(tmp_path):
 
 
 @pytest.mark.parametrize("sides", [1, 2])
-def test_ten_thousand_samples_take_three_seconds_and_five_megabytes(tmp_path, sides):
+def test_ten_thousand_samples_take_three_seconds_of_cpu_and_five_megabytes(tmp_path, sides):
     """One folder of 10,000 answers of 120 words, and a comparison of two of 5,000."""
     words = [f"word{index}" for index in range(500)]
     rows = [
@@ -195,9 +195,8 @@ def test_ten_thousand_samples_take_three_seconds_and_five_megabytes(tmp_path, si
     ]
     for side in "ab":
         write_result(tmp_path / side, "gsm8k", rows, model=side)
-    begun = time.perf_counter()
-    page_of(tmp_path / "a") if sides == 1 else comparison_page(tmp_path)
-    assert time.perf_counter() - begun < 3
+    make = (lambda: page_of(tmp_path / "a")) if sides == 1 else (lambda: comparison_page(tmp_path))
+    assert takes_at_most(3, make)
     page = tmp_path / ("a/report.html" if sides == 1 else "compare.html")
     assert page.stat().st_size < 5_000_000
 

@@ -5,14 +5,14 @@ import re
 
 import pytest
 
-from alignkit.evaluate import metrics
-from alignkit.evaluate.compare import compare_folders
-from alignkit.evaluate.disparity import disparity
-from alignkit.evaluate.eval_folder import EvalFolder, EvalResult, Sample, read_eval_folder
-from alignkit.evaluate.pairs import grade_pairs
-from alignkit.evaluate.protocol import Named, Protocol, read_protocol
-from alignkit.evaluate.runner import Job, Runner
-from alignkit.evaluate.tasks import load_benchmark
+from alignkit.evaluate.benchmark import metrics
+from alignkit.evaluate.benchmark.pairs import grade_pairs
+from alignkit.evaluate.benchmark.protocol import Named, Protocol, read_protocol
+from alignkit.evaluate.benchmark.runner import BenchmarkJob, Runner
+from alignkit.evaluate.benchmark.tasks import load_benchmark
+from alignkit.evaluate.results.compare import compare_folders
+from alignkit.evaluate.results.disparity import disparity
+from alignkit.evaluate.results.eval_folder import EvalFolder, EvalResult, Sample, read_eval_folder
 from alignkit.recipe.schema import RewardSpec
 from alignkit.report.eval_data import evaluation_data
 from tests.unit.eval_parts import ScriptedEngine, scripted_model, sums, write_rows
@@ -22,7 +22,7 @@ def run(folder, named, answer, *, hash="model"):
     tasks = load_benchmark(named, data=named.file.parent, seed=0)
     model = scripted_model(ScriptedEngine(answer), hash=hash)
     runner = Runner(model=model, folder=folder, logs=folder / "logs", seed=0, workers=1)
-    return runner.run(Job(named=named, tasks=tasks))
+    return runner.run(BenchmarkJob(named=named, tasks=tasks))
 
 
 def adder(right):

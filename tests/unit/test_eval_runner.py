@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkit.errors import EngineError
-from alignkit.evaluate import answers, metrics
-from alignkit.evaluate.answers import AnswerLog, collect_answers
-from alignkit.evaluate.protocol import Sampling
-from alignkit.evaluate.runner import Job, Runner
-from alignkit.evaluate.tasks import choose, cut, load_benchmark
+from alignkit.evaluate.benchmark import answers, metrics
+from alignkit.evaluate.benchmark.answers import AnswerLog, collect_answers
+from alignkit.evaluate.benchmark.protocol import Sampling
+from alignkit.evaluate.benchmark.runner import BenchmarkJob, Runner
+from alignkit.evaluate.benchmark.tasks import choose, cut, load_benchmark
 from alignkit.types.task import Task
 from tests.unit.eval_parts import ScriptedEngine, scripted_model, sums
 
@@ -35,7 +35,7 @@ def run(folder: Path, engine, named, *, limit=None, seed=0, control=None, model=
     runner = Runner(
         model=model or scripted_model(engine), folder=folder / "out", logs=folder / "logs", seed=seed, workers=1
     )
-    return runner.run(Job(named=named, tasks=tasks, limit=limit), control)
+    return runner.run(BenchmarkJob(named=named, tasks=tasks, limit=limit), control)
 
 
 def samples(folder: Path, name="sums"):
@@ -51,7 +51,7 @@ def test_a_result_has_its_numbers_its_counts_and_where_they_come_from(tmp_path):
         left = int(prompt.partition("+")[0])
         if left < 5:
             return right(prompt, seed) + "\nQ: what else?"
-        return {5: "", 6: "no idea", 7: "14" + " or so" * 40}.get(left, "1")
+        return {5: "", 6: "no idea", 7: "14" + " indeed" * 40}.get(left, "1")
 
     named = sums(tmp_path)
     result = run(tmp_path, ScriptedEngine(answer), named)
@@ -172,7 +172,7 @@ def test_workers_change_no_score(tmp_path):
         model = scripted_model(ScriptedEngine(often_right))
         folder = tmp_path / str(workers)
         runner = Runner(model=model, folder=folder / "out", logs=folder / "logs", seed=0, workers=workers)
-        results.append(timeless(runner.run(Job(named=named, tasks=tasks))))
+        results.append(timeless(runner.run(BenchmarkJob(named=named, tasks=tasks))))
     assert results[0] == results[1] == results[2]
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from alignkit.evaluate.answers import Answer
-from alignkit.evaluate.grade import grade
-from alignkit.evaluate.protocol import read_protocol
-from alignkit.evaluate.tasks import load_benchmark
+from alignkit.evaluate.benchmark.answers import Answer
+from alignkit.evaluate.benchmark.grade import grade
+from alignkit.evaluate.benchmark.protocol import read_protocol
+from alignkit.evaluate.benchmark.tasks import load_benchmark
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("ALIGNKIT_DATA") or ROOT.parent / "shared" / "data")

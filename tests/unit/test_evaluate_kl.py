@@ -6,9 +6,9 @@ import itertools
 import pytest
 import torch
 
+from alignkit.engines.hf import HfEngine
 from alignkit.errors import DataError
-from alignkit.evaluate.kl import divergence, kl_from_base
-from alignkit.rollout.hf import HfEngine
+from alignkit.evaluate.statistics.kl import divergence, kl_from_base
 from alignkit.types.rollout import Request
 from tests.tiny import VOCABULARY, causal_lm
 

@@ -6,7 +6,7 @@ import pytest
 
 from alignkit.errors import RecipeError
 from alignkit.recipe.explain import explain_recipe
-from alignkit.recipe.find import find
+from alignkit.recipe.lookup.find import find
 from alignkit.recipe.read import read_recipe
 
 LENGTH = '{"of": "length", "limit": 5}'

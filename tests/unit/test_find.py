@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from alignkit.errors import ContentError
-from alignkit.recipe import find as finder
-from alignkit.recipe.find import KINDS, find, list_content, load
+from alignkit.recipe.lookup import find as finder
+from alignkit.recipe.lookup.find import KINDS, find, list_content, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,7 +138,7 @@ def test_a_file_that_cannot_be_used_is_an_error_that_names_it(tmp_path, content)
 
 def test_a_trl_reward_is_found_without_importing_trl():
     code = (
-        "import sys; from alignkit.recipe.find import find; f = find('rewards', 'trl:accuracy_reward');"
+        "import sys; from alignkit.recipe.lookup.find import find; f = find('rewards', 'trl:accuracy_reward');"
         "print(f.attribute, f.origin, 'trl' in sys.modules)"
     )
     output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -167,7 +167,7 @@ def test_a_wheel_layout_finds_the_same_shelf_as_a_checkout(tmp_path):
     for folder in ("recipes", "reward_models", "launch"):
         shutil.copytree(ROOT / folder, site / "alignkit" / "content" / folder)
     code = (
-        "from alignkit.recipe.find import find, list_content, load\n"
+        "from alignkit.recipe.lookup.find import find, list_content, load\n"
         "print(sorted(f.name for k in ('recipes', 'rewards', 'algorithms', 'launch') for f in list_content(k)))\n"
         "print(find('launch', 'zero2').path)\n"
         "print(load(find('rewards', 'exact_match')).__class__.__module__)\n"

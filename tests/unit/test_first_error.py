@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator, Philox
 
-from alignkit.evaluate.first_error import (
+from alignkit.evaluate.statistics.first_error import (
     best_first_error_threshold,
     first_below,
     first_error,

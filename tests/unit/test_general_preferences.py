@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alignkit import ops
-from alignkit.algorithms import nash_md, rloo, sppo
+from alignkit.algorithms.rollouts import nash_md, rloo, sppo
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
 from alignkit.types.batch import Batch
 from tests.tabular import (

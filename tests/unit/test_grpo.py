@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms.grpo import ALGORITHM, Config, estimate, policy_loss
+from alignkit.algorithms.rollouts.grpo import ALGORITHM, Config, estimate, policy_loss
 from alignkit.errors import BatchError
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
 from alignkit.train.step import Step
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
+from alignkit.types.needs import Needs
 from alignkit.types.outputs import Loss, Outputs
 from tests.tiny import Recorder, causal_lm, random_batch
 
@@ -283,8 +285,11 @@ def test_a_group_of_one_and_half_a_kl_are_refused_with_the_cure():
 
 
 def test_a_reference_is_kept_only_when_a_kl_is_asked_for():
-    assert ALGORITHM.needs(config()) == ("sampler_logprobs",)
-    assert ALGORITHM.needs(config(kl="loss", kl_weight=0.1)) == ("sampler_logprobs", "old_logprobs", "ref_logprobs")
+    without, needs = ALGORITHM.needs(config()), ALGORITHM.needs(config(kl="loss", kl_weight=0.1))
+    assert without == Needs(columns=("sampler_logprobs",))
+    assert without.models == ()
+    assert needs == Needs(columns=("sampler_logprobs", "old_logprobs", "ref_logprobs"))
+    assert needs.models == ("reference",)
 
 
 def test_the_objective_is_explained_in_words_that_name_every_choice():

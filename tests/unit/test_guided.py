@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from alignkit.data.given.example import Example
 from alignkit.recipe.schema import Rollouts
+from alignkit.rollout.answers import Answers
 from alignkit.rollout.collect import Collector
-from alignkit.train.source import Example, Order, RolloutSource
+from alignkit.rollout.guided import Guided
+from alignkit.train.source import Order, RolloutSource
 from alignkit.types.rollout import Completion, StopReason
 from alignkit.types.score import Score
+from alignkit.types.seeds import child
 from alignkit.types.task import Task
 
 ANSWER = (10, 11, 12, 13, 14)
@@ -37,18 +44,23 @@ class Length:
         return [[Score(value=float(len(rollout.text))) for rollout in rollouts] for _, rollouts in groups]
 
 
+def letters(ids: Sequence[int]) -> str:
+    return "".join(chr(90 + i) for i in ids)
+
+
 def source(guided: float) -> RolloutSource:
     collector = Collector(
         engine=Player(),
+        play=Guided(play=Answers(decode=letters), share=guided),
         scorer=Length(),
-        decode=lambda ids: "".join(chr(90 + i) for i in ids),
+        decode=letters,
         stop_token_ids=(),
         settings=Rollouts(engine="hf", prompts=200, group=2, max_new_tokens=3),
         seed=5,
     )
     examples = [Example(task=Task(id=f"{i}", text="q"), prompt=(1, 2), completion=ANSWER) for i in range(200)]
     order = Order(examples=examples, seed=0, shuffle=False)
-    return RolloutSource(order=order, collector=collector, share_prefix=True, guided=guided, run=asyncio.run)
+    return RolloutSource(order=order, collector=collector, share_prefix=True, run=asyncio.run)
 
 
 def test_the_guides_part_and_the_policys_part_make_the_whole_completion():
@@ -79,8 +91,16 @@ def test_half_of_the_prompts_are_guided_and_the_draw_is_the_same_again():
     assert [r.turns[0].prompt_ids for r in first.rollouts] == [r.turns[0].prompt_ids for r in second.rollouts]
 
 
+def test_what_the_guide_says_is_named_by_the_prompts_position_so_that_a_resumed_run_hears_the_same():
+    drawn = source(0.5).next(60, 0)
+    for position, rollout in enumerate(drawn.rollouts[::2], start=60):
+        rng = np.random.default_rng(child(5, "guide", position))
+        begun = ANSWER[: rng.integers(1, 5)] if rng.random() < 0.5 else ()
+        assert rollout.turns[0].prompt_ids == (1, 2, *begun)
+
+
 def test_without_a_guide_nothing_is_different():
-    bare, off = source(0.0), source(0.0)
-    off.collector.engine.requests.clear()
+    off, guide = source(0.0), source(0.0)
+    bare = replace(guide, collector=replace(guide.collector, play=guide.collector.play.play))
     assert [r.turns for r in bare.next(0, 0).rollouts] == [r.turns for r in off.next(0, 0).rollouts]
     assert {request.prompt_ids for request in bare.collector.engine.requests} == {(1, 2)}

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from alignkit.algorithms import grpo
+from alignkit.algorithms.rollouts import grpo
+from alignkit.data.given.example import Example
+from alignkit.engines.hf import HfEngine
 from alignkit.errors import EngineError, RecipeError
 from alignkit.models.forward import Forward
 from alignkit.models.load import save_pretrained
 from alignkit.parallel.group import Group
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Rollouts
-from alignkit.rewards.wire import group_to_wire
-from alignkit.rollout.collect import Prompt
-from alignkit.rollout.finish import FinishingCollector
-from alignkit.rollout.hf import HfEngine
-from alignkit.run.build import build_collector, build_policy
-from alignkit.run.guide import with_guide
-from alignkit.train.source import Drawn, Example, Order, RolloutSource, pack_rollouts
+from alignkit.rewards.serve.wire import group_to_wire
+from alignkit.rollout.answers import Answers
+from alignkit.rollout.collect import Collector
+from alignkit.rollout.finished import Finished
+from alignkit.rollout.items import pack_rollouts
+from alignkit.rollout.play import Prompt
+from alignkit.run.train.build import build_collector, build_policy
+from alignkit.run.train.training_play import training_play
+from alignkit.train.source import Drawn, Order, RolloutSource
 from alignkit.train.step import Step
 from alignkit.types.rollout import Completion, Rollout, StopReason
 from alignkit.types.score import Score
@@ -58,22 +63,26 @@ class Length:
         return [[Score(value=float(len(rollout.text))) for rollout in rollouts] for _, rollouts in groups]
 
 
+def letters(ids: Sequence[int]) -> str:
+    return "".join(chr(90 + i) for i in ids)
+
+
 def collector(
     finished: float = 1.0, *, policy=None, guide=None, longest: int = 6, context: int = 64, prompts: int = 60
-):
-    return FinishingCollector(
+) -> Collector:
+    guide = guide or Scripted(GUIDE, version=0)
+    return Collector(
         engine=policy or Scripted(POLICY, version=3),
+        play=Finished(play=Answers(decode=letters), share=finished, guide=guide, context=context),
         scorer=Length(),
-        decode=lambda ids: "".join(chr(90 + i) for i in ids),
+        decode=letters,
         stop_token_ids=(END,),
         settings=Rollouts(engine="hf", prompts=prompts, group=2, max_new_tokens=longest, finished=finished),
         seed=5,
-        guide=guide or Scripted(GUIDE, version=0),
-        context=context,
     )
 
 
-def drawn(made: FinishingCollector, cursor: int = 0, version: int = 3) -> Drawn:
+def drawn(made: Collector, cursor: int = 0, version: int = 3) -> Drawn:
     examples = [Example(task=Task(id=f"{i}", text="q"), prompt=(1, 2)) for i in range(60)]
     order = Order(examples=examples, seed=0, shuffle=False)
     return RolloutSource(order=order, collector=made, share_prefix=True).next(cursor, version)
@@ -98,23 +107,24 @@ def test_the_policys_tokens_come_first_then_the_guides_and_the_whole_is_scored()
 def test_the_guide_reads_the_exact_tokens_and_both_share_the_longest_completion():
     made = collector()
     drawn(made)
-    assert made.guide.requests
-    for request in made.guide.requests:
+    asked = made.play.guide.requests
+    assert asked
+    for request in asked:
         assert request.prompt_ids == (1, 2, *POLICY[: 6 - request.max_new_tokens])
         assert request.stop_token_ids == (END,)
         assert request.temperature == made.settings.temperature
-    assert len({request.seed for request in made.guide.requests + made.engine.requests}) == 120 + len(
-        made.guide.requests
-    )
+    assert len({request.seed for request in asked + made.engine.requests}) == 120 + len(asked)
 
 
 def test_only_the_policys_tokens_are_actions_by_hand():
     """Prompt 1, 2; member 0 is 11, 12 | 21, end; member 1 stays whole: 11, end."""
-    made = collector()
+
+    class Listed(Scripted):
+        async def generate(self, requests) -> list[Completion]:
+            return [Scripted(said, version=3).completion(9) for said in ((11, 12), (11, END))]
+
     prompt = Prompt(task=Task(id="a", text="q"), ids=(1, 2), position=0)
-    turns = [made._rollout(prompt, 0, member, Scripted((11, 12), 3).completion(9)) for member in range(2)]
-    first = made._finished(prompt, turns[0], Scripted(GUIDE, 0).completion(9))
-    second = made._rollout(prompt, 0, 1, Scripted((11, END), 3).completion(9))
+    [[first, second]] = asyncio.run(collector(policy=Listed((), version=3)).sample([prompt]))
     scored = [replace(first, score=Score(value=1.0)), replace(second, score=Score(value=0.0))]
     batch = pack_rollouts(scored, version=3, share_prefix=True)
     assert batch.tokens.tolist() == [1, 2, 11, 12, 21, END, 11, END]
@@ -135,7 +145,7 @@ def test_rewards_that_read_tokens_get_those_of_the_whole_text():
 def test_a_completion_of_one_token_stays_whole():
     made = collector(policy=Scripted((END,), version=3))
     result = drawn(made)
-    assert not made.guide.requests
+    assert not made.play.guide.requests
     assert {rollout.turns[0].completion_ids for rollout in result.rollouts} == {(END,)}
     assert result.metrics["rollout/finished_frac"] == 0
 
@@ -143,14 +153,19 @@ def test_a_completion_of_one_token_stays_whole():
 def test_where_it_goes_over_does_not_depend_on_what_the_policy_says():
     """A place drawn from the length would take the policy's stop tokens out of what is trained: a biased gradient."""
     prompts = [Prompt(task=Task(id="a", text="q"), ids=(1,), position=i) for i in range(2000)]
-    made = collector(0.5, longest=5)
-    cuts = [made.cut(prompt, 0) for prompt in prompts]
-    assert sum(cut is None for cut in cuts) / 2000 == pytest.approx(0.5, abs=0.04)
+
+    def longest(policy: Scripted) -> list[int]:
+        """What each of two members may say of each prompt; 5 is the whole."""
+        asyncio.run(collector(0.5, longest=5, policy=policy).sample(prompts))
+        return [request.max_new_tokens for request in policy.requests]
+
+    cuts = longest(Scripted(POLICY, version=3))
+    firsts, seconds = cuts[::2], cuts[1::2]
+    assert firsts.count(5) / 2000 == pytest.approx(0.5, abs=0.04)
     for place in (1, 2, 3, 4):
-        assert cuts.count(place) / 2000 == pytest.approx(0.125, abs=0.03)
-    other = collector(0.5, longest=5, policy=Scripted((END,), version=8))
-    assert [other.cut(prompt, 0) for prompt in prompts] == cuts
-    assert [made.cut(prompt, 1) for prompt in prompts] != cuts
+        assert firsts.count(place) / 2000 == pytest.approx(0.125, abs=0.03)
+    assert longest(Scripted((END,), version=8)) == cuts
+    assert firsts != seconds
 
 
 def test_a_guides_part_that_is_cut_by_the_limit_is_truncated():
@@ -224,13 +239,13 @@ def test_the_guide_is_the_reference_or_the_given_model(tmp_path: Path):
     """Of a later stage the reference is the policy as it began, which `initial` holds."""
     recipe = read_recipe(write_recipe(tmp_path, steps=4, every=2), ["stages.1.rollouts.finished=0.5"])
     policy = build_policy(recipe, Group())
-    plain = build_collector(recipe, recipe.stages[1], policy, Scripted(POLICY, version=3), None)
+    plain = build_collector(recipe, recipe.stages[1], policy, Scripted(POLICY, version=3), None).play
     later = {name: p.detach() + 0.1 * torch.sin(100 * p.detach()) for name, p in policy.model.named_parameters()}
 
     def says(path: str | None, initial: dict[str, torch.Tensor] | None) -> list[list[float]]:
         settings = recipe.stages[1].rollouts.model_copy(update={"guide": path})
         stage = recipe.stages[1].model_copy(update={"rollouts": settings})
-        return asyncio.run(with_guide(plain, recipe, stage, policy, initial).guide.score([[3, 4, 5, 6]]))
+        return asyncio.run(training_play(plain, recipe, stage, policy, initial).guide.score([[3, 4, 5, 6]]))
 
     first = asyncio.run(HfEngine(policy.model, dtype="float32").score([[3, 4, 5, 6]]))
     assert says(None, None) == first
@@ -249,10 +264,10 @@ def test_a_guide_of_other_tokens_is_refused_by_name(tmp_path: Path):
     other = recipe.model_copy(update={"model": recipe.model.model_copy(update={"scratch": scratch})})
     stranger = build_policy(other, Group())
     save_pretrained(stranger.model, stranger.tokenizer, tmp_path / "stranger", dtype=torch.float32)
-    plain = build_collector(recipe, recipe.stages[1], policy, Scripted(POLICY, version=3), None)
+    plain = build_collector(recipe, recipe.stages[1], policy, Scripted(POLICY, version=3), None).play
     settings = recipe.stages[1].rollouts.model_copy(update={"guide": str(tmp_path / "stranger")})
     with pytest.raises(RecipeError, match=r"rollouts\.guide: .*stranger cannot read the policy's tokens"):
-        with_guide(plain, recipe, recipe.stages[1].model_copy(update={"rollouts": settings}), policy, None)
+        training_play(plain, recipe, recipe.stages[1].model_copy(update={"rollouts": settings}), policy, None)
 
 
 RECIPE = """
@@ -274,9 +289,9 @@ train: {steps: 1}
         ("grpo", ["rollouts.finished=0", "rollouts.guide=some/model"], "has nothing to finish; set `finished` above 0"),
         ("grpo", ["rollouts.guide=./nowhere"], "there is no .*nowhere"),
         ("grpo", ["rollouts.max_new_tokens=1"], "one token cannot be shared; raise `rollouts.max_new_tokens`"),
-        ("grpo", ['environment={"name": "guess_number"}'], "answered by the environment; remove it"),
-        ("refuel", ['environment={"name": "guess_number"}'], "answered by the environment; remove it"),
-        ("archer", ['environment={"name": "guess_number"}', "train.batch=4"], "answered by the environment; remove it"),
+        ("grpo", ['environment={"name": "guess_number"}'], None),
+        ("refuel", ['environment={"name": "guess_number"}', "rewards=[]"], None),
+        ("archer", ['environment={"name": "guess_number"}', "train.batch=4"], "archer keeps .* alone; remove it"),
         ("sft", ["train.batch=4"], "sft samples no answers; set it in the stages that do"),
         ("reinforce", ['rewards=[{"name": "exact_match", "steps": {"place": "step"}}]'], "remove `finished`"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alignkit.errors import HealthError
-from alignkit.train.health import RULES, WATCHED, Health, History, Limits, stop_if_needed
+from alignkit.train.health import RULES, WATCHED, Health, HealthLimits, History, stop_if_needed
 
 
 def watch(series, *, limits=None):
@@ -25,7 +25,9 @@ def fired(steps, rule, level="warn"):
 
 def test_zero_signal_warns_at_once_and_stops_after_the_recipes_number_of_steps_in_a_row():
     shares = [0.5, 1.0, 1.0, 0.9, 1.0, 1.0, 1.0, 1.0]
-    steps = watch([{"rollout/zero_spread_frac": s, "reward/mean": 0.0} for s in shares], limits=Limits(dead_steps=3))
+    steps = watch(
+        [{"rollout/zero_spread_frac": s, "reward/mean": 0.0} for s in shares], limits=HealthLimits(dead_steps=3)
+    )
     assert fired(steps, "signal") == [1, 2, 4, 5]
     assert fired(steps, "signal", "stop") == [6, 7]
     assert "for 3 steps in a row (limit 3); mean reward 0" in steps[6]["signal"].sentence
@@ -33,13 +35,15 @@ def test_zero_signal_warns_at_once_and_stops_after_the_recipes_number_of_steps_i
 
 
 def test_a_step_without_groups_breaks_the_streak_of_zero_signal():
-    steps = watch([{"rollout/zero_spread_frac": share} for share in (1.0, None, 1.0)], limits=Limits(dead_steps=2))
+    steps = watch(
+        [{"rollout/zero_spread_frac": share} for share in (1.0, None, 1.0)], limits=HealthLimits(dead_steps=2)
+    )
     assert fired(steps, "signal") == [0, 2]
     assert fired(steps, "signal", "stop") == []
 
 
 def test_dead_steps_beyond_the_window_still_stop():
-    steps = watch([{"rollout/zero_spread_frac": 1.0}] * 300, limits=Limits(dead_steps=250))
+    steps = watch([{"rollout/zero_spread_frac": 1.0}] * 300, limits=HealthLimits(dead_steps=250))
     assert fired(steps, "signal", "stop")[0] == 249
 
 
@@ -52,7 +56,7 @@ def test_truncation_warns_from_half_and_counts_the_steps_where_all_are_cut():
 
 
 def test_masking_everything_warns_then_stops():
-    steps = watch([{"loss/tokens": tokens} for tokens in (12, 0, 0, 0)], limits=Limits(dead_steps=3))
+    steps = watch([{"loss/tokens": tokens} for tokens in (12, 0, 0, 0)], limits=HealthLimits(dead_steps=3))
     assert fired(steps, "masking") == [1, 2]
     assert fired(steps, "masking", "stop") == [3]
 
@@ -67,7 +71,7 @@ def test_unscorable_stops_above_the_recipes_share():
 def test_kl_runaway_warns_against_its_own_past_and_stops_at_the_recipes_limit():
     """Usual size 0.004: 0.05 is over 10 times that but not over a fifth of 0.5; 0.11 is; 0.6 is over max_kl 0.55."""
     values = [0.004] * 10 + [0.05, 0.11, 0.6]
-    steps = watch([{"policy/kl_reference": value} for value in values], limits=Limits(max_kl=0.55))
+    steps = watch([{"policy/kl_reference": value} for value in values], limits=HealthLimits(max_kl=0.55))
     assert fired(steps, "reference KL") == [11]
     assert fired(steps, "reference KL", "stop") == [12]
     assert steps[11]["reference KL"].sentence == "policy/kl_reference is 0.11 nats a token, usually 0.004"
@@ -117,7 +121,7 @@ def test_duplicates_warn_only_when_they_cost_the_signal():
 
 
 def test_the_canary_warns_before_its_tolerance_and_stops_beyond_it():
-    limits = Limits(canary_tolerance=0.08)
+    limits = HealthLimits(canary_tolerance=0.08)
     steps = watch([{"sync/canary_gap": gap} for gap in (0.05, 0.07, 0.09)], limits=limits)
     assert fired(steps, "canary") == [1]
     assert fired(steps, "canary", "stop") == [2]
@@ -138,7 +142,7 @@ def test_rules_without_their_metric_say_nothing():
 
 def test_every_rule_is_explained_in_the_docs():
     text = (Path(__file__).parents[2] / "docs" / "health.md").read_text(encoding="utf-8")
-    lights = Health(Limits(canary_tolerance=0.1)).lights(dict.fromkeys(WATCHED, 0.5))
+    lights = Health(HealthLimits(canary_tolerance=0.1)).lights(dict.fromkeys(WATCHED, 0.5))
     assert len(lights) == 1 + len(RULES)
     assert re.findall(r"^## (.+)$", text, flags=re.MULTILINE) == ["numbers", *(rule_name(rule) for rule in RULES)]
 
@@ -146,11 +150,11 @@ def test_every_rule_is_explained_in_the_docs():
 def rule_name(rule):
     history = History()
     history.add(dict.fromkeys(WATCHED, 0.5))
-    return rule(history, Limits(canary_tolerance=0.1)).name
+    return rule(history, HealthLimits(canary_tolerance=0.1)).name
 
 
 def test_the_worst_light_comes_first_and_stops_the_run_with_its_name():
-    lights = Health(Limits(dead_steps=1)).lights({"rollout/zero_spread_frac": 1.0, "rollout/truncated_frac": 0.9})
+    lights = Health(HealthLimits(dead_steps=1)).lights({"rollout/zero_spread_frac": 1.0, "rollout/truncated_frac": 0.9})
     assert [light.level for light in lights] == ["stop", "warn", "ok"]
     with pytest.raises(HealthError, match=r"^signal: all rewards were equal in every group for 1 step \(limit 1\)"):
         stop_if_needed(lights)
@@ -184,7 +188,7 @@ def test_clean_runs_raise_at_most_one_alarm_in_1000_steps():
     alarms = [
         (seed, step, light.name)
         for seed in range(5)
-        for step, lights in enumerate(watch(clean_run(seed, 800), limits=Limits(canary_tolerance=0.08)))
+        for step, lights in enumerate(watch(clean_run(seed, 800), limits=HealthLimits(canary_tolerance=0.08)))
         for light in lights.values()
         if light.level != "ok"
     ]

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from alignkit.errors import DataError
-from alignkit.evaluate.compare import compare_folders
-from alignkit.evaluate.logs import read_results
+from alignkit.evaluate.results.compare import compare_folders
+from alignkit.evaluate.results.logs import read_results
 
 
 def inspect_log(model, right, *, epochs=1, temperature=0.0):

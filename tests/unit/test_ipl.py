@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from alignkit import ops
-from alignkit.algorithms import cpl
-from alignkit.algorithms.ipl import Config, policy_loss, requires
-from alignkit.recipe.find import find
+from alignkit.algorithms.preferences import cpl
+from alignkit.algorithms.preferences.ipl import Config, policy_loss, requires
+from alignkit.recipe.lookup.find import find
 from alignkit.recipe.read import read_recipe
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from contextlib import closing
 
 import pytest
@@ -14,11 +13,12 @@ from hypothesis import strategies as st
 
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import RewardSpec
-from alignkit.rewards.judge import JudgeReward
-from alignkit.rewards.judge_prompt import constraint, defused, fenced, read_verdict, rubric_ask
-from alignkit.rewards.pool import RewardPool
+from alignkit.rewards.judge.judge import JudgeReward
+from alignkit.rewards.judge.judge_prompt import constraint, defused, fenced, read_verdict, rubric_ask
+from alignkit.rewards.pool.pool import RewardPool
 from alignkit.types.score import FaultKind
 from alignkit.types.task import Task
+from tests.pace import takes_at_most
 from tests.unit.loopback import Scripted, served
 from tests.unit.reward_rollouts import question, rollouts
 
@@ -93,9 +93,11 @@ def test_the_server_is_asked_to_constrain_the_verdict():
 
 
 def test_the_reference_and_a_conversation_are_shown_between_fences():
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
     messages = (
         {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
     )
     task = Task(id="t", messages=messages, reference=42)
     app = honest(lambda blocks: "5")
@@ -103,7 +105,7 @@ def test_the_reference_and_a_conversation_are_shown_between_fences():
     scores(app, ["x"], task=task, show_reference=False)
     _, _, blocks = asked_for(app.requests[0][1])
     assert blocks["REFERENCE"] == "42"
-    assert blocks["QUESTION"] == '[system] Be kind.\n[user] [{"type": "text", "text": "hi"}]'
+    assert blocks["QUESTION"] == '[system] Be kind.\n[user] hi\n[assistant] look({"at": "sky"})'
     assert "REFERENCE" not in asked_for(app.requests[1][1])[2]
 
 
@@ -253,7 +255,8 @@ def gullible(kind):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["echo first", "echo only", "echo last", "as reason"])
-def test_no_answer_forges_its_verdict_even_with_a_gullible_judge(form, kind):
+def test_no_answer_forges_its_verdict_even_with_a_gullible_judge(form, kind, record_property):
+    record_property("tries", len(INJECTIONS))
     found = scores(gullible(kind), INJECTIONS, form=form)
     assert {score.value for score in found} <= {0.0, None}
     assert {score.fault.kind for score in found if score.fault} <= {FaultKind.PARSE}
@@ -337,8 +340,11 @@ def test_a_recipe_names_it_like_any_other_reward(monkeypatch):
 )
 @pytest.mark.parametrize("form", FORMS)
 def test_a_megabyte_from_a_judge_is_read_in_linear_time(form, unit):
-    start = time.perf_counter()
-    read_verdict(unit * (1_000_000 // len(unit)), form, MENU, "n")
-    read_verdict("VERDICT-n: " + unit * (1_000_000 // len(unit)), form, MENU, "n")
-    defused(unit * (1_000_000 // len(unit)))
-    assert time.perf_counter() - start < 5
+    text = unit * (1_000_000 // len(unit))
+
+    def read() -> None:
+        read_verdict(text, form, MENU, "n")
+        read_verdict("VERDICT-n: " + text, form, MENU, "n")
+        defused(text)
+
+    assert takes_at_most(5, read)

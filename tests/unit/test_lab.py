@@ -13,9 +13,9 @@ import pytest
 
 from alignkit.cli.main import run
 from alignkit.errors import DataError
-from alignkit.evaluate import reward_lab as lab
+from alignkit.evaluate.statistics import reward_lab as lab
 from alignkit.rewards.base import unscorable
-from alignkit.rewards.probes import PROBES
+from alignkit.rewards.learned.probes import PROBES
 from alignkit.types.score import Fault, FaultKind, Score
 from alignkit.types.task import Task
 from tests.unit.test_layers import heavy_after
@@ -354,4 +354,4 @@ def test_samples_without_a_value_are_left_out_and_counted(folder, capsys):
 
 def test_the_verbs_start_without_the_heavy_libraries():
     assert heavy_after("import alignkit.cli.reward, alignkit.cli.best_of_n, alignkit.cli.serve") == []
-    assert heavy_after("import alignkit.run.lab, alignkit.rewards.remote, alignkit.rewards.judge") == []
+    assert heavy_after("import alignkit.run.lab.lab, alignkit.rewards.serve.remote, alignkit.rewards.judge.judge") == []

@@ -18,9 +18,9 @@ from alignkit.errors import AlignkitError
 from alignkit.models.load import load_policy, save_pretrained
 from alignkit.recipe.schema import Data, Model, RewardSpec, Scratch
 from alignkit.rewards.steps import Span, settled_ends, split_steps, step_cuts
-from alignkit.run import label_steps as labelling
-from alignkit.run.label_steps import label_steps
-from alignkit.run.step_rollouts import Labelling
+from alignkit.rollout.step_rollouts import Labelling
+from alignkit.run.lab import label_steps as labelling
+from alignkit.run.lab.label_steps import label_steps
 
 SETTINGS = Labelling(rollouts=6, eta=2.0, pattern=";", max_new_tokens=3, seed=3)
 REWARD = """
@@ -85,7 +85,7 @@ def test_every_label_follows_from_the_share_of_its_roll_outs(model, here):
 
 def test_prefixes_reach_the_engine_as_exact_tokens_with_a_seed_each(model, here, monkeypatch):
     asked = []
-    from alignkit.rollout.hf import HfEngine
+    from alignkit.engines.hf import HfEngine
 
     generate = HfEngine.generate
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from alignkit.engines.vllm.states import _without
 from alignkit.errors import ContentError
-from alignkit.models.forward import base_model
+from alignkit.models.base_model import base_model
 from alignkit.models.last_states import reads_last_only
-from alignkit.models.reward_model import FILES, RewardModel
 from alignkit.recipe.read import load_algorithm
-from alignkit.rewards.lift import find_reward
-from alignkit.rollout.vllm_states import _without
+from alignkit.rewards.learned.reward_model import FILES, RewardModel
+from alignkit.rewards.pool.lift import find_reward
 from tests.unit.reward_folders import answered, bert, character_model, saved, text_task, values, with_head
 
 SETTINGS: dict[str, dict[str, Any]] = {

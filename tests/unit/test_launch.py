@@ -15,8 +15,8 @@ import pytest
 from alignkit.cli import main
 from alignkit.errors import AlignkitError, ContentError
 from alignkit.recipe.document import read_document
-from alignkit.recipe.find import find, list_content
-from alignkit.run.launch import (
+from alignkit.recipe.lookup.find import find, list_content
+from alignkit.run.launch.launch import (
     DEEPSPEED_FILE,
     REPORT_FOLDER,
     accelerate_command,
@@ -185,7 +185,7 @@ def test_a_preempted_process_is_no_failure_for_the_launcher(tmp_path):
 
 WORKER = """
 import os, signal, sys, time
-from alignkit.run.launch import report_end, report_start
+from alignkit.run.launch.launch import report_end, report_start
 report_start(os.environ)
 caught = []
 signal.signal(signal.SIGTERM, lambda *_: caught.append(1))
@@ -203,7 +203,7 @@ def test_sigterm_reaches_the_worker_itself_and_its_code_comes_back(tmp_path):
         "sys.exit(subprocess.run([sys.executable, '-c', sys.argv[1]]).returncode)"
     )
     launcher = (
-        "import sys; from alignkit.run.launch import run_launched;"
+        "import sys; from alignkit.run.launch.launch import run_launched;"
         "sys.exit(run_launched([sys.executable, '-c', sys.argv[1], sys.argv[2]]))"
     )
     command = [sys.executable, "-c", launcher, between, WORKER]

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from alignkit.recipe.find import list_content
+from alignkit.recipe.lookup.find import list_content
 
 HEAVY = ("torch", "transformers", "vllm", "deepspeed", "datasets", "pyarrow", "math_verify", "sympy", "trl", "peft")
 ALGORITHMS = [found.module for found in list_content("algorithms") if found.module]
-RECIPE = ("document", "explain", "find", "outline", "problems", "read", "rules", "schema", "settings")
+RECIPE = ("document", "explain", "lookup.find", "lookup.outline", "problems", "read", "rules", "schema", "settings")
 
 
 def heavy_after(code: str) -> list[str]:
@@ -37,7 +37,9 @@ def test_the_check_itself_sees_a_heavy_library():
         ),
         pytest.param(["alignkit.algorithms.base", *ALGORITHMS], id="algorithms"),
         pytest.param([f"alignkit.recipe.{name}" for name in RECIPE], id="recipe"),
-        pytest.param(["alignkit.rollout.engine", "alignkit.rollout.collect", "alignkit.run.launch"], id="rollout"),
+        pytest.param(
+            ["alignkit.engines.engine", "alignkit.rollout.collect", "alignkit.run.launch.launch"], id="rollout"
+        ),
     ],
 )
 def test_importing_it_loads_no_heavy_library(modules):

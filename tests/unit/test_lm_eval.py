@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from alignkit.errors import DataError
-from alignkit.evaluate.compare import compare_folders
-from alignkit.evaluate.lm_eval_model import lm_eval_model
-from alignkit.evaluate.logs import read_results
-from alignkit.evaluate.protocol import read_protocol
-from alignkit.evaluate.runner import Job, Runner
-from alignkit.evaluate.tasks import load_benchmark
+from alignkit.evaluate.benchmark.lm_eval_model import lm_eval_model
+from alignkit.evaluate.benchmark.protocol import read_protocol
+from alignkit.evaluate.benchmark.runner import BenchmarkJob, Runner
+from alignkit.evaluate.benchmark.tasks import load_benchmark
+from alignkit.evaluate.results.compare import compare_folders
+from alignkit.evaluate.results.logs import read_results
 from alignkit.types.rollout import Completion, StopReason
 from tests.unit.eval_parts import ScriptedEngine as Scripted
 from tests.unit.eval_parts import scripted_model
@@ -69,7 +69,7 @@ def models():
     from lm_eval.models.huggingface import HFLM
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from alignkit.rollout.hf import HfEngine
+    from alignkit.engines.hf import HfEngine
 
     torch.manual_seed(3)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -137,7 +137,12 @@ def test_a_long_prompt_loses_its_beginning(models):
 
 @pytest.mark.parametrize(
     ("told", "words"),
-    [({"top_p": 0.9, "do_sample": True, "temperature": 1.0}, "top_p: 0.9"), ({"max_gen_toks": 64}, "do not fit")],
+    [
+        ({"top_p": 0.9, "do_sample": True, "temperature": 1.0}, "top_p: 0.9"),
+        ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size: 3"),
+        ({"presence_penalty": 0.5}, "presence_penalty: 0.5"),
+        ({"max_gen_toks": 64}, "do not fit"),
+    ],
 )
 def test_sampling_that_the_engine_does_not_have_is_refused(models, told, words):
     with pytest.raises(DataError, match=words):
@@ -313,7 +318,7 @@ def test_all_of_gsm8k_scores_alike_through_lm_eval_and_through_our_runner(tmp_pa
     }
     script = often_right(golds)
     model = scripted_model(Scripted(lambda prompt, seed: script(prompt)))
-    Runner(model=model, folder=tmp_path, logs=tmp_path / "logs", seed=0).run(Job(named=named, tasks=tasks))
+    Runner(model=model, folder=tmp_path, logs=tmp_path / "logs", seed=0).run(BenchmarkJob(named=named, tasks=tasks))
     ours = read_results(tmp_path).results["math/gsm8k-cot"].samples
 
     config = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k-cot.yaml").read_text())

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import pytest
 import torch
 
-from alignkit.algorithms import raft
-from alignkit.algorithms.grpo import ALGORITHM, Config
+from alignkit.algorithms.rollouts import raft
+from alignkit.algorithms.rollouts.grpo import ALGORITHM, Config
 from alignkit.errors import BatchError
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
 from alignkit.recipe.schema import Critic as CriticSettings
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
-from alignkit.train.checkpoint import State
+from alignkit.train.hooks.build import hooks_of
 from alignkit.train.loop import StageLoop
 from alignkit.train.reference import Reference
 from alignkit.train.source import Drawn
+from alignkit.train.state import State
 from alignkit.train.step import Step
 from alignkit.types.batch import Batch
 from tests.tiny import Recorder, causal_lm, noise, random_batch
@@ -58,7 +60,7 @@ class Run:
 
     def __init__(self, *, train: dict[str, Any], optimizer: dict[str, Any] | None = None, stop_after: int = 99, **grpo):
         self.model = causal_lm()
-        self.finished: list[tuple[State, Drawn, dict[str, Any]]] = []
+        self.finished: list[tuple[State, Batch | None, dict[str, Any]]] = []
         self.synced: list[int] = []
         self.trainer, self.source = Rates(self.model), Scripted(self.model)
         self.forward = Forward(model=self.model, dtype=torch.float32)
@@ -84,21 +86,29 @@ class Run:
             seed=3,
             sync=self.sync,
             finish=self.finish,
+            hooks=list(hooks_of(stage, ALGORITHM.needs(step.config))),
+            needs=ALGORITHM.needs(step.config),
         )
 
-    def sync(self, state: State) -> dict[str, Any]:
-        self.synced.append(state.version)
-        return {"sync/policy_version": state.version}
+    @property
+    def state(self) -> State:
+        """After the last finished step."""
+        return self.finished[-1][0]
 
-    def finish(self, state: State, drawn: Drawn, metrics: dict[str, Any]) -> bool:
-        self.finished.append((State(**vars(state)), drawn, metrics))
+    def sync(self, version: int, trainer: Any, forward: Any) -> dict[str, Any]:
+        assert (trainer, forward) == (self.trainer, self.forward)
+        self.synced.append(version)
+        return {"sync/policy_version": version}
+
+    def finish(self, state: State, drawn: Drawn, trained: Batch | None, metrics: dict[str, Any]) -> bool:
+        self.finished.append((state, trained, metrics))
         return len(self.finished) < self.stop_after
 
 
 def test_steps_versions_and_cursors_are_counted_and_the_engine_is_in_step_before_each_draw():
     run = Run(train={"steps": 3, "epochs": 2, "minibatches": 2})
-    state = State()
-    assert run.loop.run(state)
+    assert run.loop.run(State())
+    state = run.state
     assert run.synced == [0, 4, 8]
     assert run.source.asked == [(0, 0), (3, 4), (6, 8)]
     assert (state.step, state.done, state.version, state.cursor) == (3, 3, 12, 9)
@@ -107,20 +117,19 @@ def test_steps_versions_and_cursors_are_counted_and_the_engine_is_in_step_before
 
 def test_a_run_goes_on_at_the_step_of_its_state_and_stops_when_told():
     run = Run(train={"steps": 9}, stop_after=2)
-    state = State(step=4, done=10, version=4, cursor=12)
-    assert not run.loop.run(state)
+    assert not run.loop.run(State(step=4, done=10, version=4, cursor=12))
     assert run.source.asked == [(12, 4), (15, 5)]
-    assert (state.step, state.done) == (6, 12)
+    assert (run.state.step, run.state.done) == (6, 12)
 
 
 def test_metrics_of_source_sync_update_and_phases_reach_the_end_of_the_step():
     run = Run(train={"steps": 1})
     run.loop.run(State())
-    _, drawn, metrics = run.finished[0]
-    assert drawn.batch is not None
+    _, batch, metrics = run.finished[0]
+    assert batch is not None
     assert metrics["rollout/tokens"] == 7
     assert metrics["sync/policy_version"] == 0
-    assert metrics["loss/tokens"] == drawn.batch.num_actions
+    assert metrics["loss/tokens"] == batch.num_actions
     assert metrics["optim/grad_norm"] == pytest.approx(float(run.trainer.gradient.norm()))
     assert metrics["loss/policy"] == pytest.approx(run.trainer.loss, rel=1e-6)
     phases = {name for name in metrics if name.startswith("time/")}
@@ -130,10 +139,9 @@ def test_metrics_of_source_sync_update_and_phases_reach_the_end_of_the_step():
 def test_a_step_without_a_batch_updates_nothing_but_counts():
     run = Run(train={"steps": 2})
     run.source.empty = (0,)
-    state = State()
-    run.loop.run(state)
+    run.loop.run(State())
     assert len(run.trainer.rates) == 1
-    assert (state.step, state.version, state.cursor) == (2, 1, 6)
+    assert (run.state.step, run.state.version, run.state.cursor) == (2, 1, 6)
     assert "optim/lr" not in run.finished[0][2]
 
 
@@ -167,7 +175,7 @@ def test_a_critic_of_its_own_passes_over_the_batch_as_often_as_it_is_told():
     run.loop.run(State())
     assert len(run.trainer.rates) == 1
     assert [lr for _, lr in critic.updates] == [0.5] * 12
-    batch = run.finished[0][1].batch
+    batch = run.finished[0][1]
     assert batch is not None
     halves = [sequences for sequences, _ in critic.updates[:6]]
     assert all(sorted(halves[i] + halves[i + 1]) == list(range(batch.num_sequences)) for i in (0, 2, 4))
@@ -185,7 +193,7 @@ def test_a_critic_passes_over_the_batch_with_the_policy_unless_it_is_told_otherw
 def annotated(**options: Any) -> tuple[Run, Batch]:
     run = Run(**options)
     run.loop.run(State())
-    batch = run.finished[0][1].batch
+    batch = run.finished[0][1]
     assert batch is not None
     return run, batch
 
@@ -211,7 +219,7 @@ def test_with_one_update_a_batch_the_detached_log_probs_of_its_own_forward_are_t
     short, batch = annotated(train={"steps": 1})
     long = Run(train={"steps": 1})
     filled = batch.replace(old_logprobs=long.loop.step.read(batch, long.forward, "logprobs"))
-    long.loop.update(filled, State())
+    long.loop.update(filled, step=0)
     gap = (short.trainer.gradient - long.trainer.gradient).norm() / long.trainer.gradient.norm()
     assert gap < 1e-5
 
@@ -234,8 +242,7 @@ def test_a_source_that_hands_over_numbers_that_are_none_is_stopped_before_the_up
         drawn = good(cursor, version)
         assert drawn.batch is not None
         column = torch.where(drawn.batch.action_mask, float("nan"), 0.0)
-        drawn.batch = drawn.batch.replace(sampler_logprobs=column)
-        return drawn
+        return replace(drawn, batch=drawn.batch.replace(sampler_logprobs=column))
 
     run.source.next = broken
     with pytest.raises(BatchError, match="sampler_logprobs holds NaN or inf"):
@@ -247,18 +254,17 @@ def test_where_an_algorithm_keeps_nothing_no_weight_moves_and_the_step_says_so()
     """The run goes on: the cursor moves, the version stays, and what was not trained on is counted."""
     run = Run(train={"steps": 2})
     run.loop.step.algorithm, run.loop.step.config = raft.ALGORITHM, raft.Config(type="raft", min_reward=9.0)
-    state = State()
-    assert run.loop.run(state)
-    assert (state.step, state.version, state.cursor) == (2, 0, 6)
+    assert run.loop.run(State())
+    assert (run.state.step, run.state.version, run.state.cursor) == (2, 0, 6)
     assert run.trainer.rates == []
-    assert all(drawn.batch is None for _, drawn, _ in run.finished)
+    assert all(batch is None for _, batch, _ in run.finished)
     assert all(metrics["loss/tokens"] == metrics["loss/sequences"] == 0 for _, _, metrics in run.finished)
 
 
 def test_the_surest_completions_leave_after_the_estimate_and_are_counted():
     run = Run(train={"steps": 1, "drop_confident": 0.3})
     run.loop.run(State())
-    _, drawn, metrics = run.finished[0]
-    assert drawn.batch is not None
-    assert drawn.batch.num_sequences == metrics["loss/sequences"] == 7  # of 10
-    assert metrics["loss/tokens"] == drawn.batch.num_actions
+    _, batch, metrics = run.finished[0]
+    assert batch is not None
+    assert batch.num_sequences == metrics["loss/sequences"] == 7  # of 10
+    assert metrics["loss/tokens"] == batch.num_actions

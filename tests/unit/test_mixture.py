@@ -10,10 +10,10 @@ from alignkit.data.sources import load_tasks
 from alignkit.errors import DataError, RecipeError
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Data, RewardSpec, Rows
-from alignkit.report import json_lines
-from alignkit.rewards.shape import check_rows
-from alignkit.run.preflight import preflight
-from alignkit.run.train import run as train
+from alignkit.rewards.pool.shape import check_rows
+from alignkit.run.check.preflight import preflight
+from alignkit.run.train.train import run as train
+from alignkit.run_folder import json_lines
 from alignkit.train.evaluate import grader_of
 from alignkit.types.task import Task
 

@@ -11,8 +11,7 @@ from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.recipe.schema import Optimizer
-from alignkit.train.checkpoint import State
-from alignkit.train.noise import noise_scale
+from alignkit.train.hooks.noise import NoiseScale
 from alignkit.train.step import Step
 from tests.tiny import causal_lm, random_batch
 
@@ -60,9 +59,10 @@ def test_a_step_of_several_micro_batches_measures_it_and_trains_as_without():
 
 
 def test_noise_and_signal_are_averaged_before_they_are_divided():
-    state = State()
-    assert noise_scale({}, state) == {}
-    assert noise_scale({"noise/signal": 1.0, "noise/variance": 8.0}, state) == {"noise/scale": pytest.approx(8.0)}
-    scale = noise_scale({"noise/signal": 3.0, "noise/variance": 8.0}, state)
-    assert scale == {"noise/scale": pytest.approx(8.0 / (0.95 * 1 + 0.05 * 3))}
-    assert noise_scale({"noise/signal": -99.0, "noise/variance": 8.0}, state) == {}
+    memory, said = NoiseScale().at_end({}, {})
+    assert (memory, said) == ({}, {})
+    memory, said = NoiseScale().at_end({"noise/signal": 1.0, "noise/variance": 8.0}, memory)
+    assert said == {"noise/scale": pytest.approx(8.0)}
+    memory, said = NoiseScale().at_end({"noise/signal": 3.0, "noise/variance": 8.0}, memory)
+    assert said == {"noise/scale": pytest.approx(8.0 / (0.95 * 1 + 0.05 * 3))}
+    assert NoiseScale().at_end({"noise/signal": -99.0, "noise/variance": 8.0}, memory)[1] == {}

@@ -11,14 +11,18 @@ import pytest
 import torch
 
 from alignkit.data.generators import generate
-from alignkit.data.pairs import Judged, Pair, Sieve, describe, make_judged, make_pairs
+from alignkit.data.given.sieve import Sieve
+from alignkit.data.kinds import judged as judged_kind
+from alignkit.data.kinds import pairs as pairs_kind
+from alignkit.data.kinds.judged import Judged, make_judged
+from alignkit.data.kinds.pairs import Pair, make_pairs
 from alignkit.data.prompts import render
 from alignkit.data.rows import Row
 from alignkit.data.tasks import make_task
 from alignkit.errors import DataError
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.schema import Data
-from alignkit.train.given import GivenSource, judged_items, pair_items
+from alignkit.train.given import GivenSource
 from alignkit.train.source import Order
 
 DATA = Path(os.environ.get("ALIGNKIT_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -84,7 +88,7 @@ def test_what_cannot_be_learnt_from_is_left_out_and_counted_by_its_reason():
         "rows.jsonl: 5 of 7 pairs left out, 2 with an empty completion, 1 with equal sides, 1 with a reward that is "
         "not a finite number, 1 with sides that differ only behind the length limit; 1 truncated"
     )
-    assert describe(kept) == "mean tokens of 2 chosen completions 2.5, of 2 rejected 2.0"
+    assert pairs_kind.KIND.lengths(kept) == "mean tokens of 2 chosen completions 2.5, of 2 rejected 2.0"
 
 
 def test_one_limit_holds_for_both_sides_and_a_cut_side_has_no_stop_token():
@@ -213,9 +217,8 @@ def test_every_mismatched_completion_answers_another_prompt_and_fits_behind_this
 def test_a_step_of_pairs_is_one_block_each_and_resumes_at_its_cursor():
     rewards = {"chosen_reward": 1.5, "rejected_reward": -1}
     given = pairs([row("3", "4", **rewards), *(row(f"{n}", "99", **rewards) for n in range(4, 9))], sieve())
-    source = GivenSource(
-        items=pair_items, order=Order(examples=given, seed=1, shuffle=True), size=2, share_prefix=True, left_out=0.25
-    )
+    order = Order(examples=given, seed=1, shuffle=True)
+    source = GivenSource(kind=pairs_kind.KIND, order=order, size=2, share_prefix=True, left_out=0.25)
     first = source.next(0, 0)
     again = source.next(first.cursor, 0)
     assert [block.lengths for block in first.batch.blocks] == [(2, 3), (2, 3)]
@@ -226,16 +229,15 @@ def test_a_step_of_pairs_is_one_block_each_and_resumes_at_its_cursor():
     taken = [*first.consumed, *again.consumed, *source.next(again.cursor, 0).consumed]
     assert sorted(taken) == [f"rows.jsonl/{n}" for n in range(6)]
     assert first.batch.reward.tolist() == [1.5, -1, 1.5, -1]
-    apart = GivenSource(items=pair_items, order=source.order, size=2, share_prefix=False).next(0, 0).batch
+    apart = GivenSource(kind=pairs_kind.KIND, order=source.order, size=2, share_prefix=False).next(0, 0).batch
     assert len(apart.blocks) == 4
     assert torch.equal(apart.tokens[apart.segment == 3], first.batch.tokens[first.batch.segment == 3])
 
 
 def test_a_step_of_judged_completions_has_the_mismatched_ones_with_side_0():
     given = judged([row("3", "44", prompt="1+2="), row("5", "66", prompt="2+3=")], sieve())
-    source = GivenSource(
-        items=judged_items, order=Order(examples=given, seed=1, shuffle=False), size=4, share_prefix=True
-    )
+    order = Order(examples=given, seed=1, shuffle=False)
+    source = GivenSource(kind=judged_kind.KIND, order=order, size=4, share_prefix=True)
     batch = source.next(0, 0).batch
     assert batch.side.tolist() == [1, 0, -1, 0, 1, 0, -1, 0]
     assert batch.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

@@ -11,8 +11,8 @@ import pytest
 from alignkit.errors import DataError, RecipeError
 from alignkit.recipe.explain import explain_recipe
 from alignkit.recipe.read import read_recipe
-from alignkit.run.preflight import preflight
-from alignkit.run.train import run as train
+from alignkit.run.check.preflight import preflight
+from alignkit.run.train.train import run as train
 from tests.resume.runs import fingerprint
 
 RECIPE = """
@@ -66,6 +66,7 @@ def test_check_counts_what_cannot_be_learnt_from(recipe):
         "truncated": 0,
         "lengths": "mean tokens of 8 chosen completions 2.0, of 8 rejected 2.0",
         "problem": None,
+        "example": [("0+1=", False), ("1<eos>", True), ("0<eos>", True)],
     }
     assert found.problems == []
     assert preflight(resolved, resolved.stages[0], rows=5).compared is None

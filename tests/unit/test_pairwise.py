@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from alignkit.data.pairs import Pair, Sieve, make_duels
+from alignkit.data.given.sieve import Sieve
+from alignkit.data.kinds.duels import duel_items, make_duels
+from alignkit.data.kinds.pairs import Pair
 from alignkit.errors import DataError
-from alignkit.models.reward_model import RewardModel
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.read import load_algorithm
 from alignkit.recipe.schema import Data
-from alignkit.train.given import duel_items
+from alignkit.rewards.learned.reward_model import RewardModel
 from alignkit.types.batch import Batch, pack
 from alignkit.types.outputs import Outputs
 from alignkit.types.score import FaultKind

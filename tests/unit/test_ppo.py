@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alignkit.algorithms.ppo import ALGORITHM, Config, critic_loss, estimate, policy_loss
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.algorithms.rollouts.ppo import ALGORITHM, Config, critic_loss, estimate, policy_loss
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch
 

@@ -7,14 +7,15 @@ import math
 import pytest
 import torch
 
-from alignkit.algorithms import ppo
-from alignkit.algorithms.ppo_lagrangian import ALGORITHM, Config, critic_loss, estimate
+from alignkit.algorithms.rollouts import ppo
+from alignkit.algorithms.rollouts.ppo_lagrangian import ALGORITHM, Config, critic_loss, estimate
 from alignkit.recipe.explain import explain_recipe
-from alignkit.recipe.find import find
+from alignkit.recipe.lookup.find import find
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Constraint
-from alignkit.train.constraints import Constraints
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.train.hooks.constraints import Constraints
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch, repack
 
@@ -46,7 +47,7 @@ def sampled(heads: int = 3) -> Batch:
 
 
 def limited(batch: Batch, constraints: Constraints) -> Batch:
-    return constraints.apply(batch, constraints.begin(), 0)[0]
+    return constraints.before_estimate(batch, constraints.begin(), 0)[0]
 
 
 @pytest.mark.parametrize("trace", [0.0, 0.9, 1.0])
@@ -130,7 +131,7 @@ def test_a_bandit_with_a_costly_best_arm_goes_to_the_saddle_point_of_its_kl():
             old_logprobs=column,
             ref_logprobs=batch.scatter(torch.full((200,), math.log(0.5))),
         )
-        batch, memory, metrics = constraints.apply(batch, memory, step)
+        batch, memory, metrics = constraints.before_estimate(batch, memory, step)
         advantages = estimate(settings, batch).advantages[batch.action_mask]
         costly = torch.tensor(arms) == 1
         logit += 1.5 * float(advantages[costly].mean() - advantages[~costly].mean())

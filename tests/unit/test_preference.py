@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms import cpl, kto, orpo, rebel_pairs, sft
-from alignkit.algorithms.dpo import Config, policy_loss, requires
+from alignkit.algorithms import sft
+from alignkit.algorithms.preferences import cpl, kto, orpo, rebel_pairs
+from alignkit.algorithms.preferences.dpo import Config, policy_loss, requires
 from alignkit.errors import BatchError
 from alignkit.ops import preference
 from alignkit.ops.preference import Divergence, Link, divergence_score, pair_loss
-from alignkit.recipe.find import find, list_content, load
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.recipe.lookup.find import find, list_content, load
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch
 

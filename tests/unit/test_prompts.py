@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from alignkit.data.prompts import fit_prompts, render, render_completion, template_checks
+from alignkit.data.opened import opened
+from alignkit.data.prompts import checked_prompts, fit_prompts, render, render_completion
 from alignkit.errors import DataError
 from alignkit.recipe.schema import Data
 from alignkit.types.task import Task
@@ -86,31 +87,66 @@ def test_a_template_without_a_stop_token_gets_the_eos():
     assert tokenizer.decode(render_completion(tokenizer, chat("5"), CHAT)) == "5\n<|im_end|>"
 
 
-def test_a_completion_that_changes_the_prompts_tokens_is_an_error_that_shows_both():
+def test_a_completion_is_tokenised_behind_its_prompt_as_the_sampler_will_stand_there():
+    """The tokenizer would merge `=5`, but a policy that was given `2+3=` goes on from `=`."""
     tokenizer = make_tokenizer(merge="=5")
-    with pytest.raises(DataError) as caught:
-        render_completion(tokenizer, text("2+3=", "5"), TEXT)
-    assert "'2+3=' alone, '2+3=5' with it" in str(caught.value)
-    assert tokenizer.decode(render_completion(tokenizer, text("2+3= ", "5"), TEXT)) == "5<|im_end|>"
+    prompt, completion = (call(tokenizer, text("2+3=", "5"), TEXT) for call in (render, render_completion))
+    assert tokenizer.decode(prompt) == "2+3="
+    assert tokenizer.decode(completion) == "5<|im_end|>"
+    assert tokenizer.convert_tokens_to_ids("=5") in tokenizer("2+3=5")["input_ids"]
 
 
-def test_a_template_that_writes_the_assistants_turn_differently_is_found():
-    thinking = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}")
-    tokenizer = make_tokenizer(template=thinking)
-    [problem] = template_checks(tokenizer, CHAT, [chat("5"), chat("6"), chat()])
-    assert problem.startswith("the prompt's tokens change when the completion follows")
-    assert problem.endswith("(3 of 3 rows)")
+THINKING = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
 
 
-def test_template_checks_find_an_untrained_stop_and_a_doubled_bos():
-    tasks = [chat("5"), chat()]
-    assert template_checks(make_tokenizer(), CHAT, tasks) == []
-    [stop] = template_checks(make_tokenizer(eos="</s>"), CHAT, tasks)
-    assert "answers end with '<|im_end|>', but sampling stops at '</s>'" in stop
-    [bos] = template_checks(make_tokenizer(template="<s>{{ bos_token }}" + CHATML), CHAT, tasks)
+def problems(tokenizer, data, tasks, *, learnt=False):
+    return checked_prompts(tokenizer, data, tasks, learnt=learnt)[1]
+
+
+def test_an_answer_that_does_not_go_on_from_what_the_template_opened_is_found():
+    tokenizer = make_tokenizer(template=THINKING)
+    [problem] = problems(tokenizer, CHAT, [chat("5"), chat("6")], learnt=True)
+    assert problem.startswith("the chat template opens '<think>\\n' for the policy")
+    assert problem.endswith("(2 of 2 rows)")
+    assert problems(tokenizer, CHAT, [chat("5"), chat()]) == []  # sampled answers are no matter of the template
+
+
+def test_what_the_template_opened_is_neither_learnt_nor_lost():
+    tokenizer = make_tokenizer(template=THINKING)
+    task = chat("<think>\nadd</think>5")
+    assert tokenizer.decode(render_completion(tokenizer, task, CHAT)) == "add</think>5<|im_end|>"
+    assert opened(tokenizer, task, CHAT) == "<think>\n"
+    assert opened(make_tokenizer(), task, CHAT) == ""
+    assert opened(tokenizer, text("Q: 1+1? <think>\n"), TEXT) == "<think>\n"
+    closed = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n\n</think>\n\n{% endif %}")
+    assert opened(make_tokenizer(template=closed), task, CHAT) == ""  # nothing is left open
+
+
+def test_a_last_message_of_the_assistant_is_gone_on_with():
+    begun = ({"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "It is "})
+    tokenizer, task = make_tokenizer(), Task(id="c", messages=begun, columns={"completion": "5"})
+    assert tokenizer.decode(render(tokenizer, task, CHAT)).endswith("<|im_start|>assistant\nIt is ")
+    assert tokenizer.decode(render_completion(tokenizer, task, CHAT)) == "5<|im_end|>"
+    assert opened(tokenizer, task, CHAT) == "It is "
+
+
+def test_prompts_that_the_template_makes_equal_are_named():
+    blind = make_tokenizer(template="mine.jinja{% if add_generation_prompt %}<|im_start|>{% endif %}")
+    [hidden] = problems(blind, CHAT, [chat(content="2+3?"), chat(content="4+4?")])
+    assert "does not show '2+3?'" in hidden
+    assert hidden.endswith("(2 of 2 rows)")
+
+
+def test_a_turn_end_that_is_not_the_eos_is_fine_and_a_doubled_bos_is_not():
+    tasks = [chat("5"), chat("6")]
+    for eos in ("<|im_end|>", "</s>"):
+        tokenizer = make_tokenizer(eos=eos)
+        assert problems(tokenizer, CHAT, tasks, learnt=True) == []
+        assert tokenizer.decode(render_completion(tokenizer, tasks[0], CHAT)) == "5<|im_end|>"
+    [bos] = problems(make_tokenizer(template="<s>{{ bos_token }}" + CHATML), CHAT, tasks)
     assert "begins with two BOS tokens ('<s>')" in bos
-    assert template_checks(make_tokenizer(template="{{ bos_token }}" + CHATML, adds_bos=True), CHAT, tasks) == []
-    [doubled] = template_checks(make_tokenizer(adds_bos=True), TEXT, [text("<s><s>1+1=")])
+    assert problems(make_tokenizer(template="{{ bos_token }}" + CHATML, adds_bos=True), CHAT, tasks) == []
+    [doubled] = problems(make_tokenizer(adds_bos=True), TEXT, [text("<s><s>1+1=")])
     assert "two BOS" in doubled
 
 

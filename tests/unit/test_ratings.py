@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.data.given import describe_rows
-from alignkit.data.pairs import Sieve
-from alignkit.data.ratings import make_ranked, make_rated, make_stepped, numbers, step_ids
+from alignkit.data.given.columns import numbers
+from alignkit.data.given.sieve import Sieve
+from alignkit.data.kinds import ranked as ranked_kind
+from alignkit.data.kinds import rated as rated_kind
+from alignkit.data.kinds.ranked import make_ranked, ranked_items
+from alignkit.data.kinds.rated import make_rated
+from alignkit.data.kinds.steps import make_stepped, step_ids, stepped_items
 from alignkit.errors import DataError
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.schema import Data
-from alignkit.train.given import ITEMS
 from alignkit.types.batch import pack
 from alignkit.types.task import Task
 
@@ -40,7 +43,7 @@ def test_ranked_answers_keep_their_order_scores_and_ties():
     [row] = make_ranked(rows({"completions": ["12", "3", "4"], "scores": [1, 0.5, 0.5]}), sieve())
     assert row.completions == ((*ids("12"), EOS), (*ids("3"), EOS), (*ids("4"), EOS))
     assert row.scores == (1.0, 0.5, 0.5)
-    batch = pack(ITEMS["ranked"](row, 0), share_prefix=True).validate()
+    batch = pack(ranked_items(row, 0), share_prefix=True).validate()
     assert batch.reward.tolist() == [1.0, 0.5, 0.5]
     assert [block.lengths for block in batch.blocks] == [(3, 2, 2)], "one prompt for all answers"
 
@@ -110,7 +113,7 @@ def test_steps_are_tokenised_one_by_one_and_the_stop_token_is_of_none():
 
 def test_a_label_is_paid_at_its_steps_last_token():
     [row] = make_stepped(rows({"steps": ["1;", "23;"], "labels": [1, 0.25]}), sieve())
-    batch = pack(ITEMS["steps"](row, 0), share_prefix=True).validate()
+    batch = pack(stepped_items(row, 0), share_prefix=True).validate()
     own = (batch.segment == 0).nonzero().squeeze(-1)
     assert batch.action_mask[own].tolist() == [False, True, False, False, True, False]
     assert batch.rewards[own].tolist() == [0, 1, 0, 0, 0.25, 0]
@@ -157,6 +160,6 @@ def test_the_ends_of_steps_cut_the_text_where_the_steps_do(steps):
 
 def test_lengths_are_those_of_all_completions():
     ranked = make_ranked(rows({"completions": ["12", "3"], "scores": [1, 0]}), sieve())
-    assert describe_rows("ranked", ranked) == "mean tokens of 2 completions 2.5"
+    assert ranked_kind.KIND.lengths(ranked) == "mean tokens of 2 completions 2.5"
     rated = make_rated(rows({"completion": "1", "good": 1}, {"completion": "123", "good": 0}), sieve())
-    assert describe_rows("rated", rated) == "mean tokens of 2 completions 3.0"
+    assert rated_kind.KIND.lengths(rated) == "mean tokens of 2 completions 3.0"

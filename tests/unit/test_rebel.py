@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms import rloo
-from alignkit.algorithms.rebel import ALGORITHM, Config, estimate
+from alignkit.algorithms.rollouts import rloo
+from alignkit.algorithms.rollouts.rebel import ALGORITHM, Config, estimate
 from alignkit.errors import BatchError
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
 from alignkit.train.step import Step
 from alignkit.types.batch import Batch
+from alignkit.types.needs import REFERENCE_KL, Needs
 from tests.tabular import (
     OPTIMUM,
     Bandit,
@@ -188,8 +189,8 @@ def test_a_group_of_one_is_refused_with_the_cure_and_the_anchor_is_no_model():
         | {"train": Train(steps=1), "rollouts": Rollouts(group=1)}
     )
     assert ALGORITHM.requires(config(), stage)[0].endswith("set rollouts.group to at least 2")
-    assert ALGORITHM.needs(config()) == ()
-    assert ALGORITHM.needs(config(kl_weight=0.1)) == ("old_logprobs", "ref_logprobs")
+    assert ALGORITHM.needs(config()) == Needs()
+    assert ALGORITHM.needs(config(kl_weight=0.1)) == REFERENCE_KL
 
 
 def test_the_objective_is_explained_in_words_that_name_every_choice():

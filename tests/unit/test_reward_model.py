@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alignkit.errors import ContentError
-from alignkit.models import reward_model
-from alignkit.models.forward import base_model, packed, plain
+from alignkit.models.base_model import base_model
+from alignkit.models.forward import packed, plain
 from alignkit.models.load import VALUE_HEAD
-from alignkit.models.reward_model import RewardModel
-from alignkit.rewards.lift import find_reward
-from alignkit.types.batch import Item, pack
+from alignkit.rewards.learned import reward_model
+from alignkit.rewards.learned.reward_model import RewardModel
+from alignkit.rewards.pool.lift import find_reward
+from alignkit.types.batch import pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 from alignkit.types.score import FaultKind
 from alignkit.types.task import Task

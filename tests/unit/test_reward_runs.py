@@ -14,18 +14,18 @@ from safetensors.torch import load_file
 
 from alignkit.cli import main
 from alignkit.errors import DataError, RecipeError
-from alignkit.models.forward import base_model
+from alignkit.models.base_model import base_model
 from alignkit.models.load import VALUE_HEAD, save_pretrained
-from alignkit.models.reward_model import RewardModel
 from alignkit.parallel.group import Group
 from alignkit.recipe.read import read_recipe
-from alignkit.rewards.batcher import Batcher, BatchReward
-from alignkit.rewards.lift import find_reward
-from alignkit.rewards.wire import group_to_wire
-from alignkit.run.build import build_critic, build_policy
-from alignkit.run.preflight import preflight
-from alignkit.run.serve import _fingerprint
-from alignkit.run.train import run as train
+from alignkit.rewards.learned.reward_model import RewardModel
+from alignkit.rewards.pool.lift import find_reward
+from alignkit.rewards.serve.batcher import Batcher, BatchReward
+from alignkit.rewards.serve.wire import group_to_wire
+from alignkit.run.check.preflight import preflight
+from alignkit.run.serve.serve import _fingerprint
+from alignkit.run.train.build import build_critic, build_policy
+from alignkit.run.train.train import run as train
 from tests.resume.runs import fingerprint
 from tests.unit.loopback import TOKEN, served
 from tests.unit.reward_folders import answered, bert, by_the_book, character_model, saved, text_task
@@ -98,7 +98,7 @@ def test_a_run_learns_the_order_of_its_pairs_and_is_evaluated_on_those_held_out(
     run = recipe.parent / "run"
     train(
         read_recipe(
-            recipe, [f"run={run}", "train.steps=60", "optimizer.lr=1e-2", "data.holdout=4", "evaluation.every=60"]
+            recipe, [f"run={run}", "train.steps=80", "optimizer.lr=1e-2", "data.holdout=4", "evaluation.every=80"]
         ),
         resume=False,
     )
@@ -179,16 +179,25 @@ stages:
 def test_an_implied_reward_is_read_from_anywhere_with_the_model_it_is_measured_from(recipe, tmp_path, monkeypatch):
     rows = [{"prompt": "1+1=", "completion": str(n), "rating": n == 2} for n in range(8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
-    changes = ["algorithm={type: implicit}", "data.holdout=0", "evaluation=null", f"run={tmp_path / 'run'}"]
+    changes = [
+        "algorithm={type: implicit, pattern: '[+]'}",
+        "data.holdout=0",
+        "evaluation=null",
+        f"run={tmp_path / 'run'}",
+    ]
     train(read_recipe(recipe, changes), resume=False)
     shutil.move(tmp_path / "run" / "final", tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "run")
     task = text_task("1+1=")
     [[score]] = RewardModel.load(tmp_path / "elsewhere").score([(task, answered(task, "2"))], name="r")
     assert abs(score.value) > 1e-4, "it has moved from the model that it began as"
+    [[stepped]] = RewardModel.load(tmp_path / "elsewhere").score([(task, answered(task, "1+2"))], name="r")
+    assert [step.end for step in stepped.steps] == [2, 3], "a step ends after each match, and at the end"
+    assert all(abs(step.value) > 1e-4 for step in stepped.steps), "the rest of the value is the stop token's"
     shutil.copy(tmp_path / "elsewhere" / "reference" / "model.safetensors", tmp_path / "elsewhere")
     [[zero]] = RewardModel.load(tmp_path / "elsewhere").score([(task, answered(task, "2"))], name="r")
     assert zero.value == pytest.approx(0, abs=1e-6), "the model itself is worth nothing"
+    assert [step.value for step in zero.steps] == pytest.approx([0], abs=1e-6)
     model, tokenizer = character_model(context=24)
     save_pretrained(model, tokenizer, tmp_path / "base")
     train(read_recipe(recipe, [*changes, "model.scratch=null", "model.path=base"]), resume=False)
@@ -324,7 +333,7 @@ def test_the_lab_and_best_of_n_take_a_learned_reward(folder, tmp_path, alignkit)
 
 
 def test_it_is_served_in_batches_with_its_own_numbers(folder):
-    from alignkit.rewards.server import build_app
+    from alignkit.rewards.serve.server import build_app
 
     task = text_task("1+2=")
     rollouts = answered(task, "3", "12", "5")

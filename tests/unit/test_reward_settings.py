@@ -10,18 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.algorithms.ppo import Config, estimate
+from alignkit.algorithms.rollouts.ppo import Config, estimate
 from alignkit.errors import RecipeError
 from alignkit.recipe.explain import explain_recipe
-from alignkit.recipe.find import find
+from alignkit.recipe.lookup.find import find
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import RewardSpec
-from alignkit.rewards.blend import combine
-from alignkit.rewards.pool import RewardPool
-from alignkit.rewards.shape import is_for
+from alignkit.rewards.pool.blend import combine
+from alignkit.rewards.pool.pool import RewardPool
+from alignkit.rewards.pool.shape import is_for
 from alignkit.rewards.steps import split_steps
-from alignkit.rollout.episodes import EpisodeCollector, episode_item
-from alignkit.rollout.placement import place
+from alignkit.rollout.items import items
+from alignkit.rollout.placement import pay_too, place
 from alignkit.types.batch import pack
 from alignkit.types.rollout import EpisodeEnd, Rollout, StopReason, Turn
 from alignkit.types.score import Fault, FaultKind, Score, StepScore
@@ -216,7 +216,7 @@ def test_steps_of_several_turns_lie_in_their_turns():
     rollout = spoken((1, 2, 9), (6, 9))
     found = scored(rollout, StepScore(2, 1.0, turn=0), StepScore(1, 2.0), value=4.0)
     assert found.paid == ((1.0, 0.0, 0.0), (0.0, 3.0))
-    item = episode_item(found, reward=4.0)
+    [item] = items(found, reward=4.0)
     assert item.rewards == [1.0, 0.0, 0.0, 0.0, 0.0, 3.0]  # the fourth token is what the policy was told between
     assert item.action == [True, True, True, False, True, True]
 
@@ -233,19 +233,19 @@ def test_an_episode_is_paid_by_its_environment_and_by_rewards_where_each_pays():
     rollout = spoken((1, 2, 9), (6, 9), score=Score(value=1.5, parts={"return": 1.5}))
     turns = tuple(replace(turn, reward=reward) for turn, reward in zip(rollout.turns, (0.5, 1.0), strict=True))
     rollout = replace(rollout, turns=turns, end=EpisodeEnd.DONE)
-    collector = object.__new__(EpisodeCollector)
-    object.__setattr__(collector, "decode", decode)
     judged = Score(value=5.0, parts={"r": 5.0}, steps=(StepScore(2, 2.0, turn=0),))
-    found = collector.scored(rollout, judged)
+    found = pay_too(rollout, judged, decode, places_steps=True)
     assert (found.reward, found.score.parts) == (6.5, {"return": 1.5, "r": 5.0})
     assert found.paid == ((2.0, 0.0, 0.5), (0.0, 4.0))
-    assert pack([episode_item(found, reward=6.5)]).rewards.tolist() == [0.0, 2.0, 0.0, 0.5, 0.0, 0.0, 4.0]
-    broken = collector.scored(rollout, Score(value=None, fault=Fault(kind=FaultKind.TIMEOUT, where="r")))
+    assert pack(items(found, reward=6.5)).rewards.tolist() == [0.0, 2.0, 0.0, 0.5, 0.0, 0.0, 4.0]
+    broken = pay_too(
+        rollout, Score(value=None, fault=Fault(kind=FaultKind.TIMEOUT, where="r")), decode, places_steps=True
+    )
     assert broken.reward is None
 
 
 def ppo_returns(rollout: Rollout, reward: float):
-    batch = pack([episode_item(rollout, reward=reward)])
+    batch = pack(items(rollout, reward=reward))
     batch = batch.replace(values=torch.zeros(batch.num_tokens, 1))
     found = estimate(Config(type="ppo", trace=1.0, whiten_advantages=False), batch)
     return found.returns[batch.action_mask].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 
 from alignkit import ops
-from alignkit.data.pairs import Pair
+from alignkit.data.kinds.pairs import KIND, Pair
 from alignkit.errors import BatchError, DataError
 from alignkit.recipe.read import load_algorithm
 from alignkit.train.evaluate_given import GivenEvaluator
 from alignkit.train.given import check_columns
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Loss, Outputs
 from alignkit.types.task import Task
 from tests.tiny import random_batch
@@ -167,7 +169,7 @@ def test_on_held_out_pairs_the_cheaper_answer_counts_as_the_better(name, correct
     loop: Any = SimpleNamespace(annotate=lambda batch: batch, step=step)
     row = SimpleNamespace(task=SimpleNamespace(id="1"))
     both = [Item(prompt_ids=(7,), completion_ids=(n,), side=1 - 2 * n, member=n) for n in (0, 1)]
-    evaluator = GivenEvaluator(rows=[row], items=lambda row, group: both, share_prefix=True)
+    evaluator = GivenEvaluator(kind=replace(KIND, items=lambda row, group: both), rows=[row], share_prefix=True)
     _, summary = evaluator.run(loop)
     assert summary["eval/accuracy"] == correct
     assert summary["eval/reward_mean"] == (3.0 if name == "cost" else -3.0)
@@ -286,4 +288,4 @@ def test_what_a_recipe_gets_wrong_is_said_with_the_cure():
     assert "set train.batch to at least 8" in objections("odin", batch=7)[0]
     row = Pair(task=Task(id="1", text="7", columns={"chosen_reward": 1.0}), prompt=(7,), chosen=(1,), rejected=(2,))
     with pytest.raises(DataError, match=r"rating 'unsafe' \(chosen_unsafe, rejected_unsafe\); the data has reward"):
-        check_columns([row], "pairs", ("unsafe",))
+        check_columns([row], KIND, ("unsafe",))

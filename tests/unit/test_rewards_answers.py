@@ -1,13 +1,12 @@
 """Reading answers: hand-made cases, round trips, and answers built to be slow."""
 
-import time
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.rewards.answers import (
+from alignkit.rewards.verify.answers import (
     Number,
     after_hashes,
     last_boxed,
@@ -17,6 +16,7 @@ from alignkit.rewards.answers import (
     same_number,
     spoken,
 )
+from tests.pace import takes_at_most
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_minus_sign_is_told_from_a_difference_and_a_list_dash(text, value):
     assert last_number(text) == Number(Fraction(value))
 
 
-@pytest.mark.parametrize("text", ["", "none", "x_2", "m^2", "1/0", "7" * 5000, "\\frac{1}{0}", "½"])
+@pytest.mark.parametrize("text", ["", "none", "x_2", "m^2", "1/0", "7" * 5000, "\\frac{1}{0}"])
 def test_a_text_without_a_readable_number_has_none(text):
     assert last_number(text) is None
 
@@ -108,8 +108,15 @@ def test_reading_never_raises_and_a_read_number_is_also_the_last(text):
     plain_math(text)
     spoken(text)
     last_boxed(text)
-    if whole is not None and not text.strip().startswith(("-", "+", "$", "\\")):
+    in_words = set(text) & set("零〇一壹二两兩贰三叁四五六七八九十拾百千万萬亿億")  # within a text these are seldom an answer
+    if whole is not None and not in_words and not text.strip().startswith(("-", "+", "$", "\\")):
         assert last_number(text) == whole
+
+
+def test_a_number_in_chinese_words_is_an_answer_alone_but_not_the_last_number_of_a_text():
+    assert read_number("百") == read_number("一百") == Number(Fraction(100))
+    assert last_number("百") is None
+    assert last_number("一共 3 百") == Number(Fraction(3))
 
 
 def test_only_the_last_box_counts_and_it_must_be_closed():
@@ -178,6 +185,4 @@ def test_plain_forms_of_the_same_answer_agree(one, other):
     ids=lambda text: text[:12],
 )
 def test_a_megabyte_is_read_in_linear_time(text):
-    start = time.process_time()
-    last_number(text), last_boxed(text), spoken(text), after_hashes(text)
-    assert time.process_time() - start < 2.0
+    assert takes_at_most(2, lambda: (last_number(text), last_boxed(text), spoken(text), after_hashes(text)))

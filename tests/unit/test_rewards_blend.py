@@ -7,11 +7,11 @@ from reward_rollouts import question
 
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import RewardSpec
-from alignkit.report.names import check_names
-from alignkit.rewards import blend as blending
 from alignkit.rewards.base import FunctionReward, as_score, reward, unscorable
-from alignkit.rewards.blend import check_blend, part_names
-from alignkit.rewards.shape import Part
+from alignkit.rewards.pool import blend as blending
+from alignkit.rewards.pool.blend import check_blend, part_names
+from alignkit.rewards.pool.shape import Part
+from alignkit.run_folder.names import check_names
 from alignkit.types.score import Fault, FaultKind, Score, StepScore
 
 values = st.floats(-100, 100)

@@ -12,20 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit import ops
-from alignkit.algorithms.rlmec import Config, estimate, policy_loss
+from alignkit.algorithms.rollouts.rlmec import Config, estimate, policy_loss
 from alignkit.data.generators import generate
-from alignkit.data.given import make_rows
-from alignkit.data.pairs import Sieve
-from alignkit.data.prompts import render
+from alignkit.data.given.sieve import Sieve
+from alignkit.data.kinds.rewrites import KIND
 from alignkit.data.rows import Row
 from alignkit.data.tasks import make_task
 from alignkit.errors import DataError
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Data
-from alignkit.run.train import run as train
-from alignkit.train.given import rewritten_items
-from alignkit.types.batch import Batch, Item, pack
+from alignkit.run.train.train import run as train
+from alignkit.types.batch import Batch, pack
+from alignkit.types.item import Item
 from alignkit.types.outputs import Loss, Outputs
 
 TOKENS = st.lists(st.integers(0, 2), max_size=6).map(tuple)
@@ -145,8 +144,7 @@ def rows(*columns: dict) -> tuple[list, Sieve]:
     sieve = Sieve(tokenizer=tokenizer, data=data, context=16, unit="completions")
     found = [Row(f"row {at}", {"prompt": "1+2=", **each}) for at, each in enumerate(columns)]
     tasks = [make_task(row, data, source="rows.jsonl", number=at) for at, row in enumerate(found)]
-    prompts = [(task, render(tokenizer, task, data)) for task in tasks]
-    return make_rows("rewrites", prompts, sieve, seed=0, tag=""), sieve
+    return KIND.rows(tasks, sieve), sieve
 
 
 def test_rows_become_completions_with_sides_and_the_rewrites_of_wrong_ones():
@@ -157,7 +155,7 @@ def test_rows_become_completions_with_sides_and_the_rewrites_of_wrong_ones():
         {"completion": "5", "label": False, "rewrite": "5"},
         {"completion": "5", "label": False, "rewrite": " "},
     )
-    items = [item for group, row in enumerate(made) for item in rewritten_items(row, group)]
+    items = KIND.items_of(made)
     assert [(item.group, item.member, item.side) for item in items] == [(0, 0, 1), (1, 0, -1), (1, 1, 0)]
     assert [len(item.completion_ids) for item in items] == [2, 3, 2]  # with the stop token
     assert dict(sieve.reasons) == {

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from alignkit.algorithms import grpo
-from alignkit.algorithms.rloo import ALGORITHM, Config, estimate
+from alignkit.algorithms.rollouts import grpo
+from alignkit.algorithms.rollouts.rloo import ALGORITHM, Config, estimate
 from alignkit.errors import BatchError
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
 from alignkit.types.batch import Batch

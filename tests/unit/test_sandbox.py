@@ -1,20 +1,24 @@
 """What foreign programs may do and what they may not, behind each set of walls that this machine has."""
 
 import ast
+import itertools
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sandbox_attacks import FILES, FORGED, GREEDY, KERNEL_CALLS, LIBC, NETWORK, PROCESSES
 
 from alignkit.errors import SandboxError
-from alignkit.sandbox import choice, isolation, process
+from alignkit.processes.clock import Clock
+from alignkit.sandbox import choice, isolation
 from alignkit.sandbox.bubblewrap import wrap
 from alignkit.sandbox.isolation import NONE, Isolation, available, readable_paths
 from alignkit.sandbox.limits import MIB, Limits
@@ -100,20 +104,19 @@ def test_kernel_calls_that_no_program_needs_are_refused():
 def test_greedy_programs_are_stopped_and_leave_nothing_behind(name, walls):
     source, ended = GREEDY[name]
     marker = f"# {time.time_ns()}\n"
-    start = time.monotonic()
-    ran = run(marker + source, walls, limits=BRIEF)
-    assert time.monotonic() - start < 4.0
+    ends_by_itself = ended in ("exit", "output")
+    ran = run(marker + source, walls, limits=Limits(wall_s=60.0) if ends_by_itself else BRIEF)
     assert ended is None or ran.ended == ended, ran
     assert len(ran.output) < 6 * MIB
     assert len(ran.errors) < MIB
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 60.0
     while sandboxed_processes() and time.monotonic() < deadline:
         time.sleep(0.05)  # the kernel takes a moment to bury a whole namespace
     assert sandboxed_processes() == []
 
 
 def sandboxed_processes():
-    """Command lines of the sandbox's interpreters that are alive."""
+    """Command lines of this checkout's sandboxed interpreters that are alive."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -121,7 +124,8 @@ def sandboxed_processes():
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError):
             continue
-        if b"alignkit.sandbox.child" in line and parent in (1, os.getpid()):
+        own = b"alignkit.sandbox.child" in line and isolation.PACKAGE_ROOT.encode() in line
+        if own and parent in (1, os.getpid()):
             found.append(line)
     return found
 
@@ -284,25 +288,37 @@ def test_bubblewrap_takes_the_command_line():
 
 
 def test_only_time_in_which_the_machine_let_the_program_run_counts(monkeypatch):
-    waited = [10.0]
-    monkeypatch.setattr(process, "starved_s", lambda processes: waited[0])
-    clock = process.Clock([1], 0.2)
-    assert 0 < clock.left_s() <= 0.2
-    time.sleep(0.25)
-    assert clock.left_s() < 0
-    waited[0] = 10.3
-    assert 0 < clock.left_s() < 0.3
-    waited[0] = 99.0
-    assert clock.left_s() < 9 * 0.2
+    now, waited = [100.0], [10.0]
+    monkeypatch.setattr("alignkit.processes.clock.starved_s", lambda processes: waited[0])
+    monkeypatch.setattr("alignkit.processes.clock.time", SimpleNamespace(monotonic=lambda: now[0]))
+    clock = Clock([1], 2.0, most_grace=24)
+    assert (clock.left_s(), clock.used_s()) == (2.0, 0.0)
+    now[0] = 102.5  # half a second late, of which it waited for a whole one
+    assert clock.left_s() == -0.5
+    waited[0] = 11.0
+    assert (clock.left_s(), clock.used_s()) == (0.5, 1.5)
+    now[0], waited[0] = 200.0, 109.5  # starved of nearly everything, but not for ever
+    assert clock.left_s() == 2.0 - 100.0 + 24 * 2.0
 
 
 @needs_walls
+@pytest.mark.slow
+def test_a_programs_threads_do_not_stretch_its_time_beyond_the_kernels_limit(monkeypatch):
+    """Threads that starve one another look like a busy machine; the limit on processor time ends them."""
+    starved = itertools.count(0, 1000)
+    monkeypatch.setattr("alignkit.processes.clock.starved_s", lambda processes: next(starved))
+    ran = run("while True: pass", HERE, limits=Limits(wall_s=1.0))
+    assert (ran.ended, ran.exit_code) == ("exit", 128 + signal.SIGKILL)
+
+
+@needs_walls
+@pytest.mark.slow
 def test_a_right_program_on_a_crowded_machine_is_right():
     """Twelve busy neighbours on these cores leave it a small part of its time."""
     burn = [sys.executable, "-c", "while True: pass"]
     neighbours = [subprocess.Popen(burn, start_new_session=True) for _ in range(6 * len(os.sched_getaffinity(0)))]
     try:
-        source = "def f(x):\n    n = 0\n    for i in range(8_000_000): n += i % 7\n    return x * x"
+        source = "def f(x):\n    n = 0\n    for i in range(4_000_000): n += i % 7\n    return x * x"
         suite = Suite(tests=("assert f(2) == 4",), names=("f",))
         verdict = run_tests(source, suite, limits=Limits(wall_s=0.8), isolation=HERE)
     finally:
@@ -324,7 +340,7 @@ def test_the_filter_is_a_program_that_the_kernel_takes(machine):
 
 
 def test_the_child_needs_the_standard_library_only():
-    for name in ("child", "conversation", "values", "landlock", "seccomp", "namespaces"):
+    for name in ("child", "conversation", "values", "not_a_number", "landlock", "seccomp", "namespaces"):
         tree = ast.parse((Path(isolation.__file__).parent / f"{name}.py").read_text())
         for node in ast.walk(tree):
             modules = [node.module] if isinstance(node, ast.ImportFrom) else []

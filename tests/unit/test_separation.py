@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.evaluate.separation import auc, auc_interval, best_threshold, calibration, kappa, kendall, roc, spearman
+from alignkit.evaluate.statistics.separation import (
+    auc,
+    auc_interval,
+    best_threshold,
+    calibration,
+    kappa,
+    kendall,
+    roc,
+    spearman,
+)
 
 rows = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=30)
 

@@ -18,9 +18,9 @@ import pytest
 
 from alignkit.cli.main import run
 from alignkit.recipe.schema import RewardSpec
-from alignkit.rewards.pool import RewardPool
-from alignkit.rewards.remote import RemoteReward
-from alignkit.rewards.wire import WireGroup, WireTurn, group_from_wire
+from alignkit.rewards.pool.pool import RewardPool
+from alignkit.rewards.serve.remote import RemoteReward
+from alignkit.rewards.serve.wire import WireGroup, WireTurn, group_from_wire
 from alignkit.types.task import Task
 from tests.unit.loopback import TOKEN, Scripted, served
 
@@ -37,7 +37,7 @@ def command_served(name, *arguments):
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        yield json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")["url"], process.pid
+        yield json.loads(process.stdout.readline())["url"], process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
@@ -83,7 +83,8 @@ def test_http_costs_little_beside_the_reward(monkeypatch):
     assert remote > 400
 
 
-def test_20000_malformed_requests_leave_the_server_as_it_was():
+def test_20000_malformed_requests_leave_the_server_as_it_was(record_property):
+    record_property("tries", 20_000)
     random_ = random.Random(1)
     good = json.dumps({"groups": [{"prompt": "?", "completions": ["#### 1"], "reference": "1", "columns": {"a": [1]}}]})
     headers = {"Authorization": f"Bearer {TOKEN}"}

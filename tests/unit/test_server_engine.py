@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from alignkit.engines.server import ServerEngine
 from alignkit.errors import EngineError
-from alignkit.rollout.server import ServerEngine
 from alignkit.types.rollout import Request, StopReason
 
 

@@ -107,7 +107,6 @@ def step_with(loss, model=None, *, group: Group | None = None, max_tokens: int =
     algorithm = Algorithm(
         config=Config,
         source="labelled",
-        needs=lambda config: (),
         estimate=lambda config, batch: batch,
         losses={"policy": lambda config, outputs, batch: loss(outputs, batch)},
         requires=lambda config, stage: [],

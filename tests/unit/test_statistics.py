@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit.errors import DataError
-from alignkit.evaluate.before_after import compare, compare_results, task_scores
-from alignkit.evaluate.statistics import (
+from alignkit.evaluate.results.before_after import compare, compare_results, task_scores
+from alignkit.evaluate.statistics.statistics import (
     mcnemar_exact,
     minimum_detectable_effect,
     paired_bootstrap,

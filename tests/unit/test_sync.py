@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from alignkit.engines.hf import HfEngine
 from alignkit.errors import SyncError
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.recipe.schema import Optimizer
-from alignkit.rollout.hf import HfEngine
 from alignkit.train.sync import Sync
 from tests.tiny import causal_lm
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms import dpo
-from alignkit.algorithms.tdpo import Config, policy_loss
+from alignkit.algorithms.preferences import dpo
+from alignkit.algorithms.preferences.tdpo import Config, policy_loss
 from alignkit.models.forward import Forward, packed, plain
 from alignkit.ops.logprobs import chunked_kl, full_kl
 from alignkit.types.batch import Batch

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from alignkit.errors import ContentError
-from alignkit.models import teacher_forced
-from alignkit.models.forward import base_model
+from alignkit.models.base_model import base_model
 from alignkit.models.load import load_policy, save_pretrained
 from alignkit.recipe.schema import Model, Scratch
-from alignkit.rewards.lift import find_reward
+from alignkit.rewards.learned import teacher_forced
+from alignkit.rewards.pool.lift import find_reward
 from alignkit.types.score import FaultKind, Score
 from alignkit.types.task import Task
 from tests.unit.reward_folders import CHARACTERS, TEMPLATE, answered, bert, turn

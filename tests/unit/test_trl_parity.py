@@ -31,7 +31,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms.grpo import Config, estimate, policy_loss
+from alignkit.algorithms.rollouts.grpo import Config, estimate, policy_loss
 from alignkit.ops.policy import correction
 from alignkit.types.batch import FLOAT_COLUMNS, Batch
 from alignkit.types.outputs import Outputs

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms import dpo, kto, orpo, simpo
+from alignkit.algorithms.preferences import dpo, kto, orpo, simpo
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch

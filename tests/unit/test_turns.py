@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from alignkit.data.turns import Renderer, Transcript, learn
+from alignkit.data.given.turns import learn
+from alignkit.data.turns import Renderer, Transcript
 from alignkit.errors import DataError
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.types.task import Task
@@ -104,7 +105,7 @@ def test_a_template_that_trims_an_utterance_is_not_rewriting():
 
 def test_a_template_that_refuses_is_an_error_that_names_the_turn():
     transcript, _ = chat("{{ raise_exception('no tools here') }}")
-    with pytest.raises(DataError, match="turn 1: the chat template refuses the messages: no tools here"):
+    with pytest.raises(DataError, match="turn 1: the chat template refuses its messages: no tools here"):
         transcript.observe("q")
     transcript, tokenizer = chat()
     tokenizer.chat_template = None

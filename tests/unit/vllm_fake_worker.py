@@ -5,8 +5,8 @@ import time
 from typing import Any
 from unittest import mock
 
-from alignkit.rollout import vllm_worker
-from alignkit.rollout.shared_weights import Table, map_tensors
+from alignkit.engines.vllm import worker as vllm_worker
+from alignkit.engines.vllm.shared_weights import Table, map_tensors
 
 
 class FakeWorker:
@@ -52,5 +52,5 @@ class FakeWorker:
 
 
 if __name__ == "__main__":
-    with mock.patch.object(vllm_worker, "Worker", FakeWorker):
+    with mock.patch.object(vllm_worker, "EngineWorker", FakeWorker):
         vllm_worker.main()

@@ -1,0 +1,20 @@
+"""KTO by hand: a good and a bad answer, each beside one to another prompt."""
+
+from math import log
+
+from alignkit.types.example import WorkedExample
+
+EXAMPLES = (
+    # z = mean of D = 0 and D = 2 log 2 of the other answers = log 2
+    # good, D = 2 log 2: 1 - sigmoid(log 2) = 1/3;  bad, D = -log 2: 2 (1 - sigmoid(2 log 2)) = 2/5
+    WorkedExample(
+        settings={"beta": 1.0, "bad_weight": 2.0},
+        batch={
+            "group": (0, 0, 1, 1),
+            "side": (1, 0, -1, 0),
+            "ref_logprobs": ((log(1 / 8),), (log(1 / 2),), (log(1 / 2),), (log(1 / 8),)),
+        },
+        outputs={"logprobs": ((log(1 / 2),), (log(1 / 2),), (log(1 / 4),), (log(1 / 2),))},
+        loss={"policy": (1 / 3 + 2 / 5) / 2},
+    ),
+)

@@ -1,0 +1,19 @@
+"""TDPO by hand: DPO's pair, whose rejected side has drifted further from the reference."""
+
+from math import log
+
+from alignkit.types.example import WorkedExample
+
+EXAMPLES = (
+    # D_w - D_l = 2 log 2,  K_l - K_w = 3 log 2 - log 2:  -log sigmoid(2 log 2 - 0.5 2 log 2) = log(3/2)
+    # and half of -mean l_w = log 2
+    WorkedExample(
+        settings={"beta": 1.0, "kl_weight": 0.5, "nll_weight": 0.5},
+        batch={"side": (1, -1), "ref_logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),))},
+        outputs={
+            "logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 4),)),
+            "ref_kl": ((log(2) / 4, log(2) * 3 / 4), (3 * log(2),)),
+        },
+        loss={"policy": log(3 / 2) + 0.5 * log(2)},
+    ),
+)

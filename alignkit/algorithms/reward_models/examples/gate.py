@@ -1,0 +1,18 @@
+"""A gate by hand: two objectives, of which the prompt asks for the first three times as much."""
+
+from math import log
+
+from alignkit.types.example import WorkedExample
+
+ASKED = (0.0, 0.0, 2 * log(3), 0.0, log(2))  # after the prompt: the gate, and log c
+
+EXAMPLES = (
+    # g = softmax(log 3, 0) = (3/4, 1/4), c = 2
+    # r_w = 2 3/4 2 log 2 = 3 log 2,  r_l = 2 1/4 4 log 2 = 2 log 2:  -log sigmoid(log 2) = log(3/2)
+    WorkedExample(
+        settings={"objectives": ("right", "short"), "temperature": 2.0},
+        batch={"side": (1, -1)},
+        outputs={"values": ((ASKED, (2 * log(2), 0.0, 0.0, 0.0, 0.0)), (ASKED, (0.0, 4 * log(2), 0.0, 0.0, 0.0)))},
+        loss={"reward": log(3 / 2)},
+    ),
+)

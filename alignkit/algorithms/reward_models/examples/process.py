@@ -1,0 +1,21 @@
+"""A process reward model by hand: steps that end with the tokens whose mask is set."""
+
+from math import log
+
+from alignkit.types.example import WorkedExample
+
+EXAMPLES = (
+    # s = 3/4 for both steps;  y = 1: -log 3/4;  y = 1/4: -1/4 log 3/4 - 3/4 log 1/4
+    WorkedExample(
+        batch={"action_mask": ((False, True, True),), "rewards": ((0.0, 1.0, 0.25),)},
+        outputs={"values": ((0.0, 0.0, log(3), log(3)),)},
+        loss={"reward": (1.25 * log(4 / 3) + 0.75 * log(4)) / 2},
+    ),
+    # right, wrong and what follows, which is left out: -log 3/4 and -log(1 - 3/4)
+    WorkedExample(
+        settings={"until_first_error": True},
+        batch={"rewards": ((1.0, 0.0, 1.0),)},
+        outputs={"values": ((0.0, log(3), log(3), log(5)),)},
+        loss={"reward": (log(4 / 3) + log(4)) / 2},
+    ),
+)

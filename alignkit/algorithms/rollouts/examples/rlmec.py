@@ -1,0 +1,20 @@
+"""RLMEC by hand: a right completion, a wrong one and its rewrite, which changes the second token."""
+
+from math import log
+
+from alignkit.types.example import WorkedExample
+
+EXAMPLES = (
+    # p = 3/4 and 1/4.  right: R = 1/4 and 0;  wrong: 0 and -0.1;  mean of the two: (1/4 log 2 - 0.1 2 log 2) / 2
+    # w = 1/2 and 1/2 of the right one, 1/2 and 1 of the rewrite: (1/2 + 1/2 + 1/2 + 2) log 2 / 4
+    WorkedExample(
+        batch={
+            "tokens": ((11, 12), (11, 13), (11, 14)),
+            "group": (0, 1, 1),
+            "side": (1, -1, 0),
+            "ref_logprobs": ((log(3 / 4), log(1 / 4)), (log(3 / 4), log(1 / 4)), (log(3 / 4), log(1 / 2))),
+        },
+        outputs={"logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 2), log(1 / 4)), (log(1 / 2), log(1 / 4)))},
+        loss={"policy": (1 / 4 - 0.2) * log(2) / 2 + 3.5 * log(2) / 4},
+    ),
+)

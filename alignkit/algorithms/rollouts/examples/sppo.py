@@ -1,0 +1,15 @@
+"""SPPO by hand: two completions, of which the first beats the second three times out of four."""
+
+from math import log
+
+from alignkit.types.example import WorkedExample
+
+EXAMPLES = (
+    # P = 3/4 and 1/4, eta (P - 1/2) = 1 and -1;  D = log 2 and 0
+    WorkedExample(
+        settings={"eta": 4.0},
+        batch={"reward": (log(3), 0.0), "old_logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),))},
+        outputs={"logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 2),))},
+        loss={"policy": ((log(2) - 1) ** 2 + (0 + 1) ** 2) / 2},
+    ),
+)

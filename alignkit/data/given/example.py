@@ -1,0 +1,20 @@
+"""One task as token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alignkit.types.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One task, tokenised. completion is empty for prompts to be answered, the prompt too where an environment asks.
+
+    action: which completion tokens are to be learnt; None: all of them.
+    """
+
+    task: Task
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...] = ()
+    action: tuple[bool, ...] | None = None

@@ -1,0 +1,65 @@
+"""Several answers to one prompt, in an order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignkit.data.given.columns import lists, number
+from alignkit.data.given.sieve import Sieve
+from alignkit.data.kinds.kind import Kind
+from alignkit.types.item import Item
+from alignkit.types.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """Several completions of one prompt and a number for each: the higher, the better; equal ones are ties."""
+
+    task: Task
+    prompt: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+    scores: tuple[float, ...]
+
+
+def make_ranked(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[Ranked]:
+    """Rows with `completions` and `scores`, lists of one length; fewer than two answers teach nothing."""
+    return sieve.made(prompts, _ranked)
+
+
+def ranked_items(row: Ranked, group: int) -> list[Item]:
+    """All completions of the prompt, their scores as rewards."""
+    return [
+        Item(prompt_ids=row.prompt, completion_ids=completion, group=group, member=member, reward=score)
+        for member, (completion, score) in enumerate(zip(row.completions, row.scores, strict=True))
+    ]
+
+
+KIND = Kind(
+    name="ranked",
+    unit="rankings",
+    rows=lambda tasks, sieve: make_ranked(sieve.prompts(tasks), sieve),
+    items=ranked_items,
+    table="sides",
+)
+
+
+def _ranked(task: Task, prompt: list[int], sieve: Sieve) -> Ranked | None:
+    answers, scores = lists(task, "completions", "scores")
+    sides = [ids for answer in answers if (ids := sieve.ids(task, answer)) is not None]
+    if len(sides) < len(answers):
+        return None
+    if len(sides) < 2:
+        return sieve.leave_out("fewer than two completions")
+    values = [number(score) for score in scores]
+    if any(value is None for value in values):
+        return sieve.leave_out("a score that is not a finite number")
+    fitted, _ = sieve.fit(task, prompt, sides)
+    if not fitted:
+        return None
+    return Ranked(
+        task=task,
+        prompt=tuple(prompt),
+        completions=tuple(map(tuple, fitted)),
+        scores=tuple(value for value in values if value is not None),
+    )

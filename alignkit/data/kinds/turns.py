@@ -1,0 +1,50 @@
+"""The turns of given episodes, each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignkit.data.given.sieve import Sieve
+from alignkit.data.given.turns import GivenTurn, given_turns
+from alignkit.data.kinds.kind import Kind
+from alignkit.types.item import Item
+from alignkit.types.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRow:
+    """A turn of the episode that a task holds."""
+
+    task: Task
+    turn: GivenTurn
+
+
+def make_turns(tasks: Sequence[Task], sieve: Sieve) -> list[TurnRow]:
+    """All turns of all tasks, in order. Raises DataError for a task whose column `turns` is no episode with rewards."""
+    return [
+        TurnRow(task=task, turn=turn) for task in tasks for turn in given_turns(sieve.renderer, task, sieve.context)
+    ]
+
+
+def past_item(turns: Sequence[GivenTurn], group: int) -> Item:
+    """The sequence of turns as they were: the state, then utterances, and what came after each of them, masked."""
+    ids: list[int] = []
+    action: list[bool] = []
+    rewards: list[float] = []
+    for turn in turns:
+        ids += [*turn.action, *turn.answer]
+        action += [True] * len(turn.action) + [False] * len(turn.answer)
+        rewards += [0.0] * (len(turn.action) - 1) + [turn.reward] + [0.0] * len(turn.answer)
+    total = sum(turn.reward for turn in turns)
+    state = turns[0].state
+    return Item(prompt_ids=state, completion_ids=ids, action=action, rewards=rewards, reward=total, group=group)
+
+
+KIND = Kind(
+    name="turns",
+    unit="turns",
+    rows=make_turns,
+    items=lambda row, group: [past_item([row.turn], group)],
+    environment="may",
+)

@@ -1,0 +1,163 @@
+"""The colocated vLLM engine: a child process of the trainer, on the same machine and devices.
+
+Weights go to it through anonymous shared memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.engines.limits import check_requests
+from alignkit.engines.vllm.process import VllmProcess, environment
+from alignkit.engines.vllm.shared_weights import map_tensors, table_of
+from alignkit.errors import EngineError, SyncError
+from alignkit.types.rollout import Completion, Request, StopReason
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0  # vLLM raises lower ones silently, and refuses higher ones
+
+
+class VllmEngine(VllmProcess):
+    """Fulfils rollout.engine.Engine.
+
+    model_folder: a saved model (config and safetensors); its weights are those of `version` and set the names and
+    shapes that every update must bring. dtype: "float32" or "bfloat16". max_model_len: longest prompt and completion
+    together, in tokens. memory_gib: key-value cache on CPU; gpu_memory_fraction: share of the device on a GPU.
+    threads: of the child, None: all cores it may use. log_file: takes the child's output. startup_s, timeout_s: a
+    child that has not answered by then is killed.
+    Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
+    """
+
+    def __init__(
+        self,
+        model_folder: Path,
+        *,
+        dtype: str,
+        max_model_len: int,
+        log_file: Path,
+        seed: int = 0,
+        memory_gib: int = 2,
+        gpu_memory_fraction: float = 0.45,
+        threads: int | None = None,
+        version: int = 0,
+        startup_s: float = 300.0,
+        timeout_s: float = 3600.0,
+    ):
+        super().__init__(log_file=log_file, timeout_s=timeout_s)
+        self.policy_version = version
+        self.unverified: tuple[str, ...] = ()
+        """After an update: parameters that could not be read back, because vLLM names them otherwise."""
+        self._max_model_len = max_model_len
+        self._table = table_of(model_folder, dtype)
+        self._descriptor = os.memfd_create("alignkit-weights")
+        self._weights: dict[str, Tensor] | None = None
+        start = {
+            "do": "generate",
+            "model_folder": str(model_folder),
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "seed": seed,
+            "gpu_memory_fraction": gpu_memory_fraction,
+            "version": version,
+            "table": self._table.as_json(),
+        }
+        self._start(start, environment(threads, memory_gib), startup_s, descriptor=self._descriptor)
+
+    async def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        check_requests(requests, context=self._max_model_len, engine="vllm engine")
+        for request in requests:
+            if request.temperature and not LOWEST_TEMPERATURE <= request.temperature <= HIGHEST_TEMPERATURE:
+                raise EngineError(
+                    f"vllm engine: temperature {request.temperature}: vLLM takes 0 or {LOWEST_TEMPERATURE} to "
+                    f"{HIGHEST_TEMPERATURE}; set rollouts.temperature, or rollouts.engine: hf"
+                )
+        message = {"do": "generate", "requests": [_as_json(request) for request in requests]}
+        reply = await asyncio.to_thread(self._call, message)
+        self._check_version(reply["version"])
+        return [self._completion(*pair) for pair in zip(requests, reply["completions"], strict=True)]
+
+    async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        message = {"do": "score", "sequences": [list(sequence) for sequence in sequences]}
+        reply = await asyncio.to_thread(self._call, message)
+        self._check_version(reply["version"])
+        return reply["scores"]
+
+    def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        self._write(weights)
+        reply = self._call({"do": "update", "version": version})
+        if reply["stale"]:
+            self.close()
+            raise SyncError(
+                f"vllm engine: after the update to version {version}, {len(reply['stale'])} parameters still compute "
+                f"with other weights, first: {', '.join(reply['stale'][:3])}; "
+                "report this with the output of `alignkit doctor`, and set rollouts.engine: hf meanwhile"
+            )
+        self.unverified = tuple(reply["unknown"])
+        self.policy_version = version
+
+    def sleep(self) -> None:
+        self._call({"do": "sleep"})
+
+    def wake(self) -> None:
+        self._call({"do": "wake"})
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._weights = None
+            os.close(self._descriptor)
+
+    def _write(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Writes all weights into the shared memory; EngineError, with nothing changed, when names or shapes differ."""
+        if self._weights is None:
+            self._weights = map_tensors(self._descriptor, self._table)
+        missing = set(self._weights)
+        for name, tensor in weights:
+            if name not in missing:
+                what = "twice" if name in self._weights else "which the model folder lacks"
+                raise EngineError(f"vllm engine: an update brings {name}, {what}")
+            target = self._weights[name]
+            if target.shape != tensor.shape:
+                raise EngineError(
+                    f"vllm engine: an update brings {name} as {tuple(tensor.shape)}, wanted {tuple(target.shape)}"
+                )
+            target.copy_(tensor)
+            missing.remove(name)
+        if missing:
+            raise EngineError(f"vllm engine: an update lacks {len(missing)} weights, first: {min(missing)}")
+
+    def _check_version(self, version: int) -> None:
+        if version != self.policy_version:
+            self.close()
+            raise SyncError(f"vllm engine: it answered with version {version}, wanted version {self.policy_version}")
+
+    def _completion(self, request: Request, answer: dict[str, Any]) -> Completion:
+        token_ids = tuple(answer["token_ids"])
+        if not all(map(math.isfinite, answer["logprobs"])):
+            raise EngineError("vllm engine: the model's log-probs are not finite; its weights are broken")
+        if answer["finish"] == "stop":
+            stop = StopReason.END_OF_TEXT
+        elif answer["finish"] == "length":
+            stop = StopReason.LENGTH if len(token_ids) == request.max_new_tokens else StopReason.CONTEXT_FULL
+        else:
+            stop = StopReason.ERROR
+        return Completion(
+            token_ids=token_ids, logprobs=tuple(answer["logprobs"]), stop=stop, policy_version=self.policy_version
+        )
+
+
+def _as_json(request: Request) -> dict[str, Any]:
+    return {
+        "prompt_ids": list(request.prompt_ids),
+        "seed": request.seed,
+        "max_new_tokens": request.max_new_tokens,
+        "temperature": request.temperature,
+        "stop_token_ids": list(request.stop_token_ids),
+    }

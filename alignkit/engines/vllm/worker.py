@@ -1,0 +1,192 @@
+"""The engine process: real vLLM behind JSON lines. Started by VllmProcess; `python -m alignkit.engines.vllm.worker`.
+
+It ends itself when the trainer is gone. It catches nothing: an exception ends the process with its traceback in the
+log file, and the trainer reports the last lines of that.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from alignkit.engines.vllm.shared_weights import Table, map_tensors
+from alignkit.processes.channel import Channel
+from alignkit.processes.family import end_with
+
+BLOCK_TOKENS = 32  # smallest that vLLM's CPU attention allows: more of a short prompt is shared within its group
+
+
+class EngineWorker:
+    """One vLLM engine and the commands on it. start: the arguments of VllmEngine, as JSON."""
+
+    def __init__(self, start: dict[str, Any], weights_descriptor: int):
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        self._on_cpu = current_platform.is_cpu()
+        self._descriptor = weights_descriptor
+        self._table = Table.from_json(start["table"])
+        self._version = start["version"]
+        memory = {} if self._on_cpu else {"gpu_memory_utilization": start["gpu_memory_fraction"]}
+        self._llm: Any = LLM(
+            model=start["model_folder"],
+            skip_tokenizer_init=True,
+            dtype=start["dtype"],
+            seed=start["seed"] % 2**32,
+            max_model_len=start["max_model_len"],
+            max_num_seqs=256,
+            # A prompt is read in one piece: vLLM cannot take back a draw from a request's own random generator on CPU
+            # ("CPU Generator does not use offset"), which it does after each piece but the last.
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=max(8192, start["max_model_len"]),
+            enable_prefix_caching=True,
+            block_size=BLOCK_TOKENS,
+            enforce_eager=True,
+            logprobs_mode="processed_logprobs",
+            enable_sleep_mode=not self._on_cpu,
+            **memory,
+        )
+
+    def generate(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
+        """Samples all requests. Prefixes are shared within the call only, so that a call depends on nothing before."""
+        from vllm import SamplingParams
+
+        settings = [
+            SamplingParams(
+                max_tokens=request["max_new_tokens"],
+                temperature=request["temperature"],
+                seed=request["seed"],
+                stop_token_ids=request["stop_token_ids"],
+                ignore_eos=True,  # stop_token_ids are the whole truth; the generation config adds none
+                logprobs=0,
+                detokenize=False,
+            )
+            for request in requests
+        ]
+        self._llm.reset_prefix_cache()
+        prompts = [{"prompt_token_ids": request["prompt_ids"]} for request in requests]
+        outputs = [result.outputs[0] for result in self._llm.generate(prompts, settings, use_tqdm=False)]
+        completions = [
+            {
+                "token_ids": list(output.token_ids),
+                "logprobs": [
+                    ranks[token].logprob for token, ranks in zip(output.token_ids, output.logprobs, strict=True)
+                ],
+                "finish": output.finish_reason,
+            }
+            for output in outputs
+        ]
+        return {"completions": completions, "version": self._version}
+
+    def score(self, sequences: list[list[int]]) -> dict[str, Any]:
+        from vllm import SamplingParams
+
+        settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, ignore_eos=True)
+        self._llm.reset_prefix_cache()
+        prompts = [{"prompt_token_ids": sequence} for sequence in sequences]
+        scores = [
+            [ranks[token].logprob for token, ranks in zip(sequence[1:], result.prompt_logprobs[1:], strict=True)]
+            for sequence, result in zip(sequences, self._llm.generate(prompts, settings, use_tqdm=False), strict=True)
+        ]
+        return {"scores": scores, "version": self._version}
+
+    def update(self, version: int) -> dict[str, Any]:
+        """Loads what the trainer wrote, then reads it back from the kernels."""
+        from alignkit.engines.vllm import weights as vllm_weights
+
+        weights = map_tensors(self._descriptor, self._table)
+
+        def reload(iterator: Any) -> None:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iterator})
+
+        vllm_weights.load(weights, reload, self._llm.apply_model)
+        self._llm.reset_prefix_cache()
+        self._version = version
+        [(stale, unknown)] = self._llm.apply_model(
+            lambda model: vllm_weights.stale_modules(model, weights, version=version)
+        )
+        return {"stale": stale, "unknown": unknown, "version": version}
+
+    def sleep(self) -> dict[str, Any]:
+        if not self._on_cpu:
+            self._llm.sleep(level=1)
+        return {}
+
+    def wake(self) -> dict[str, Any]:
+        if not self._on_cpu:
+            self._llm.wake_up()
+        return {}
+
+
+class Reader:
+    """One vLLM pooling runner: says last hidden states. start: the arguments of VllmStates, as JSON."""
+
+    def __init__(self, start: dict[str, Any]):
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        on_cpu = current_platform.is_cpu()
+        self._llm: Any = LLM(
+            model=start["model_folder"],
+            runner="pooling",
+            convert="embed",  # the state after the last token; the head stays with the reward model
+            dtype="float32",  # in bfloat16 its numbers are not those of transformers
+            max_model_len=start["max_model_len"],
+            max_num_seqs=256,
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=max(8192, start["max_model_len"]),
+            enable_prefix_caching=True,
+            block_size=BLOCK_TOKENS,
+            enforce_eager=True,
+            **({} if on_cpu else {"gpu_memory_utilization": start["gpu_memory_fraction"]}),
+        )
+
+    def states(self, sequences: list[list[int]]) -> dict[str, Any]:
+        """Prefixes are shared within the call only, so that a call depends on nothing before."""
+        from vllm import PoolingParams
+
+        self._llm.reset_prefix_cache()
+        results = self._llm.encode(
+            [{"prompt_token_ids": sequence} for sequence in sequences],
+            PoolingParams(use_activation=False),  # not scaled to length 1
+            pooling_task="embed",
+            use_tqdm=False,
+        )
+        return {"states": [result.outputs.data.float().tolist() for result in results]}
+
+
+def main() -> None:
+    """Arguments: socket descriptor, weights descriptor (-1: none), trainer's process id when it may be died with."""
+    end, descriptor, trainer = (int(argument) for argument in sys.argv[1:4])
+    if trainer:  # 0: only the socket tells that it is gone
+        end_with(trainer, signal.SIGKILL)
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))  # the limit of a reward's worker is not meant for an engine
+    channel = Channel(socket.socket(fileno=end))
+    commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, commands), daemon=True).start()
+    start = commands.get()
+    worker = Reader(start) if start["do"] == "states" else EngineWorker(start, descriptor)
+    channel.send({"ready": True})
+    while True:
+        command = commands.get()
+        channel.send(getattr(worker, command.pop("do"))(**command))
+
+
+def _listen(channel: Channel, commands: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Queues commands; ends the process at once, also in the middle of one, when the trainer closes its end."""
+    while True:
+        try:
+            commands.put(channel.receive())
+        except EOFError:
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

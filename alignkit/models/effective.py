@@ -1,0 +1,57 @@
+"""The matrix that a layer computes with, adapter included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def effective_weight(layer: Any) -> Tensor:
+    """W of a plain layer, W + s B A of one with LoRA, m (W + s B A) / |W + s B A| with DoRA (arXiv 2402.09353, eq. 5).
+
+    layer: a linear or embedding layer as peft wraps it, or as it is; of one that is trained whole (`modules_to_save`)
+    the trained copy. s: alpha / rank, with rsLoRA alpha / sqrt(rank). DoRA's norm runs over the inputs of each output
+    and takes no gradient, as in peft's own forward. Carries gradients to whatever is trained.
+    """
+    if is_trained_whole(layer):
+        return effective_weight(layer.modules_to_save[layer.active_adapters[0]])
+    if not has_lora(layer):
+        return layer.weight
+    weight = layer.base_layer.weight
+    for adapter in layer.active_adapters:
+        weight = _adapted(layer, adapter, weight)
+    return weight
+
+
+def has_lora(layer: Any) -> bool:
+    """Whether peft has put LoRA matrices around a layer."""
+    return hasattr(layer, "get_delta_weight") and hasattr(layer, "base_layer")
+
+
+def is_adapted(layer: Any) -> bool:
+    """Whether a layer computes with other weights than its base has: LoRA, or a copy that is trained whole."""
+    return has_lora(layer) or is_trained_whole(layer)
+
+
+def is_trained_whole(layer: Any) -> bool:
+    """Whether peft keeps a copy of a layer that is trained as a whole."""
+    return hasattr(layer, "modules_to_save") and hasattr(layer, "original_module")
+
+
+def _adapted(layer: Any, adapter: str, weight: Tensor) -> Tensor:
+    embedding = adapter in layer.lora_embedding_A
+    first, second = (
+        (layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter])
+        if embedding
+        else (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight)
+    )
+    inputs_first = embedding or layer.fan_in_fan_out  # (input, output), as embeddings and GPT-2's layers are stored
+    delta = (second @ first) * layer.scaling[adapter]
+    whole = weight + (delta.T if inputs_first else delta).to(weight.dtype)
+    if adapter not in layer.lora_magnitude_vector:
+        return whole
+    along = 0 if inputs_first else 1
+    magnitude = layer.lora_magnitude_vector[adapter].weight.unsqueeze(along)
+    return magnitude / whole.detach().norm(dim=along, keepdim=True) * whole

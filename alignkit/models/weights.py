@@ -1,0 +1,126 @@
+"""What a trained model's checkpoint holds: every weight under its checkpoint name, adapters merged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignkit.models.base_model import base_model
+from alignkit.models.effective import effective_weight, has_lora, is_adapted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module, Parameter
+
+VALUE_HEAD = "value_head"  # a critic's, on layers it shares with the policy: no weight of a policy
+
+Gather = Callable[["list[Parameter]"], AbstractContextManager[Any]]
+
+
+def named_policy_weights(model: Module, *, gather: Gather = nullcontext) -> Iterator[tuple[str, Tensor]]:
+    """(checkpoint name, full tensor) of every weight, tied weights once; adapters are merged on the fly into new ones.
+
+    The model is not changed. Tensors without an adapter are the parameters themselves (detached), not copies. Where an
+    adapter makes a head another matrix than the embedding it was tied to, both are yielded (see `unties`).
+    gather: a context within which the given parameters are whole, for models whose weights are sharded. One layer is
+    gathered at a time; every rank must run the iterator to its end.
+    """
+    base = base_model(model)
+    for weights in _by_layer(base, gather):
+        yield from _checkpoint_names(base, weights).items()
+    persistent = set(base.state_dict())
+    buffers = {
+        _plain(name): tensor
+        for name, tensor in base.named_buffers()
+        if name in persistent and ".original_module." not in name
+    }
+    yield from _checkpoint_names(base, buffers).items()
+
+
+def merged_weights(model: Module) -> dict[str, Tensor]:
+    """The same by the names that the architecture's own parameters have."""
+    return {name: tensor for layer in _by_layer(base_model(model), nullcontext) for name, tensor in layer.items()}
+
+
+def policy_shapes(model: Module) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each of `merged_weights`, without computing them."""
+    return {name: tuple(held.parameter.shape) for name, held in _held(base_model(model)).items()}
+
+
+def unties(model: Any) -> bool:
+    """Whether head and embedding are two matrices although the config ties them: an adapter on one of them parts them,
+    and transformers itself does not tie what differs in the checkpoint."""
+    base = base_model(model)
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    if head is None or not getattr(base.config.get_text_config(), "tie_word_embeddings", False):
+        return False
+    return is_adapted(head) or is_adapted(embedding) or head.weight is not embedding.weight
+
+
+def untie(config: Any) -> None:
+    """Says in a transformers config that the head is a matrix of its own."""
+    for each in (config, config.get_text_config()):
+        if hasattr(each, "tie_word_embeddings"):
+            each.tie_word_embeddings = False
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A parameter of the checkpoint, and the layer that changes it (None: it is what it is)."""
+
+    parameter: Parameter
+    layer: Any
+
+    @property
+    def needed(self) -> list[Parameter]:
+        return [self.parameter, *(p for p in self.layer.parameters())] if self.layer is not None else [self.parameter]
+
+    def value(self) -> Tensor:
+        return (self.parameter if self.layer is None else effective_weight(self.layer)).detach()
+
+
+def _held(base: Any) -> dict[str, _Held]:
+    found: dict[str, _Held] = {}
+    seen: dict[int, bool] = {}
+    for name, parameter in base.named_parameters(remove_duplicate=False):
+        if name.startswith(f"{VALUE_HEAD}.") or ".lora_" in name or ".original_module." in name:
+            continue
+        owner, wrapped, kind = name.rpartition(".base_layer.")
+        layer = base.get_submodule(owner) if wrapped and kind == "weight" else None
+        layer = layer if layer is not None and has_lora(layer) else None
+        # a tied weight is held once, unless an adapter makes something else of it in one of its places
+        if id(parameter) in seen and layer is None and not seen[id(parameter)]:
+            continue
+        seen[id(parameter)] = seen.get(id(parameter), False) or layer is not None
+        found[_plain(name)] = _Held(parameter, layer)
+    return found
+
+
+def _by_layer(base: Any, gather: Gather) -> Iterator[dict[str, Tensor]]:
+    """The weights by name, those of one transformer layer together; of the rest, those of one module together."""
+    import torch
+
+    layers: dict[str, dict[str, _Held]] = {}
+    for name, held in _held(base).items():
+        numbered = re.match(r"(.*?\.\d+)\.", name)
+        layers.setdefault(numbered[1] if numbered else name.rpartition(".")[0], {})[name] = held
+    for layer in layers.values():
+        with gather(list({id(p): p for held in layer.values() for p in held.needed}.values())):
+            with torch.no_grad():
+                weights = {name: held.value() for name, held in layer.items()}
+            yield weights
+
+
+def _plain(name: str) -> str:
+    """A parameter's name as it is without peft around its module."""
+    return re.sub(r"\.modules_to_save\.[^.]+\.", ".", name.replace(".base_layer.", "."))
+
+
+def _checkpoint_names(base: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undoes what transformers renames and fuses while loading some architectures (experts, for example)."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(base, weights)

@@ -1,0 +1,34 @@
+"""The kind of data behind an algorithm's `source`. A kind is found because its file is there; there is no registry."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignkit.errors import ContentError
+from alignkit.recipe.lookup.find import did_you_mean
+
+if TYPE_CHECKING:
+    from alignkit.data.kinds.kind import Kind
+
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "kinds"
+
+
+def kind_of(source: str | Kind) -> Kind:
+    """The Kind that an algorithm names by its file in alignkit/data/kinds, or holds itself. Imports no torch.
+
+    Raises ContentError for a name that no file has.
+    """
+    return _named(source) if isinstance(source, str) else source
+
+
+@cache
+def _named(source: str) -> Kind:
+    known = sorted(path.stem for path in FOLDER.glob("[!_]*.py") if path.stem != "kind")
+    if source not in known:
+        guess = did_you_mean(source, known)
+        one = f"an algorithm's `source` is one of {', '.join(known)}"
+        raise ContentError(f"no kind of data is called '{source}'{guess}; {one}")
+    return importlib.import_module(f"alignkit.data.kinds.{source}").KIND

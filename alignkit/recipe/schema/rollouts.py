@@ -1,0 +1,67 @@
+"""What a recipe may say of how completions and episodes come about."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from alignkit.recipe.schema.section import Fraction, Section
+
+
+class Environment(Section):
+    """What the policy talks with over several turns: its first observation is the prompt, what it pays the reward."""
+
+    name: str
+    """Name on the shelf (`alignkit ls environments`), `./file.py:name` or `package.module:name`."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the environment."""
+    max_turns: PositiveInt = 10
+    """Most utterances of the policy in an episode; an episode that is cut there counts as truncated."""
+    max_tokens: PositiveInt | None = None
+    """Most tokens of a whole episode, observations included; null: the model's context."""
+    deadline_s: PositiveFloat = 30.0
+    """Seconds for one answer of the environment; then the episode is a timeout fault and leaves the batch."""
+
+
+class Rollouts(Section):
+    engine: Literal["vllm", "hf"] = "vllm"
+    """`vllm` (fast), or `hf` (slow, exact reference)."""
+    prompts: PositiveInt = 16
+    """Prompts per step."""
+    group: PositiveInt = 8
+    """Completions sampled for each prompt."""
+    max_new_tokens: PositiveInt = 256
+    """Longest completion, in tokens."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature; the trainer computes its log-probs at the same temperature."""
+    guided: Fraction = 0.0
+    """Share of prompts whose completions begin with part of the task's own `completion` (RLGF): scored, not trained."""
+    finished: Fraction = 0.0
+    """Share of completions (of utterances, in an environment) that go over to a guide at a random place (RLGF): its
+    part is scored, not trained."""
+    guide: str | None = None
+    """Model that finishes those, a transformers folder of the policy's tokens; null: the reference."""
+    keep_zero_spread: bool = True
+    """False drops groups whose rewards are all equal (DAPO's dynamic sampling) and samples new prompts instead."""
+    refill_rounds: PositiveInt = 10
+    """At most this many sampling rounds a step when groups are dropped."""
+    memory_gib: PositiveInt = 2
+    """vLLM on CPU: memory for its KV cache. On a GPU `gpu_memory_fraction` counts."""
+    gpu_memory_fraction: Fraction = 0.45
+    """vLLM on GPU: share of the device's memory."""
+    canary_tolerance: PositiveFloat = 0.15
+    """After each weight sync: largest allowed mean |log-prob difference| between engine and trainer on the probe."""
+    reward_workers: PositiveInt = 2
+    """Processes that run rewards."""
+    max_unscorable: Fraction = 0.5
+    """The run stops when more than this share of a step's rollouts cannot be scored."""
+
+
+class Replay(Section):
+    """Turns of past episodes, for algorithms that learn from them again and again."""
+
+    every: PositiveInt = 1
+    """Steps between collections of rollouts.prompts x rollouts.group episodes."""
+    capacity: PositiveInt = 100_000
+    """Turns kept; the oldest leave first."""

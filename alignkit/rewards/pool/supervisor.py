@@ -1,0 +1,331 @@
+"""Keeps the reward workers: hands out jobs, collects scores, kills what hangs, replaces what died."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import secrets
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignkit.errors import RewardError
+from alignkit.processes.clock import Clock
+from alignkit.processes.family import held_bytes
+from alignkit.processes.keeper import OUT_OF_MEMORY
+from alignkit.processes.session import how_it_ended, kill_session, start_session
+from alignkit.recipe.lookup.secrets import without_secrets
+from alignkit.rewards.base import unscorable
+from alignkit.rewards.pool.worker import OVER_MEMORY, Wanted, decode
+from alignkit.types.rollout import Rollout
+from alignkit.types.score import FaultKind, Score
+from alignkit.types.task import Task
+
+LOAD_DEADLINE_S = 120.0
+SEND_DEADLINE_S = 30.0
+LARGEST_CHUNK = 128
+SAYS_HOW_WITHIN_S = 2.0  # its keepers end as a dead worker did; one that only closed its socket is killed then
+MUCH_OF_ITS_MEMORY = 4  # a quarter
+MOST_GRACE = 9  # a starved worker gets at most ten times its deadline
+
+
+@dataclass(eq=False)
+class ScoringJob:
+    """One reward on some rollouts of one task; the worker has `deadline_s` seconds for all of them together.
+
+    key: what the worker's answer has to begin with; another for each try. disturbed: it was in progress when a line
+    arrived that was no answer, and is given one more try.
+    """
+
+    call: Call
+    reward: int
+    name: str
+    task: Task
+    rollouts: Sequence[Rollout]
+    deadline_s: float
+    state: Mapping[str, Any] | None = None  # what TRL functions hear of the trainer
+    scores: list[Score] = field(default_factory=list)
+    key: str = ""
+    disturbed: bool = False
+
+    def done(self, scores: list[Score]) -> None:
+        if len(scores) != len(self.rollouts):
+            raise ValueError(f"{len(scores)} scores for {len(self.rollouts)} rollouts")
+        self.scores = scores
+        self.call.missing -= 1
+        if not self.call.missing:
+            self.call.future.set_result(None)
+
+    def failed(self, kind: FaultKind, message: str) -> None:
+        self.done([unscorable(kind, self.name, message) for _ in self.rollouts])
+
+
+class Call:
+    """One call of the pool: `future` is set when none of its jobs misses its scores."""
+
+    def __init__(self) -> None:
+        self.jobs: list[ScoringJob] = []
+        self.missing = 0
+        self.future: Future[None] = Future()
+        self.future.set_running_or_notify_cancel()  # from now on only the supervisor settles it
+
+    def add(self, job: ScoringJob) -> None:
+        self.jobs.append(job)
+        self.missing += 1
+
+
+@dataclass(eq=False)
+class RewardWorker:
+    """One process, its keepers and its jobs.
+
+    chunk: those it has not answered; the first is in progress, and `clock` says what is left of its time. is_forged:
+    it sent what is no answer. held_at_first: bytes of memory when it had loaded its rewards.
+    """
+
+    process: subprocess.Popen
+    channel: socket.socket
+    ready: bool = False
+    buffer: bytearray = field(default_factory=bytearray)
+    chunk: deque[ScoringJob] = field(default_factory=deque)
+    is_forged: bool = False
+    held_at_first: int = 0
+    clock: Clock | None = None
+
+    def start_clock(self) -> None:
+        """What it does from now on may take so long; nothing when it has nothing to do.
+
+        Time in which the machine did not let it run, being busy with others, does not count.
+        """
+        limit_s = (self.chunk[0].deadline_s if self.chunk else None) if self.ready else LOAD_DEADLINE_S
+        self.clock = None if limit_s is None else Clock([self.process.pid], limit_s, most_grace=MOST_GRACE)
+
+    def is_late(self) -> bool:
+        return self.clock is not None and self.clock.left_s() <= 0
+
+
+class Supervisor:
+    """A thread that owns the workers. All public methods may be called from any thread.
+
+    wanted: the rewards. memory_bytes: what one worker may hold. ready: set with what a worker says of each reward
+    (`worker._described`), or with RewardError when one cannot be loaded.
+    """
+
+    def __init__(self, wanted: Sequence[Wanted], *, workers: int, beside: Path | None, memory_bytes: int):
+        self.ready: Future[list[dict[str, Any]]] = Future()
+        self._setup = pickle.dumps((wanted, beside))
+        self._memory_bytes = memory_bytes
+        self._count = workers
+        self._workers: list[RewardWorker] = []
+        self._queue: deque[ScoringJob] = deque()
+        self._inbox: deque[Call] = deque()
+        self._lock = threading.Lock()
+        self._closing = False
+        self._ended: RewardError | None = None
+        self._failed_loads = 0
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._selector.register(self._wake_out, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="alignkit-rewards", daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Call) -> None:
+        with self._lock:
+            if self._ended:
+                raise self._ended
+            self._inbox.append(call)
+        self._wake()
+
+    def close(self) -> None:
+        """Kills every worker, fails what was still waiting, and returns when the last process is gone."""
+        self._closing = True
+        self._wake()
+        self._thread.join()
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # full, so the thread is waking already; or closed, with the thread at its end
+            self._wake_in.send(b"x")
+
+    def _run(self) -> None:
+        error = RewardError("the reward pool is closed")
+        try:
+            while not self._closing:
+                self._fill()
+                self._wait()
+                self._kill_late()
+                self._hand_out()
+        except RewardError as failure:
+            error = failure
+        except Exception as failure:  # whatever it is, it must reach those who wait for scores
+            error = RewardError(f"the reward pool failed: {failure!r}")
+        self._end(error)
+
+    def _end(self, error: RewardError) -> None:
+        unanswered = [job.call for job in self._queue]
+        for worker in [*self._workers]:
+            unanswered += [job.call for job in self._stop(worker)]
+        with self._lock:
+            self._ended = error
+            unanswered += self._inbox
+        for resource in (self._selector, self._wake_in, self._wake_out):
+            resource.close()
+        for future in [self.ready, *(call.future for call in unanswered)]:
+            if not future.done():
+                future.set_exception(error)
+
+    def _fill(self) -> None:
+        while len(self._workers) < self._count:
+            self._start()
+
+    def _start(self) -> None:
+        """Starts one worker behind processes/keeper.py, which the kernel tells when this thread ends."""
+        ours, theirs = socket.socketpair()
+        # A fixed hash seed makes set order, and with it every score, the same in every worker and every run.
+        environment = without_secrets(os.environ)
+        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"}
+        keeper = [sys.executable, "-P", "-m", "alignkit.processes.keeper", str(os.getpid()), str(self._memory_bytes)]
+        process = start_session(
+            [*keeper, "alignkit.rewards.pool.worker", str(theirs.fileno())],
+            environment=environment,
+            handed=[theirs.fileno()],
+        )
+        theirs.close()
+        worker = RewardWorker(process=process, channel=ours)
+        worker.start_clock()
+        self._workers.append(worker)
+        self._selector.register(ours, selectors.EVENT_READ, worker)
+        self._send(worker, self._setup)
+
+    def _send(self, worker: RewardWorker, message: bytes) -> None:
+        worker.channel.settimeout(SEND_DEADLINE_S)
+        with suppress(OSError):  # a worker that died or does not read is found by its closed socket or its deadline
+            worker.channel.sendall(message)
+        worker.channel.setblocking(False)
+
+    def _wait(self) -> None:
+        """Sleeps until a worker answers, the pool is called, or the next deadline; takes in what arrived."""
+        left = [worker.clock.left_s() for worker in self._workers if worker.clock is not None]
+        timeout = max(0.0, min(left)) if left else None
+        for key, _ in self._selector.select(timeout):
+            if key.data is None:
+                self._wake_out.recv(4096)
+            else:
+                self._receive(key.data)
+        while self._inbox:
+            self._queue.extend(self._inbox.popleft().jobs)
+
+    def _receive(self, worker: RewardWorker) -> None:
+        try:
+            data = worker.channel.recv(1 << 20)
+        except OSError:
+            data = b""
+        worker.buffer += data
+        *lines, rest = worker.buffer.split(b"\n")
+        worker.buffer = rest
+        try:
+            for line in lines:
+                self._answer(worker, json.loads(line))
+        except (ValueError, TypeError, LookupError):  # a reward wrote into the socket: what it says is worth nothing
+            worker.is_forged = True
+            data = b""
+        if lines:
+            worker.start_clock()
+        if not data and worker in self._workers:
+            self._replace_dead(worker)
+
+    def _answer(self, worker: RewardWorker, message: Any) -> None:
+        if worker.ready:
+            key, said, is_spent = message
+            if key != worker.chunk[0].key:
+                raise ValueError("an answer to another question")
+            worker.chunk[0].done([decode(fields) for fields in said])
+            worker.chunk.popleft()
+            if is_spent:  # out of memory, or changed by a reward: the others are scored by a fresh one
+                self._queue.extendleft(reversed(self._stop(worker)))
+            return
+        if "error" in message:
+            raise RewardError(message["error"])
+        worker.ready = True
+        worker.held_at_first = held_bytes(worker.process.pid)
+        self._failed_loads = 0
+        if not self.ready.done():
+            self.ready.set_result(message["rewards"])
+
+    def _kill_late(self) -> None:
+        for worker in [*self._workers]:
+            if not worker.is_late():
+                continue
+            if not worker.ready:
+                raise RewardError(f"a reward worker did not finish loading its rewards in {LOAD_DEADLINE_S:.0f} s")
+            grown = held_bytes(worker.process.pid) - worker.held_at_first
+            jobs = self._stop(worker)
+            message = f"killed after {jobs[0].deadline_s:g} s"
+            if grown * MUCH_OF_ITS_MEMORY > self._memory_bytes:  # it was on its way to the limit
+                jobs[0].failed(FaultKind.MEMORY, f"{message}, in which it had taken {grown >> 20} MiB")
+            else:
+                jobs[0].failed(FaultKind.TIMEOUT, message)
+            self._queue.extendleft(reversed(jobs[1:]))
+
+    def _replace_dead(self, worker: RewardWorker) -> None:
+        """A worker's socket closed: the job in progress crashed it, the others go back to the front of the queue.
+
+        A line that is no answer may be the work of a job that was answered before; the one in progress gets another
+        try, and with a second such line it is the one to blame.
+        """
+        with suppress(subprocess.TimeoutExpired):
+            if not worker.is_forged:
+                worker.process.wait(SAYS_HOW_WITHIN_S)
+        jobs = self._stop(worker)
+        code = worker.process.returncode
+        if not worker.ready:
+            self._failed_loads += 1
+            if self._failed_loads == 3:
+                raise RewardError(
+                    f"reward workers end with code {code} while they load their rewards, 3 times in a row"
+                )
+        if jobs and worker.is_forged and not jobs[0].disturbed:
+            jobs[0].disturbed = True
+        elif jobs:
+            self._blame(jobs.pop(0), worker)
+        self._queue.extendleft(reversed(jobs))
+
+    def _blame(self, job: ScoringJob, worker: RewardWorker) -> None:
+        if worker.process.returncode == OUT_OF_MEMORY:
+            job.failed(FaultKind.MEMORY, OVER_MEMORY)
+        elif worker.is_forged:
+            job.failed(FaultKind.CRASH, "it wrote into the channel of the worker")
+        else:
+            job.failed(FaultKind.CRASH, f"the worker {how_it_ended(worker.process.returncode)}")
+
+    def _stop(self, worker: RewardWorker) -> list[ScoringJob]:
+        """Kills a worker and all that it started; returns the jobs that it had not answered."""
+        self._workers.remove(worker)
+        self._selector.unregister(worker.channel)
+        worker.channel.close()
+        kill_session(worker.process, family=True)
+        return list(worker.chunk)
+
+    def _hand_out(self) -> None:
+        """Gives each idle worker a chunk: large for few messages, small enough that all workers end together."""
+        for worker in self._workers:
+            if not worker.ready or worker.chunk or not self._queue:
+                continue
+            size = max(1, min(LARGEST_CHUNK, len(self._queue) // (4 * self._count)))
+            jobs = [self._queue.popleft() for _ in range(size)]
+            worker.chunk.extend(jobs)
+            for job in jobs:
+                job.key = secrets.token_hex(8)
+            # one by one, so that no two jobs share an object that a reward could change
+            told = [(job.key, job.reward, job.task, job.rollouts, job.state) for job in jobs]
+            self._send(worker, b"".join(map(pickle.dumps, told)))
+            worker.start_clock()

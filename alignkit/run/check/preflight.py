@@ -1,0 +1,309 @@
+"""What can be learned about a recipe before training: prompt lengths, template mistakes, scores of the gold answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import ContentError, DataError, first_line
+from alignkit.recipe.lookup.kind_of import kind_of
+from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
+from alignkit.recipe.read import resolve_algorithm
+from alignkit.run.check.preflight_rows import Learnt, Repeats, given_example, learnt_of, repeats_of, stops_of
+from alignkit.types.rollout import Rollout, StopReason, Turn
+from alignkit.types.seeds import child
+
+if TYPE_CHECKING:
+    from alignkit.models.tokenizer import StopToken
+    from alignkit.recipe.schema import Model, Recipe, Stage
+    from alignkit.rewards.pool.training import Training
+    from alignkit.types.score import Score
+    from alignkit.types.task import Task
+
+SHOWN_ROWS = 5
+EPISODES = 20  # environments may be slow to start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Token counts of a set of texts. histogram: (most tokens in the bin, how many texts), bins doubling in width."""
+
+    count: int
+    longest: int
+    limit: int
+    over_limit: int
+    histogram: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldGrades:
+    """How the rewards judge the data's own answers.
+
+    means: the blend (`total`) and each reward part, over the rows that it could score. below_best: rows that score less
+    than the best row. shown: the first rows that have no score, or less than the best one.
+    """
+
+    rows: int
+    without_reference: int
+    means: dict[str, float | None]
+    unscorable: int
+    below_best: int
+    shown: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Pairs or judged completions: how many can be learnt from, why the others cannot, and how long the sides are.
+
+    problem: the sentence with which training would refuse the data. example: the first row: prompt and completions,
+    (text, whether it is learnt from).
+    """
+
+    kept: int
+    left_out: dict[str, int]
+    truncated: int
+    lengths: str | None
+    problem: str | None
+    example: list[tuple[str, bool]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    stage: str
+    tasks: int
+    prompts: Lengths
+    answers: Lengths | None
+    template: list[str]
+    gold: GoldGrades | None
+    compared: Compared | None
+    learnt: Learnt | None
+    repeats: Repeats
+    stops: list[StopToken]
+    long_prompts: str
+    rewards: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """What will hurt the run; empty when all is well."""
+        found = [f"template: {sentence}" for sentence in self.template]
+        if self.prompts.over_limit and self.long_prompts == "error":
+            rows = f"{self.prompts.over_limit} of {self.prompts.count} rows"
+            found.append(f"prompts: {rows} are longer than {self.prompts.limit} tokens; see data.long_prompts")
+        if self.gold and self.gold.unscorable:
+            found.append(f"gold answers: {self.gold.unscorable} of {self.gold.rows} cannot be scored")
+        if self.compared and self.compared.problem:
+            found.append(f"data: {self.compared.problem}")
+        if self.learnt and self.learnt.rows and not self.learnt.tokens:
+            found.append("data: no row has a learnt token")
+        if not self.stops:
+            found.append("stop tokens: none: nothing would end a completion; give the tokenizer an EOS token")
+        return found + self.rewards
+
+
+def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
+    """Loads the tokenizer and at most `rows` tasks of a stage, and tries on them all that needs no model.
+
+    Raises ContentError, DataError or RewardError when one of the three cannot be used at all.
+    """
+    from alignkit.data.asked import check_asked
+    from alignkit.data.prompts import checked_prompts
+    from alignkit.data.sources import load_tasks
+    from alignkit.data.tokens import plain_ids
+    from alignkit.rewards.pool.shape import check_rows
+    from alignkit.run.check.check_trl import trl_problems
+    from alignkit.run.check.training import training_of
+
+    beside = recipe.file.parent if recipe.file else None
+    tokenizer = load_tokenizer(recipe.model, beside)
+    tasks = load_tasks(stage.data, seed=recipe.seed, beside=beside)
+    check_rows(stage.rewards, tasks)
+    number = recipe.stages.index(stage)
+    training = training_of(recipe, number, tasks)
+    sample = [tasks[place * len(tasks) // rows] for place in range(rows)] if rows < len(tasks) else tasks
+    kind = kind_of(resolve_algorithm(stage, recipe)[0].source)
+    labelled = stage.environment is None and kind.table == "conversations"
+    if kind.fresh and stage.environment is None:
+        check_asked(sample)
+    if stage.environment is not None:
+        prompts, template = first_observations(recipe, stage, tokenizer, sample[:EPISODES])
+    else:
+        prompts, template = checked_prompts(tokenizer, stage.data, sample, learnt=labelled)
+    references = [task for task in sample if task.reference is not None]
+    answers = [len(plain_ids(tokenizer, str(task.reference))) for task in references]
+    return Preflight(
+        stage=stage.name,
+        tasks=len(tasks),
+        prompts=lengths([len(prompt) for prompt in prompts], limit=stage.data.max_prompt_tokens),
+        answers=lengths(answers, limit=stage.rollouts.max_new_tokens) if answers else None,
+        template=template,
+        gold=grade_gold(stage, sample, beside=beside, training=training) if stage.rewards else None,
+        compared=compare_answers(recipe, stage, tokenizer, sample),
+        learnt=learnt_of(tokenizer, sample, stage.data) if labelled and "turns" not in sample[0].columns else None,
+        repeats=repeats_of(sample),
+        stops=stops_of(tokenizer, recipe.model, beside),
+        long_prompts=stage.data.long_prompts,
+        rewards=trl_problems(stage.rewards, tasks, beside=beside, training=training),
+    )
+
+
+def compare_answers(recipe: Recipe, stage: Stage, tokenizer: Any, tasks: Sequence[Task]) -> Compared | None:
+    """What a stage that learns from given completions with a judgement can make of its data; None for other stages."""
+    from alignkit.data.given.sieve import Sieve
+
+    algorithm, config = resolve_algorithm(stage, recipe)
+    kind, steps = kind_of(algorithm.source), algorithm.steps(config)
+    if kind.rows is None or kind.table != "sides":
+        return None
+    sieve = Sieve(
+        tokenizer=tokenizer,
+        data=stage.data,
+        context=tokenizer.model_max_length,
+        unit=kind.unit,
+        seed=recipe.seed,
+        tag=steps.tag if steps else "",
+    )
+    problem, rows = None, []
+    try:
+        rows = kind.rows(tasks, sieve)
+    except DataError as error:
+        problem = str(error)
+    return Compared(
+        kept=len(rows),
+        left_out=dict(sieve.reasons),
+        truncated=sieve.truncated,
+        lengths=kind.lengths(rows) if rows else None,
+        problem=problem,
+        example=given_example(tokenizer, rows[0].prompt, kind.completions(rows[0])) if rows else [],
+    )
+
+
+def lengths(counts: Sequence[int], *, limit: int) -> Lengths:
+    """Summary of token counts; `limit` is the largest allowed."""
+    histogram, upper, rest = [], 16, sorted(counts)
+    while rest:
+        inside = sum(count <= upper for count in rest)
+        histogram.append((upper, inside))
+        rest, upper = rest[inside:], upper * 2
+    return Lengths(
+        count=len(counts),
+        longest=max(counts, default=0),
+        limit=limit,
+        over_limit=sum(count > limit for count in counts),
+        histogram=histogram,
+    )
+
+
+def first_observations(
+    recipe: Recipe, stage: Stage, tokenizer: Any, tasks: Sequence[Task]
+) -> tuple[list[list[int]], list[str]]:
+    """Token ids of what some episodes begin with, and what the chat template does wrong when a second turn follows.
+
+    Raises ContentError when the stage's environment cannot be made or an episode of it does not start.
+    """
+    from alignkit.data.turns import Renderer
+    from alignkit.environments.lift import find_environment
+
+    assert stage.environment is not None
+    name = stage.environment.name
+    make = find_environment(name, stage.environment.options, recipe.file.parent if recipe.file else None)
+    data = stage.data
+    renderer = Renderer(tokenizer=tokenizer, chat=data.chat, system=data.system, arguments=data.chat_template_kwargs)
+    prompts: list[list[int]] = []
+    problems: dict[str, None] = {}
+    for number, task in enumerate(tasks):
+        try:
+            observation = asyncio.run(make().start(task, child(recipe.seed, "preflight", number)))
+        except Exception as error:  # a user's environment may raise anything
+            raise ContentError(f"environment '{name}': {task.id} did not start: {error}") from error
+        transcript = renderer.begin()
+        transcript.observe(observation.text)
+        prompts.append(list(transcript.ids))
+        transcript.act([*renderer.encode(observation.text), renderer.end_id])
+        try:
+            transcript.observe(observation.text)
+        except DataError as error:
+            problems.setdefault(str(error))
+    return prompts, list(problems)
+
+
+def grade_gold(
+    stage: Stage, tasks: Sequence[Task], *, beside: Path | None, training: Training | None = None
+) -> GoldGrades:
+    """Scores each task's reference answer, as if the policy had said it, through the stage's rewards; training: what
+    TRL functions hear of the run."""
+    from alignkit.rewards.pool.pool import RewardPool
+
+    answered = [task for task in tasks if task.reference is not None]
+    groups = [(task, [_as_rollout(task, number)]) for number, task in enumerate(answered)]
+    pool = RewardPool(stage.rewards, workers=stage.rollouts.reward_workers, beside=beside, training=training)
+    try:
+        scores = [group[0] for group in asyncio.run(pool.unnormalised().score(groups))]
+    finally:
+        pool.close()
+    graded = list(zip(answered, scores, strict=True))
+    best = max((score.value for score in scores if score.value is not None), default=0.0)
+    unscorable = [f"{task.id}: {_cause(score)}" for task, score in graded if score.value is None]
+    lower = [(task.id, score.value) for task, score in graded if score.value is not None and score.value < best]
+    below = [f"{name}: {value:.3g}" for name, value in lower]
+    return GoldGrades(
+        rows=len(answered),
+        without_reference=len(tasks) - len(answered),
+        means=_means(scores),
+        unscorable=len(unscorable),
+        below_best=len(below),
+        shown=[*unscorable[:SHOWN_ROWS], *below[:SHOWN_ROWS]],
+    )
+
+
+def load_tokenizer(model: Model, beside: Path | None) -> Any:
+    """The tokenizer of a recipe's model, without its weights. Raises ContentError when there is none."""
+    from alignkit.models.tokenizer import character_tokenizer, set_chat_template
+
+    if model.scratch is not None:
+        tokenizer: Any = character_tokenizer(model.scratch.characters, context=model.scratch.context)
+    else:
+        tokenizer = _pretrained_tokenizer(str(model.path), model.revision, beside or Path())
+    set_chat_template(tokenizer, model.chat_template, beside)
+    return tokenizer
+
+
+@lent(FOR_THE_HUB)
+def _pretrained_tokenizer(path: str, revision: str | None, beside: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    from alignkit.models.load import tokenizer_place
+    from alignkit.models.tokenizer import recognise
+
+    try:
+        place = tokenizer_place(path, beside, revision)
+        return recognise(AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False))
+    except (OSError, ValueError) as error:
+        line = first_line(error)
+        raise ContentError(f"model.path: no tokenizer at '{path}': {line}") from error
+
+
+def _as_rollout(task: Task, number: int) -> Rollout:
+    text = str(task.reference)
+    turn = Turn(prompt_ids=(), completion_ids=(), sampler_logprobs=(), stop=StopReason.END_OF_TEXT, text=text)
+    return Rollout(task=task, group=number, member=0, turns=(turn,), policy_version=0)
+
+
+def _means(scores: Sequence[Score]) -> dict[str, float | None]:
+    """Mean of the blend (`total`) and of each part, over the scores that have it; None where none has."""
+    columns: dict[str, list[float | None]] = {"total": [score.value for score in scores]}
+    for score in scores:
+        for name, value in score.parts.items():
+            columns.setdefault(name, []).append(value)
+    means: dict[str, float | None] = {}
+    for name, column in columns.items():
+        known = [value for value in column if value is not None]
+        means[name] = sum(known) / len(known) if known else None
+    return means
+
+
+def _cause(score: Score) -> str:
+    fault = score.fault
+    return f"{fault.kind.value} in {fault.where} {fault.message}".strip() if fault else "no cause given"

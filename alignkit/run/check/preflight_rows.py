@@ -1,0 +1,114 @@
+"""What `alignkit check` tells of a stage's rows: which tokens are learnt, where sampling stops, which rows repeat."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import DataError
+
+if TYPE_CHECKING:
+    from alignkit.models.tokenizer import StopToken
+    from alignkit.recipe.schema import Data, Model
+    from alignkit.types.task import Task
+
+SHOWN_IDS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """What a stage of supervised training learns of the rows that were read.
+
+    example: the first row's text in pieces, (text, whether it is learnt). without: ids of rows without a learnt token.
+    """
+
+    rows: int
+    turns: int
+    tokens: int
+    all_tokens: int
+    without: list[str]
+    example: list[tuple[str, bool]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """Rows that stand more than once. duplicates: equal in every column. same_prompt: different rows that ask the same.
+
+    Each is a list of ids that belong together.
+    """
+
+    duplicates: list[list[str]]
+    same_prompt: list[list[str]]
+
+
+def learnt_of(tokenizer: Any, tasks: Sequence[Task], data: Data) -> Learnt:
+    """Renders every task as supervised training does; what cannot be rendered is left to `checked_prompts`."""
+    from alignkit.data.rendering import render_learnt
+
+    renderings = {}
+    for task in tasks:
+        with suppress(DataError):
+            renderings[task.id] = render_learnt(tokenizer, task, data)
+    shown = next((one for one in renderings.values() if any(one.action)), None)
+    return Learnt(
+        rows=len(renderings),
+        turns=sum(one.turns for one in renderings.values()),
+        tokens=sum(sum(one.action) for one in renderings.values()),
+        all_tokens=sum(len(one.prompt) + len(one.completion) for one in renderings.values()),
+        without=[name for name, one in renderings.items() if not any(one.action)],
+        example=[(piece.text, piece.learnt) for piece in shown.pieces] if shown else [],
+    )
+
+
+def given_example(
+    tokenizer: Any, prompt: Sequence[int], completions: Sequence[Sequence[int]]
+) -> list[tuple[str, bool]]:
+    """A row of given completions as text: its prompt, and each completion that is learnt from."""
+    texts = [(prompt, False), *((completion, True) for completion in completions)]
+    return [(tokenizer.decode(list(ids), skip_special_tokens=False), learnt) for ids, learnt in texts]
+
+
+def repeats_of(tasks: Sequence[Task]) -> Repeats:
+    """The rows that repeat others, by their content."""
+    rows: dict[str, list[str]] = defaultdict(list)
+    prompts: dict[str, dict[str, str]] = defaultdict(dict)
+    for task in tasks:
+        prompt = repr((task.messages, task.text))
+        row = repr((prompt, task.reference, {name: one for name, one in task.columns.items() if name != "id"}))
+        rows[row].append(task.id)
+        prompts[prompt].setdefault(row, task.id)
+    return Repeats(
+        duplicates=[names for names in rows.values() if len(names) > 1],
+        same_prompt=[list(names.values()) for names in prompts.values() if len(names) > 1],
+    )
+
+
+def stops_of(tokenizer: Any, model: Model, beside: Path | None) -> list[StopToken]:
+    """The tokens at which sampling will stop, by who names them."""
+    from alignkit.models.load import locate
+    from alignkit.models.tokenizer import stop_tokens
+
+    settings = None
+    if model.path is not None:
+        from transformers import GenerationConfig
+
+        with suppress(OSError, ValueError):  # not every model has generation settings
+            settings = GenerationConfig.from_pretrained(
+                locate(str(model.path), beside), revision=model.revision or "main"
+            )
+    return stop_tokens(tokenizer, settings)
+
+
+def marked(pieces: Sequence[tuple[str, bool]]) -> str:
+    """The text with what is learnt between ⟦ and ⟧, line breaks written as such."""
+    return "".join(f"⟦{text}⟧" if learnt else text for text, learnt in pieces).replace("\n", "\\n")
+
+
+def named(ids: Sequence[str]) -> str:
+    """The first few ids, and how many more there are."""
+    more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
+    return ", ".join(ids[:SHOWN_IDS]) + more

@@ -1,0 +1,270 @@
+"""From a recipe to objects. This module and run/train/train.py are the only places that know everything."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from alignkit.data.opened import opened
+from alignkit.data.tokens import said_text
+from alignkit.data.turns import Renderer
+from alignkit.engines.engine import Engine
+from alignkit.environments.lift import find_environment
+from alignkit.errors import AlignkitError, RecipeError
+from alignkit.models.base_model import base_model
+from alignkit.models.critic import add_value_head, check_reads, freeze_words
+from alignkit.models.effective import is_adapted
+from alignkit.models.encoder import packs
+from alignkit.models.load import load_policy, locate
+from alignkit.models.save import save_pretrained
+from alignkit.models.tokenizer import stop_token_ids
+from alignkit.parallel.group import Group
+from alignkit.parallel.single import SingleTrainer
+from alignkit.parallel.trainer import Trainer
+from alignkit.recipe.read import resolve_algorithm
+from alignkit.recipe.schema import Data, Environment, Optimizer, Recipe, Stage
+from alignkit.rewards.learned.reward_model import BESIDE, Reading, adopt_head, adopt_value, is_reward_model
+from alignkit.rewards.pool.blend import places_steps
+from alignkit.rewards.pool.pool import RewardPool
+from alignkit.rollout.answers import Answers
+from alignkit.rollout.collect import Collector
+from alignkit.rollout.episodes import Episodes
+from alignkit.rollout.play import Play
+from alignkit.run.check.training import training_of
+from alignkit.run.launch.launch import deepspeed_file
+from alignkit.types.seeds import child
+from alignkit.types.task import Task
+
+PROBE_TOKENS = 64
+SUITE_TOKENS = 2048  # room for benchmarks: eight worked examples, a question and its answer
+
+
+@dataclass(kw_only=True)
+class Policy:
+    """The trained model, as loaded; `tokenizer` and `stop` belong to it."""
+
+    model: Any
+    tokenizer: Any
+    stop: tuple[int, ...]
+
+    @property
+    def context(self) -> int:
+        return self.model.config.max_position_embeddings
+
+
+def build_policy(recipe: Recipe, group: Group) -> Policy:
+    """Loads or builds the policy; the same weights on every rank and at every start.
+
+    One process moves it to its GPU. Several leave it on the host: DeepSpeed places the shards.
+    """
+    model, tokenizer = load_policy(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
+    if torch.cuda.is_available() and group.world == 1:
+        model.to(f"cuda:{torch.cuda.current_device()}")
+    stop = stop_token_ids(tokenizer, model)
+    settings = getattr(base_model(model), "generation_config", None)
+    if settings is not None and len(stop) > 1:  # whoever loads the saved model stops where it was taught to
+        settings.eos_token_id = list(stop)
+    return Policy(model=model, tokenizer=tokenizer, stop=stop)
+
+
+def build_reference(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None) -> nn.Module:
+    """The frozen reference: `reference.path`, else the policy as it was when the stage began.
+
+    initial: the stage's first weights by parameter name; None when these are the recipe's own initial weights.
+    """
+    path = recipe.reference.path if recipe.reference else None
+    elsewhere = {"path": path, "scratch": None, "lora": None}
+    model_section = recipe.model.model_copy(update=elsewhere) if path else recipe.model
+    model, _ = load_policy(model_section, seed=child(recipe.seed, "model"), beside=beside(recipe))
+    if initial is not None and path is None:
+        model.load_state_dict(initial, strict=False)
+    return model.requires_grad_(False).eval()
+
+
+def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn.Module:
+    """A critic of its own: `critic.path`, else a copy of the policy as it is now, with a fresh value head.
+
+    From the folder of a reward model of one number, a critic of one value takes the head, too: it begins as the score.
+    Raises RecipeError for a model that cannot read the policy's tokens.
+    """
+    path = stage.critic.path if stage.critic else None
+    if path:
+        section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
+        model, tokenizer = load_policy(section, seed=child(recipe.seed, "critic"), beside=beside(recipe))
+        check_reads("critic.path", path, model, tokenizer, policy.tokenizer)
+    else:
+        model = copy.deepcopy(policy.model)
+    freeze_words(base_model(model))
+    add_value_head(model, heads, seed=child(recipe.seed, stage.name))
+    if path and is_reward_model(folder := Path(locate(path, beside(recipe)))):
+        adopt_value(model, folder)
+    return model.to(next(policy.model.parameters()).device)
+
+
+def make_reward_model(recipe: Recipe, stage: Stage, policy: Policy, report: Callable[[str], None]) -> None:
+    """Gives the model its head; from a folder of a reward model it takes over the outputs of the same names."""
+    algorithm, config = algorithm_of(recipe, stage)
+    heads = algorithm.heads(config)
+    if recipe.model.frozen:
+        policy.model.requires_grad_(False)
+    if not heads:
+        return
+    if is_adapted(base_model(policy.model).get_output_embeddings()):
+        problem = (
+            f"{stage.algorithm['type']} makes a reward model, which says no words: its head would never be trained"
+        )
+        raise RecipeError(f"model.lora: {problem}; take it out of target_modules and modules_to_save")
+    freeze_words(base_model(policy.model))
+    add_value_head(policy.model, len(heads), seed=child(recipe.seed, stage.name))
+    folder = Path(locate(recipe.model.path, beside(recipe))) if recipe.model.path else Path()
+    if recipe.model.path and is_reward_model(folder):
+        adopted = adopt_head(policy.model, heads, folder)
+        report(f"{len(adopted)} of {len(heads)} outputs of the head go on from {recipe.model.path}")
+
+
+def build_engine(recipe: Recipe, policy: Policy, folder: Path, *, log_file: Path) -> Engine:
+    """Starts the recipe's rollout engine with the policy's present weights. folder: for its files."""
+    settings = recipe.stages[-1].rollouts
+    if settings.engine == "hf":
+        from alignkit.engines.hf import HfEngine
+
+        return HfEngine(policy.model, dtype=recipe.model.dtype)
+    from alignkit.engines.vllm.engine import VllmEngine
+
+    dtype = getattr(torch, recipe.model.dtype)
+    save_pretrained(policy.model, policy.tokenizer, folder / "initial-model", dtype=dtype)
+    return VllmEngine(
+        folder / "initial-model",
+        dtype=recipe.model.dtype,
+        max_model_len=longest_sequence(recipe, policy.context),
+        memory_gib=settings.memory_gib,
+        gpu_memory_fraction=settings.gpu_memory_fraction,
+        threads=torch.get_num_threads(),
+        log_file=log_file,
+        seed=recipe.seed,
+    )
+
+
+def longest_sequence(recipe: Recipe, context: int) -> int:
+    """Longest prompt plus completion that any stage or the evaluation may ask for, within the model's context."""
+    evaluation = recipe.evaluation.max_new_tokens if recipe.evaluation else None
+    needed = [
+        episode_tokens(stage.environment, context)
+        if stage.environment
+        else stage.data.max_prompt_tokens + max(stage.rollouts.max_new_tokens, evaluation or 0)
+        for stage in recipe.stages
+    ]
+    suite = SUITE_TOKENS if recipe.evaluation and recipe.evaluation.suite else 0
+    return min(context, max(*needed, suite, PROBE_TOKENS))
+
+
+def episode_tokens(environment: Environment, context: int) -> int:
+    """Most tokens of one episode."""
+    return min(context, environment.max_tokens or context)
+
+
+def build_trainer(model: nn.Module, optimizer: Optimizer, group: Group) -> Trainer:
+    """Plain torch for one process, DeepSpeed ZeRO as the launch profile says for several."""
+    if group.world == 1:
+        return SingleTrainer(model, optimizer)
+    sharding = deepspeed_file(os.environ)
+    if sharding is None:
+        raise AlignkitError(
+            f"{group.world} processes, but the launch profile names no DeepSpeed file to shard by: use one that does "
+            "(`alignkit ls launch`: zero2, zero3, ...), or a single process"
+        )
+    from alignkit.parallel.zero import ZeroTrainer
+
+    return ZeroTrainer(model, optimizer, group, json.loads(sharding.read_text()))
+
+
+def renderer_of(data: Data, policy: Policy) -> Renderer:
+    """What writes a conversation as the policy's token ids."""
+    return Renderer(
+        tokenizer=policy.tokenizer,
+        chat=data.chat,
+        system=data.system,
+        arguments=data.chat_template_kwargs,
+        stop_token_ids=policy.stop,
+    )
+
+
+def build_pool(recipe: Recipe, number: int, tasks: Sequence[Task]) -> RewardPool:
+    """The rewards of stage `number` in their worker processes; tasks: what it trains on."""
+    stage = recipe.stages[number]
+    training = training_of(recipe, number, tasks)
+    return RewardPool(stage.rewards, workers=stage.rollouts.reward_workers, beside=beside(recipe), training=training)
+
+
+def build_collector(recipe: Recipe, stage: Stage, policy: Policy, engine: Engine, pool: RewardPool | None) -> Collector:
+    """What samples and scores for a stage: answers through the pool, or episodes in its environment."""
+    decode = partial(said_text, policy.tokenizer, stop_token_ids=policy.stop)
+    return Collector(
+        engine=engine,
+        play=_play(recipe, stage, policy, decode),
+        scorer=pool,
+        decode=decode,
+        stop_token_ids=policy.stop,
+        settings=stage.rollouts,
+        seed=child(recipe.seed, stage.name),
+        adapter="policy" if recipe.model.lora else None,
+        places_steps=places_steps(stage.rewards),
+    )
+
+
+def _play(recipe: Recipe, stage: Stage, policy: Policy, decode: Callable[[Sequence[int]], str]) -> Play:
+    environment = stage.environment
+    if environment is None:
+        return Answers(decode=decode, opened=partial(opened, policy.tokenizer, data=stage.data))
+    return Episodes(
+        make=find_environment(environment.name, environment.options, beside(recipe)),
+        name=environment.name,
+        renderer=renderer_of(stage.data, policy),
+        max_turns=environment.max_turns,
+        context=episode_tokens(environment, policy.context),
+        deadline_s=environment.deadline_s,
+    )
+
+
+def reading_of(recipe: Recipe, stage: Stage) -> Reading:
+    """How the reward model of a stage reads its input, for whoever loads it without the recipe."""
+    algorithm, config = algorithm_of(recipe, stage)
+    needs_reference = "reference" in algorithm.needs(config).models
+    given = (recipe.reference.path if recipe.reference else None) or recipe.model.path
+    reference = given or BESIDE if needs_reference else None
+    if reference not in (None, BESIDE) and (folder := Path(locate(reference, beside(recipe)))).is_dir():
+        reference = str(folder.resolve())  # whoever loads it stands elsewhere
+    return Reading(
+        algorithm=stage.algorithm,
+        dtype=recipe.model.dtype,
+        reference=reference,
+        chat=stage.data.chat,
+        system=stage.data.system,
+        cut=stage.data.long_completions == "truncate",
+        longest=stage.data.max_completion_tokens,
+    )
+
+
+def check_speaks(policy: Policy, *, reward: bool) -> None:
+    """Raises RecipeError when an encoder is to be a policy, or a reward model that says words."""
+    if not reward and not packs(policy.model):
+        raise RecipeError("model.path: an encoder reads and cannot answer: it can only be made a reward model")
+
+
+def algorithm_of(recipe: Recipe, stage: Stage):
+    """(Algorithm, its Config) of a stage."""
+    return resolve_algorithm(stage, recipe)
+
+
+def beside(recipe: Recipe) -> Path | None:
+    """Folder of the recipe file: relative names in the recipe are looked up there first."""
+    return recipe.file.parent if recipe.file else None

@@ -1,0 +1,176 @@
+"""From a stage's data to what the loop draws from: tasks, examples, sources, and the evaluators of held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from alignkit.data.asked import check_asked
+from alignkit.data.given.example import Example
+from alignkit.data.given.sieve import Sieve
+from alignkit.data.kinds.kind import Kind
+from alignkit.data.kinds.labelled import make_labelled
+from alignkit.data.sources import load_tasks, split_holdout
+from alignkit.errors import DataError
+from alignkit.models.encoder import packs
+from alignkit.recipe.lookup.kind_of import kind_of
+from alignkit.recipe.schema import Data, Evaluation, Recipe, Replay, Stage
+from alignkit.rewards.pool.blend import part_names
+from alignkit.rewards.pool.pool import RewardPool
+from alignkit.rewards.pool.shape import check_rows
+from alignkit.rollout.collect import Collector
+from alignkit.rollout.episodes import SUCCESS
+from alignkit.run.train.build import Policy, algorithm_of, beside, episode_tokens
+from alignkit.train.evaluate import Evaluator, grader_of
+from alignkit.train.evaluate_given import GivenEvaluator
+from alignkit.train.given import GivenSource, check_columns
+from alignkit.train.replay import ReplaySource
+from alignkit.train.source import Order, RolloutSource, Source
+from alignkit.types.seeds import child
+from alignkit.types.task import Task
+
+
+def build_examples(stage: Stage, policy: Policy, *, recipe: Recipe, report: Callable[[str], None]) -> list[Example]:
+    """Loads, splits and tokenises the prompts of a stage's training data, with their own completions where rollouts are
+    guided by them; raises DataError when nothing is left to train on."""
+    tasks = training_tasks(stage, recipe)
+    if stage.environment is not None:  # its first observation is the prompt
+        return [Example(task=task, prompt=()) for task in tasks]
+    sieve = _sieve(recipe, stage.data, policy, report=report)
+    if stage.rollouts.guided:
+        examples = make_labelled([replace(task, conversation=False) for task in tasks], sieve)
+    else:
+        examples = _prompts(tasks, sieve)
+    _tell(stage, examples, sieve.report(), report=report)
+    return examples
+
+
+def build_given(stage: Stage, policy: Policy, *, recipe: Recipe, report: Callable[[str], None]) -> GivenSource:
+    """The source of a stage's given data; says what it leaves out and how long the rest is."""
+    tasks, kind = training_tasks(stage, recipe), kind_of(algorithm_of(recipe, stage)[0].source)
+    rows, sieve = _given_rows(recipe, stage, tasks, stage.data, policy, report=report)
+    compared = kind.table == "sides"
+    _tell(stage, rows, sieve.report(), kind.lengths(rows) if compared else None, report=report)
+    return GivenSource(
+        kind=kind,
+        order=Order(examples=rows, seed=child(recipe.seed, stage.name, "order"), shuffle=stage.data.shuffle),
+        size=stage.train.batch or 1,
+        share_prefix=stage.train.fast_paths and packs(policy.model),
+        left_out=sieve.left_out / sieve.given if compared else None,
+    )
+
+
+def _tell(stage: Stage, rows: Sequence[Any], *sentences: str | None, report: Callable[[str], None]) -> None:
+    """Reports the sentences; raises DataError when no row is left."""
+    for sentence in filter(None, sentences):
+        report(sentence)
+    if not rows:
+        raise DataError(f"{stage.data.name}: no task is left to train on after holdout and length filters")
+
+
+def _given_rows(
+    recipe: Recipe, stage: Stage, tasks: Sequence[Task], data: Data, policy: Policy, *, report: Callable[[str], None]
+) -> tuple[Sequence[Any], Sieve]:
+    algorithm, config = algorithm_of(recipe, stage)
+    kind, steps = kind_of(algorithm.source), algorithm.steps(config)
+    assert kind.rows is not None, "what is sampled has no rows"
+    sieve = _sieve(recipe, data, policy, unit=kind.unit, tag=steps.tag if steps else "", report=report)
+    rows = kind.rows(tasks, sieve)
+    check_columns(rows, kind, algorithm.columns(config))
+    return rows, sieve
+
+
+def _sieve(
+    recipe: Recipe,
+    data: Data,
+    policy: Policy,
+    *,
+    unit: str = "completions",
+    tag: str = "",
+    report: Callable[[str], None],
+) -> Sieve:
+    return Sieve(
+        tokenizer=policy.tokenizer,
+        data=data,
+        context=policy.context,
+        unit=unit,
+        longest_prompt=min(data.max_prompt_tokens, policy.context - 1),
+        stop_token_ids=policy.stop,
+        seed=recipe.seed,
+        tag=tag,
+        tell=report,
+    )
+
+
+def _prompts(tasks: Sequence[Task], sieve: Sieve) -> list[Example]:
+    check_asked(tasks)
+    return [Example(task=task, prompt=tuple(ids)) for task, ids in sieve.prompts(tasks)]
+
+
+def training_tasks(stage: Stage, recipe: Recipe) -> list[Task]:
+    """The rows that a stage trains on, before any length filter."""
+    tasks = load_tasks(stage.data, seed=recipe.seed, beside=beside(recipe))
+    check_rows(stage.rewards, tasks)
+    return split_holdout(tasks, stage.data.holdout, recipe.seed)[0]
+
+
+def build_source(
+    kind: Kind, stage: Stage, examples: list[Example], collector: Collector, policy: Policy, seed: int
+) -> Source:
+    """The source of a kind of data that is sampled."""
+    order = Order(examples=examples, seed=child(seed, stage.name, "order"), shuffle=stage.data.shuffle)
+    if kind.replays and stage.environment is not None:
+        return ReplaySource(
+            order=order,
+            collector=collector,
+            context=episode_tokens(stage.environment, policy.context),
+            settings=stage.replay or Replay(),
+            size=stage.train.batch or 1,
+            seed=child(seed, stage.name),
+        )
+    return RolloutSource(order=order, collector=collector, share_prefix=stage.train.fast_paths)
+
+
+def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Evaluator:
+    """The recipe's evaluation, graded by the last stage's rewards, on `evaluation.data` or the tasks held out there."""
+    settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
+    data, tasks = settings.data or stage.data, _heldout_tasks(recipe)
+    if isinstance(collector.scorer, RewardPool):
+        collector = replace(collector, scorer=collector.scorer.unnormalised())
+    if stage.environment is not None:
+        examples = [Example(task=task, prompt=()) for task in tasks[: settings.limit]]
+        return Evaluator(collector=collector, examples=examples, settings=settings, grader=lambda task: SUCCESS)
+    examples = _prompts(tasks[: settings.limit], _sieve(recipe, data, policy, report=lambda message: None))
+    names = part_names(stage.rewards)
+    gates = {name for name, spec in zip(names, stage.rewards, strict=True) if spec.gate}
+    return Evaluator(
+        collector=collector,
+        examples=examples,
+        settings=settings,
+        grader=partial(grader_of, stage.rewards, names),
+        graders=sorted(names, key=lambda name: name in gates),
+        sources=tuple(data.mixture),
+    )
+
+
+def build_given_evaluator(recipe: Recipe, policy: Policy) -> GivenEvaluator:
+    """The evaluation of a model that judges: held-out completions of the kind that the last stage learns from."""
+    settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
+    kind, data = kind_of(algorithm_of(recipe, stage)[0].source), settings.data or stage.data
+    tasks = _heldout_tasks(recipe)[: settings.limit]
+    rows, _ = _given_rows(recipe, stage, tasks, data, policy, report=lambda message: None)
+    share_prefix = stage.train.fast_paths and packs(policy.model)
+    return GivenEvaluator(kind=kind, rows=rows, share_prefix=share_prefix)
+
+
+def _heldout_tasks(recipe: Recipe) -> list[Task]:
+    settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
+    data = settings.data or stage.data
+    tasks = load_tasks(data, seed=recipe.seed, beside=beside(recipe))
+    if settings.data is None:
+        _, tasks = split_holdout(tasks, data.holdout, recipe.seed)
+    if not tasks:
+        raise DataError("evaluation: there are no held-out tasks; set data.holdout or evaluation.data")
+    return tasks

@@ -1,0 +1,180 @@
+"""One stage of a recipe as the loop that trains it: every object is built whole, and nothing of the run is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignkit.algorithms.base import Algorithm
+from alignkit.data.kinds.kind import Kind
+from alignkit.errors import RecipeError
+from alignkit.models.critic import add_value_head
+from alignkit.models.encoder import packs
+from alignkit.models.forward import Forward, Want
+from alignkit.parallel.group import Group
+from alignkit.parallel.trainer import Trainer
+from alignkit.recipe.lookup.kind_of import kind_of
+from alignkit.recipe.schema import Recipe, Stage
+from alignkit.rollout.collect import Collector
+from alignkit.run.train import build, build_data
+from alignkit.run.train.training_play import training_play
+from alignkit.train.hooks.build import hooks_of
+from alignkit.train.hooks.hook import Hook
+from alignkit.train.loop import Finish, StageLoop, SyncEngine
+from alignkit.train.reference import Reference
+from alignkit.train.source import Source
+from alignkit.train.step import Step
+from alignkit.train.target import Target
+from alignkit.types.needs import Needs
+from alignkit.types.seeds import child
+from alignkit.types.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageBuilder:
+    """Builds the stages of a run on this rank.
+
+    collector: (number of a stage, the tasks that it trains on) -> what samples and scores for it, on the first rank.
+    folder: of the run, for what the reference said of given data. report: is told of what rows are left out.
+    """
+
+    recipe: Recipe
+    group: Group
+    collector: Callable[[int, Sequence[Task]], Collector]
+    folder: Path
+    report: Callable[[str], None]
+
+    def looks_back(self, stage: Stage) -> bool:
+        """Whether the weights with which the stage begins are asked for later: by a reference or a guide."""
+        algorithm, config = build.algorithm_of(self.recipe, stage)
+        _, needs = _hooks_and_needs(stage, algorithm, config)
+        return "reference" in needs.models or stage.rollouts.finished > 0
+
+    def build_stage(
+        self,
+        number: int,
+        policy: build.Policy,
+        initial: Mapping[str, Tensor] | None,
+        *,
+        sync: SyncEngine,
+        finish: Finish,
+    ) -> StageLoop:
+        """The loop of stage `number`, which trains `policy`; its model gets the heads that the stage needs.
+
+        initial: the weights with which the stage began, where it looks back and is not the first. sync, finish: of the
+        loop.
+        """
+        stage = self.recipe.stages[number]
+        algorithm, config = build.algorithm_of(self.recipe, stage)
+        kind, (hooks, needs) = kind_of(algorithm.source), _hooks_and_needs(stage, algorithm, config)
+        shared, critic_model = self._heads(stage, algorithm, config, policy)
+        trainer = build.build_trainer(policy.model, stage.optimizer, self.group)
+        fast = stage.train.fast_paths and packs(policy.model)
+        reference = (
+            self._reference(stage, trainer, initial, keep=not kind.samples) if "reference" in needs.models else None
+        )
+        has_values = bool(algorithm.heads(config)) and shared
+        words: tuple[Want, ...] = () if algorithm.trains_reward and has_values else ("logprobs",)
+        values: tuple[Want, ...] = ("values",) if has_values else ()
+        step = Step(
+            algorithm=algorithm,
+            config=config,
+            trainer=trainer,
+            forward=self._forward(trainer, (*words, *values, *needs.outputs), fast=fast, reference=reference),
+            group=self.group,
+            temperature=stage.rollouts.temperature if kind.samples else 1.0,
+            max_tokens=stage.train.micro_batch_tokens,
+            roles=tuple(algorithm.losses) if shared else ("policy",),
+            watch_noise=stage.train.watch_noise,
+        )
+        critic = self._critic(step, stage, critic_model, fast=fast) if critic_model else None
+        return StageLoop(
+            stage=stage,
+            step=step,
+            critic=critic,
+            target=self._target(stage, critic or step) if "target" in needs.models else None,
+            source=self._source(number, kind, policy, initial) if self.group.first else None,
+            reference=reference,
+            samples=kind.samples,
+            hooks=hooks,
+            needs=needs,
+            seed=child(self.recipe.seed, stage.name),
+            sync=sync,
+            finish=finish,
+        )
+
+    def _heads(
+        self, stage: Stage, algorithm: Algorithm, config: Any, policy: build.Policy
+    ) -> tuple[bool, nn.Module | None]:
+        """(whether the policy's model is trained on all losses, a critic of its own)."""
+        heads, reward = len(algorithm.heads(config)), algorithm.trains_reward
+        shared = reward or (stage.critic is not None and stage.critic.shared)
+        if reward:
+            build.make_reward_model(self.recipe, stage, policy, self.report)
+        elif heads and shared:
+            add_value_head(policy.model, heads, seed=child(self.recipe.seed, stage.name))
+        build.check_speaks(policy, reward=reward)
+        # a copy of the policy while it is whole: its trainer may shard it
+        return shared, build.build_critic(self.recipe, stage, policy, heads) if heads and not shared else None
+
+    def _forward(
+        self, trainer: Trainer, want: tuple[Want, ...], *, fast: bool, reference: Reference | None = None
+    ) -> Forward:
+        return Forward(
+            trainer.model,
+            getattr(torch, self.recipe.model.dtype),
+            fast=fast,
+            report=self.report,
+            run=trainer.run,
+            want=want,
+            reference=reference.forward.model if reference else None,
+        )
+
+    def _reference(
+        self, stage: Stage, trainer: Trainer, initial: Mapping[str, Tensor] | None, *, keep: bool
+    ) -> Reference:
+        """The frozen reference. keep: what it says, in the run folder, of given data, which comes back each epoch."""
+        frozen = build.build_reference(self.recipe, initial).to(next(trainer.model.parameters()).device)
+        dtype = getattr(torch, self.recipe.model.dtype)
+        return Reference(
+            forward=Forward(frozen, dtype, fast=stage.train.fast_paths, report=self.report),
+            file=self.folder / "reference.sqlite" if keep else None,
+            report=self.report,
+        )
+
+    def _critic(self, policy: Step, stage: Stage, model: nn.Module, *, fast: bool) -> Step:
+        """What trains a critic of its own: another model, another optimizer, the same batches."""
+        trainer = build.build_trainer(model, stage.optimizer, self.group)
+        forward = self._forward(trainer, ("values",), fast=fast)
+        return replace(policy, trainer=trainer, forward=forward, roles=("critic",), watch_noise=False)
+
+    def _target(self, stage: Stage, critic: Step) -> Target:
+        if self.group.world > 1:
+            kind = stage.algorithm["type"]
+            raise RecipeError(f"{kind}: its slowly following critic is kept by one process; start it without --launch")
+        return Target(critic.forward, rate=critic.config.target_rate)
+
+    def _source(self, number: int, kind: Kind, policy: build.Policy, initial: Mapping[str, Tensor] | None) -> Source:
+        stage = self.recipe.stages[number]
+        given = {"recipe": self.recipe, "report": self.report}
+        if not kind.samples:
+            return build_data.build_given(stage, policy, **given)
+        examples = build_data.build_examples(stage, policy, **given)
+        collector = self.collector(number, [example.task for example in examples])
+        play = training_play(collector.play, self.recipe, stage, policy, initial)
+        collector = replace(collector, play=play)
+        return build_data.build_source(kind, stage, examples, collector, policy, self.recipe.seed)
+
+
+def _hooks_and_needs(stage: Stage, algorithm: Algorithm, config: Any) -> tuple[list[Hook], Needs]:
+    """The stage's hooks, and what they and its algorithm need."""
+    own = algorithm.needs(config)
+    hooks = list(hooks_of(stage, own))
+    return hooks, reduce(or_, (hook.needs for hook in hooks), own)

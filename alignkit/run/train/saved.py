@@ -1,0 +1,149 @@
+"""Saved is trained: the final model is read again as anybody would read it, and compared with the one in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from alignkit.errors import CheckpointError
+from alignkit.models.base_model import base_model
+from alignkit.models.critic import add_value_head
+from alignkit.models.encoder import Encoder
+from alignkit.models.forward import Want, plain
+from alignkit.models.load import load_policy
+from alignkit.models.lora import quiet
+from alignkit.models.save import ADAPTER, save_pretrained
+from alignkit.models.weights import VALUE_HEAD, merged_weights
+from alignkit.recipe.schema import Recipe
+from alignkit.rewards.learned.reward_model import BESIDE, save_reward_model
+from alignkit.run.train.build import Policy, algorithm_of, beside, build_reference, reading_of
+from alignkit.types.batch import pack
+from alignkit.types.item import Item
+from alignkit.types.seeds import child
+
+TOLERANCE = 1e-3
+"""Largest allowed mean |difference| on the probe, relative to the mean size of its numbers where that is beyond 1. All
+is float32: sums in another order were seen to differ by 1e-6, a head that was not saved by 8."""
+CURE = "do not use it: the trained weights are in the last checkpoint; go on from there with --resume"
+
+
+def save_final(recipe: Recipe, policy: Policy, folder: Path, probe: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Writes the trained model as an ordinary transformers folder; a reward model with its head and how it is read.
+
+    The folder has its name only once `check_saved`, whose result this returns, has found it right. Raises
+    CheckpointError when it is not, or the disk refuses it.
+    """
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        _write(recipe, policy, unfinished)
+    except (OSError, SafetensorError) as error:
+        cure = "free some space; --resume then writes it from the last checkpoint"
+        raise CheckpointError(f"{unfinished}: the final model could not be written ({error}); {cure}") from error
+    gaps = check_saved(recipe, policy, unfinished, probe)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    return gaps
+
+
+def _write(recipe: Recipe, policy: Policy, folder: Path) -> None:
+    stage = recipe.stages[-1]
+    if algorithm_of(recipe, stage)[0].trains_reward:
+        reading = reading_of(recipe, stage)
+        save_reward_model(policy.model, policy.tokenizer, folder, reading)
+        if reading.reference == BESIDE:
+            save_pretrained(build_reference(recipe, None), policy.tokenizer, folder / BESIDE)
+    else:
+        save_pretrained(policy.model, policy.tokenizer, folder, dtype=getattr(torch, recipe.model.dtype))
+
+
+def check_saved(recipe: Recipe, policy: Policy, folder: Path, probe: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Reads `folder` by plain transformers, and its adapter by peft on the base model; returns how far each is from
+    `policy` on the probe, in nats a token (of a reward model: in its numbers).
+
+    final: the folder as it is, rounded to the recipe's dtype. merged: the same before rounding, which is compared
+    weight by weight. adapter: base and adapter. Raises CheckpointError that names both numbers where merged or adapter
+    differ by more than rounding, or a stored weight is not the rounded one.
+    """
+    trained: Any = policy.model.cpu().eval()  # both sides by the same arithmetic
+    want: Want = "values" if hasattr(base_model(trained), VALUE_HEAD) else "logprobs"
+    expected = _said(trained, probe, want)
+    saved = _with_head(_read(str(folder), trained), folder, want)
+    gaps = {"final": float((_said(saved, probe, want) - expected).abs().mean())}
+    _restore(saved, merged_weights(trained), folder, getattr(torch, recipe.model.dtype))
+    gaps["merged"] = _compare(_said(saved, probe, want), expected, folder, "the merged model")
+    del saved
+    if hasattr(trained, "peft_config"):
+        adapted = _with_head(_read_adapter(recipe, folder / ADAPTER, trained), folder, want)
+        gaps["adapter"] = _compare(_said(adapted, probe, want), expected, folder / ADAPTER, "the adapter on its base")
+    return gaps
+
+
+@torch.no_grad()
+def _said(model: nn.Module, probe: Sequence[Sequence[int]], want: Want) -> Tensor:
+    items = [Item(prompt_ids=ids[:1], completion_ids=ids[1:], group=i) for i, ids in enumerate(probe)]
+    batch = pack(items)
+    return getattr(plain(model, batch, dtype=torch.float32, temperature=1.0, want=(want,)), want)[batch.action_mask]
+
+
+def _read(folder: str, trained: Any) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    kind = AutoModel if isinstance(base_model(trained), Encoder) else AutoModelForCausalLM
+    model: Any = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    return Encoder(model) if isinstance(base_model(trained), Encoder) else model
+
+
+def _read_adapter(recipe: Recipe, folder: Path, trained: Any) -> Any:
+    """The adapter on its base by peft alone; only a base that was built from nothing is built again."""
+    from peft import PeftConfig, PeftModel
+
+    named = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if named:
+        base = _read(named, trained)
+    else:
+        section = recipe.model.model_copy(update={"lora": None})
+        base, _ = load_policy(section, seed=child(recipe.seed, "model"), beside=beside(recipe))
+    inner = base.encoder if isinstance(base, Encoder) else base
+    with quiet():
+        adapted: Any = PeftModel.from_pretrained(inner, str(folder)).eval()
+    return Encoder(adapted) if isinstance(base, Encoder) else adapted
+
+
+def _with_head(model: Any, folder: Path, want: Want) -> Any:
+    """A reward model's numbers come from the head that lies beside its weights."""
+    if want == "values":
+        head = load_file(folder / f"{VALUE_HEAD}.safetensors")
+        add_value_head(model, len(head["bias"]), seed=0)
+        getattr(base_model(model), VALUE_HEAD).load_state_dict(head)
+    return model
+
+
+def _restore(saved: Any, merged: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
+    """Compares each stored weight with the trained one, rounded alike, and puts the unrounded one in its place."""
+    held = {name: p for name, p in saved.named_parameters() if not name.startswith(f"{VALUE_HEAD}.")}
+    odd = sorted(held.keys() ^ merged.keys())
+    if odd:
+        raise CheckpointError(f"{folder}: {len(odd)} weights are only saved or only trained, first {odd[0]}; {CURE}")
+    with torch.no_grad():
+        for name, parameter in held.items():
+            rounded = merged[name].to(dtype).float()
+            if not torch.equal(parameter, rounded):
+                gap = (parameter - rounded).abs().max()
+                raise CheckpointError(f"{folder}: {name} is up to {gap:.3g} from the trained weight; {CURE}")
+            parameter.copy_(merged[name])
+
+
+def _compare(got: Tensor, expected: Tensor, folder: Path, what: str) -> float:
+    gap = float((got - expected).abs().mean())
+    if not gap <= TOLERANCE * max(1.0, float(expected.abs().mean())):
+        numbers = f"{what} says {got.mean():.4g} on the probe where the trainer says {expected.mean():.4g}"
+        raise CheckpointError(f"{folder}: {numbers} (mean difference {gap:.3g}, allowed {TOLERANCE:g}); {CURE}")
+    return gap

@@ -1,0 +1,269 @@
+"""A run over its stages: builds each stage's loop, evaluates, checkpoints, and concludes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignkit.engines.engine import Engine
+from alignkit.errors import CheckpointError, EngineError, HealthError, RewardError
+from alignkit.evaluate.results.before_after import compare_results
+from alignkit.models.critic import add_value_head, remove_value_head
+from alignkit.parallel.group import Group
+from alignkit.parallel.trainer import store_tensors, stored_tensors
+from alignkit.recipe.read import dump_recipe
+from alignkit.recipe.rules import judges_given
+from alignkit.recipe.schema import Recipe, Stage
+from alignkit.rewards.pool.pool import RewardPool
+from alignkit.rollout.collect import Collector
+from alignkit.run.train import build, build_data
+from alignkit.run.train.build_stage import StageBuilder
+from alignkit.run.train.journal import Journal
+from alignkit.run.train.saved import save_final
+from alignkit.run.train.stop import Stop
+from alignkit.run.train.suite import SuiteEvaluation
+from alignkit.run_folder.light import Light
+from alignkit.run_folder.run_folder import step_of
+from alignkit.train import checkpoint
+from alignkit.train.evaluate import Evaluator
+from alignkit.train.evaluate_given import GivenEvaluator
+from alignkit.train.health import Health, HealthLimits, stop_if_needed
+from alignkit.train.inputs import Input
+from alignkit.train.loop import StageLoop
+from alignkit.train.source import Drawn
+from alignkit.train.state import State
+from alignkit.train.sync import Sync
+from alignkit.train.untrained import Untrained, on_all
+from alignkit.types.batch import Batch
+from alignkit.types.files import replace_atomically
+from alignkit.types.task import Task
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run in progress on this rank. engine and evaluator exist on the first rank only.
+
+    start: the checkpoint to go on from, or None. stop: says whether a signal came; honoured after the step in progress.
+    inputs: what the run computes from, for its checkpoints.
+    """
+
+    recipe: Recipe
+    group: Group
+    policy: build.Policy
+    journal: Journal
+    engine: Engine | None
+    sync: Sync
+    resources: contextlib.ExitStack
+    state: State
+    start: Path | None
+    stop: Stop
+    inputs: Sequence[Input] = ()
+    health: Health = field(default_factory=Health)
+    evaluator: Evaluator | GivenEvaluator | None = None
+    suite: SuiteEvaluation | None = None
+    loop: StageLoop = field(init=False)
+    untrained: Untrained = field(init=False)
+    _pools: dict[int, RewardPool] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> Stage:
+        return self.recipe.stages[self.state.stage]
+
+    @property
+    def path(self) -> Path:
+        return self.journal.folder.path
+
+    def train(self) -> bool:
+        """Runs the remaining stages; False when the run was interrupted (a checkpoint is on the disk)."""
+        while True:
+            self.loop = self._enter_stage()
+            try:
+                if self.state.done == 0:
+                    self._evaluate()
+                self.stop.stepping = True
+                if not self.loop.run(self.state):
+                    return False
+            except (EngineError, RewardError):
+                # raised between updates only, so the weights are those of the last finished step: nothing is lost
+                if self.group.world == 1 and self.state.done:
+                    self._checkpoint()
+                raise
+            if self.state.stage + 1 == len(self.recipe.stages):
+                self._evaluate()
+                self._checkpoint(final=True)
+                return True
+            self._leave_stage()
+
+    def _enter_stage(self) -> StageLoop:
+        """The present stage's loop, restored from the checkpoint when the run resumes inside it."""
+        builder = StageBuilder(
+            recipe=self.recipe,
+            group=self.group,
+            collector=self._collector,
+            folder=self.path,
+            report=self.journal.report,
+        )
+        initial = self._first_weights() if self.state.stage and builder.looks_back(self.stage) else None
+        loop = builder.build_stage(self.state.stage, self.policy, initial, sync=self.sync, finish=self._finish)
+        health, rollouts = self.recipe.health, self.stage.rollouts
+        limits = HealthLimits(
+            dead_steps=health.dead_steps,
+            max_kl=health.max_kl,
+            max_unscorable=rollouts.max_unscorable,
+            canary_tolerance=rollouts.canary_tolerance,
+        )
+        self.health = Health(limits)
+        if self.start is not None:
+            for folder, part in loop.parts.items():
+                part.load(self.start / folder)
+            self.health.restore(self.state.health)
+            self.start = None
+        self.untrained = Untrained(self.policy.model)
+        return loop
+
+    def _collector(self, number: int, tasks: Sequence[Task] | None = None) -> Collector:
+        """The collector of a stage; its reward processes start once and live as long as the run. tasks: what the stage
+        trains on, where it is loaded already."""
+        assert self.engine is not None, "collectors live on the first rank, which has the engine"
+        stage = self.recipe.stages[number]
+        if stage.rewards and number not in self._pools:
+            tasks = build_data.training_tasks(stage, self.recipe) if tasks is None else tasks
+            self._pools[number] = build.build_pool(self.recipe, number, tasks)
+            self.resources.callback(self._pools[number].close)
+        return build.build_collector(self.recipe, stage, self.policy, self.engine, self._pools.get(number))
+
+    def _first_weights(self) -> dict[str, torch.Tensor]:
+        """The weights with which the present stage began, kept in a file so that a resumed run finds them."""
+        file = self.path / f"stage-{self.state.stage}-first.safetensors"
+        if self.state.step == 0 and self.start is None and self.group.first:
+            weights = {name: p.detach().contiguous() for name, p in self.policy.model.named_parameters()}
+            replace_atomically(file, lambda place: store_tensors(weights, place))
+        self.group.barrier()
+        stored = stored_tensors(file.parent, file.stem)
+        if not stored:
+            raise CheckpointError(f"{file} is missing: the reference of this stage is in it; put it back from a copy")
+        return {name: read() for name, read in stored.items()}
+
+    def _leave_stage(self) -> None:
+        """The next stage goes on with these weights, a fresh optimizer and fresh health."""
+        self.policy = self._whole_policy()
+        self.state = self.state.next_stage()
+
+    def _whole_policy(self) -> build.Policy:
+        """The policy as trained, which ends its trainer. A sharded one is built anew and given the whole weights."""
+        trained = self.loop.step.trainer.hand_over()
+        if self.loop.critic:
+            self.loop.critic.trainer.hand_over()
+        algorithm, reward = self.loop.step.algorithm, self.loop.step.algorithm.trains_reward
+        if self.group.world == 1:
+            if not reward:
+                remove_value_head(self.policy.model)
+            return self.policy
+        policy = build.build_policy(self.recipe, self.group)
+        if reward and (heads := len(algorithm.heads(self.loop.step.config))):
+            add_value_head(policy.model, heads, seed=0)  # of which every number is replaced
+        parameters = dict(policy.model.named_parameters())
+        with torch.no_grad():
+            for name in trained.keys() & parameters.keys():  # a critic's head on the policy ends with its stage
+                parameters[name].copy_(trained[name])
+        return policy
+
+    def _finish(self, state: State, drawn: Drawn, trained: Batch | None, metrics: dict[str, Any]) -> bool:
+        """Records a finished step, looks after health, evaluates and checkpoints; False ends the run here."""
+        self.state = state
+        untrained = on_all(self.group.gather(self.untrained.names))
+        lights = self.health.lights(metrics, untrained=untrained) if self.group.first else []
+        self.journal.step(state.done - 1, self.stage.name, drawn, trained, metrics, lights)
+        verdict = self.group.from_first(_stop_sentence(lights))
+        if verdict:
+            raise HealthError(verdict)
+        every = self.recipe.evaluation.every if self.recipe.evaluation else None
+        if every and state.done % every == 0 and state.done < sum(stage.train.steps for stage in self.recipe.stages):
+            self._evaluate()
+        stopping = any(self.group.gather(self.stop.asked))
+        period = self.recipe.checkpoints.every
+        if stopping or (period and state.done % period == 0):
+            self._checkpoint(final=stopping)
+        return not stopping
+
+    def _evaluate(self) -> None:
+        if self.recipe.evaluation is None:
+            return
+        if judges_given(self.recipe.stages[-1], build.algorithm_of(self.recipe, self.recipe.stages[-1])[0]):
+            self._judge()
+        else:
+            self._answer()
+
+    def _judge(self) -> None:
+        """Evaluates by what the model says of held-out completions, in the last stage only."""
+        if self.state.stage + 1 < len(self.recipe.stages):
+            return
+        if not isinstance(self.evaluator, GivenEvaluator):
+            self.evaluator = build_data.build_given_evaluator(self.recipe, self.policy)
+        rows, summary = self.evaluator.run(self.loop)
+        if self.group.first:
+            self.journal.evaluation(self.state.done, self.stage.name, rows, summary)
+
+    def _answer(self) -> None:
+        """Evaluates by what the policy answers to held-out tasks."""
+        assert self.recipe.evaluation is not None
+        self.loop.sync_engine(self.state)
+        if not self.group.first:
+            return
+        if not isinstance(self.evaluator, Evaluator):
+            collector = self._collector(len(self.recipe.stages) - 1)
+            self.evaluator = build_data.build_evaluator(self.recipe, self.policy, collector)
+            if self.recipe.evaluation.suite is not None and self.engine is not None:
+                self.suite = SuiteEvaluation(self.recipe, self.policy, self.engine, self.path)
+        rows, summary = self.evaluator.run()
+        if self.suite is not None:
+            summary |= self.suite.run(self.state.done)
+        self.journal.evaluation(self.state.done, self.stage.name, rows, summary)
+
+    def _checkpoint(self, *, final: bool = False) -> None:
+        """Writes a checkpoint. A full disk costs the checkpoint, not the run, unless the run ends with it."""
+        try:
+            checkpoint.save(
+                self.path / "checkpoints",
+                replace(self.state, health=self.health.state()),
+                recipe=dump_recipe(self.recipe),
+                parts=self.loop.parts,
+                group=self.group,
+                keep=self.recipe.checkpoints.keep,
+                inputs=self.inputs,
+            )
+        except CheckpointError as error:
+            if final:
+                raise
+            self.journal.report(f"{error} (training goes on; the checkpoints before it are whole)")
+
+    def conclude(self) -> dict[str, Any] | None:
+        """Saves the final model, compares before with after; the run's summary on the first rank."""
+        policy = self._whole_policy()
+        if not self.group.first:
+            return None
+        final = self.path / "final"
+        gaps = save_final(self.recipe, policy, final, self.sync.probe)
+        self.journal.folder.event("saved", step=self.state.done, **gaps)
+        summary: dict[str, Any] = {"run": str(self.path), "steps": self.state.done, "model": str(final)}
+        files = sorted((self.path / "evaluations").glob("*.json"), key=step_of)
+        if len(files) >= 2:
+            results = [json.loads(file.read_text())["results"] for file in (files[0], files[-1])]
+            comparison, _ = compare_results(*results, seed=self.recipe.seed)
+            summary["comparison"] = {**asdict(comparison), "sentence": comparison.sentence}
+            self.journal.report(comparison.sentence)
+        return summary
+
+
+def _stop_sentence(lights: Sequence[Light]) -> str | None:
+    try:
+        stop_if_needed(lights)
+    except HealthError as error:
+        return str(error)
+    return None

@@ -1,0 +1,57 @@
+"""How a stage's rollouts come about in training: its answers or episodes, gone back into, finished and begun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from alignkit.engines.hf import HfEngine
+from alignkit.models.critic import check_reads
+from alignkit.models.load import load_policy
+from alignkit.recipe.lookup.kind_of import kind_of
+from alignkit.recipe.schema import Recipe, Stage
+from alignkit.rollout.episodes import Episodes
+from alignkit.rollout.finished import Finished
+from alignkit.rollout.guided import Guided
+from alignkit.rollout.play import Play
+from alignkit.rollout.resets import Resets
+from alignkit.run.train.build import Policy, algorithm_of, beside, build_reference
+from alignkit.types.seeds import child
+
+
+def training_play(
+    play: Play, recipe: Recipe, stage: Stage, policy: Policy, initial: Mapping[str, torch.Tensor] | None
+) -> Play:
+    """`play` as the stage trains on it: with what its algorithm and its guides do to it wrapped around it.
+
+    initial: the stage's first weights, as `build_reference` takes them. Raises RecipeError for a guide that cannot read
+    the policy's tokens.
+    """
+    if kind_of(algorithm_of(recipe, stage)[0].source).goes_back:
+        assert isinstance(play, Episodes), "the recipe's rules want an environment"
+        play = Resets(episodes=play)
+    if stage.rollouts.finished:
+        play = _finished(play, recipe, stage, policy, initial)
+    if stage.rollouts.guided:
+        play = Guided(play=play, share=stage.rollouts.guided)
+    return play
+
+
+def _finished(
+    play: Play, recipe: Recipe, stage: Stage, policy: Policy, initial: Mapping[str, torch.Tensor] | None
+) -> Finished:
+    """With `rollouts.guide` to finish its utterances; without a path the guide is the reference."""
+    path = stage.rollouts.guide
+    if path is None:
+        guide = build_reference(recipe, initial)
+    else:
+        section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
+        guide, tokenizer = load_policy(section, seed=child(recipe.seed, "guide"), beside=beside(recipe))
+        check_reads("rollouts.guide", path, guide, tokenizer, policy.tokenizer)
+    guide.to(next(policy.model.parameters()).device).requires_grad_(True)  # autocast keeps its casts of such ones only
+    config: Any = guide.config
+    context = min(policy.context, config.max_position_embeddings)
+    engine = HfEngine(guide, dtype=recipe.model.dtype, share=True)  # nothing else moves its weights
+    return Finished(play=play, share=stage.rollouts.finished, guide=engine, context=context)

@@ -1,0 +1,28 @@
+"""ESRL's filter (arXiv 2308.02223): completions that the policy was sure of have little to teach, and are left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from alignkit.train.hooks.hook import Hook
+from alignkit.types.batch import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceFilter(Hook):
+    """Trains without the given share of a step's sequences, those of the largest mean log-prob when they were sampled.
+
+    The number that leaves is rounded down; of equally sure ones the first in the batch leave. What an algorithm
+    estimated from all of them, baselines and advantages, stays as it is.
+    """
+
+    name: ClassVar[str] = "confidence"
+    share: float
+
+    def after_estimate(self, batch: Batch) -> Batch:
+        leaving = int(self.share * batch.num_sequences)
+        if not leaving:
+            return batch
+        sure = batch.sum_per_sequence(batch.require("sampler_logprobs")) / batch.actions_per_sequence().clamp(min=1)
+        return batch.select(sure.argsort(descending=True, stable=True)[leaving:].tolist())

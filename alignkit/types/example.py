@@ -1,0 +1,31 @@
+"""A batch small enough to compute by hand, with what an algorithm must make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkedExample:
+    """One entry of an algorithm's EXAMPLES. The contract tests run all of them as a step does and compare to 1e-6.
+
+    settings: of the algorithm's Config, where they are not the defaults.
+    batch: columns of `Batch` by name, before `estimate`. On the sequence axis a number for each sequence; on the token
+        axis a tuple for each, of a number for each token of its completion. `values` and `target_values` have one entry
+        more, ahead, for the state after the prompt; an entry is a number, or a tuple for several heads.
+    outputs: fields of `Outputs` by name, in the same form: what the model says at this update.
+    advantages: of each sequence that `estimate` keeps, one number for all its chosen tokens or a tuple of theirs; None
+        where the method has none.
+    loss: role -> what the step minimises, the loss's sum over its count; for each role that the algorithm trains.
+
+    What is not given is as at the first update on what the model itself has sampled: `sampler_logprobs`, `old_logprobs`
+    and `values` of the batch are those of `outputs`, all sequences are of one group, every token was chosen.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    batch: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, Sequence[Any]]
+    advantages: Sequence[float | Sequence[float]] | None = None
+    loss: Mapping[str, float]

@@ -1,0 +1,45 @@
+"""A recipe that begins with another's model says which command makes it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from alignkit.cli.main import run
+from alignkit.errors import ContentError
+from alignkit.recipe.lookup.find import list_content
+from alignkit.recipe.lookup.made_by import made_by
+from alignkit.rewards.pool.lift import find_reward
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("runs/smoke-start/final", "alignkit train recipes/smoke/start.yaml run=runs/smoke-start"),
+        ("runs/chains/final", "alignkit train recipes/smoke/chains.yaml"),
+        ("runs/nobodys/final", None),
+        ("nowhere", None),
+    ],
+)
+def test_the_command_is_the_one_in_the_header_of_the_recipe_that_makes_it(path, command):
+    assert made_by(path) == command
+
+
+def test_every_shipped_recipe_that_begins_with_a_run_finds_its_maker():
+    texts = {found.name: found.path.read_text() for found in list_content("recipes")}
+    named = {path for text in texts.values() for path in re.findall(r"path: (runs/\S+?/final)", text)}
+    assert len(named) > 4
+    assert {path for path in named if made_by(path) is None} == set()
+
+
+def test_a_reward_that_is_another_runs_model_names_its_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ContentError, match=r"run `alignkit train recipes/smoke/reward-quantile\.yaml` first"):
+        find_reward("learned", {"path": "runs/reward-quantile/final"})
+
+
+def test_the_error_names_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["check", "smoke/grpo"]) == 2
+    assert "run `alignkit train recipes/smoke/start.yaml run=runs/smoke-start` first" in capsys.readouterr().err
