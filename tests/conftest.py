@@ -10,7 +10,7 @@ ALGORITHMS = [f"alignkit.algorithms.{room}" for room in ("rollouts", "preference
 install_import_hook(ALGORITHMS, f"{shapes.__name__}.{shapes.check_algorithm.__name__}")
 install_import_hook(CHECKED, f"{shapes.__name__}.{shapes.check.__name__}")
 
-# a busy machine is no failure: properties have no deadline; and the same tests try the same examples, so that a change, not
+# a busy machine is no failure: properties have no deadline; and tests repeat the same examples, so that a change, not
 # chance, makes them fail. `make fuzz` draws new examples, many more of them.
 settings.register_profile(
     "repeatable", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
