@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.outline import function_options
 from alignkit.recipe.overlay import overlay
 from alignkit.recipe.problems import Located, explain_validation
+from alignkit.recipe.renamed import modernise
 from alignkit.recipe.rules import broken_rules
 from alignkit.recipe.schema import Recipe, Stage
 
@@ -73,13 +75,16 @@ def resolved(
     cannot be read at all.
     """
     path = recipe_path(source)
-    document = _read_with_bases(path, _shown(path), ())
+    notes: list[str] = []
+    document = _read_with_bases(path, _shown(path), (), notes, code=code)
     problems: list[str] = []
     for number, override in enumerate(overrides, start=1):
         try:
-            _apply_override(document, override, number, path.parent)
+            notes += _apply_override(document, override, number, path.parent, code=code)
         except RecipeError as error:
             problems += error.problems
+    for note in dict.fromkeys(notes):
+        logging.getLogger(__name__).warning(note)
     document = _expand_stages(document)
     located = Located(document.places)
     recipe = _validate(document.tree, path, located, code=code)
@@ -135,11 +140,12 @@ def dump_recipe(recipe: Recipe) -> str:
     return json.dumps(recipe.model_dump(mode="json", exclude={"file"}), indent=2) + "\n"
 
 
-def _read_with_bases(path: Path, name: str, above: tuple[Path, ...]) -> Document:
-    """The document, laid over the one it `extends`, recursively."""
+def _read_with_bases(path: Path, name: str, above: tuple[Path, ...], notes: list[str], *, code: bool) -> Document:
+    """The document, laid over the one it `extends`, recursively; notes: gets a line for each older key."""
     document = read_document(path, name)
     base = document.tree.pop("extends", None)
     if base is None:
+        notes += modernise(document, beside=path.parent, code=code)
         return document
     place = document.places[("extends",)]
     if not isinstance(base, str):
@@ -151,8 +157,9 @@ def _read_with_bases(path: Path, name: str, above: tuple[Path, ...]) -> Document
     if base_path in (*above, path):
         circle = " -> ".join(step.name for step in (*above, path, base_path))
         raise RecipeError(place.says(f"recipes extend one another in a circle: {circle}"))
-    below = _read_with_bases(base_path, _shown(base_path), (*above, path))
+    below = _read_with_bases(base_path, _shown(base_path), (*above, path), notes, code=code)
     below.tree = _rebase(below.tree, base_path.parent, path.parent)
+    notes += modernise(document, beside=path.parent, below=below.tree, code=code)
     return overlay(below, document)
 
 
@@ -173,8 +180,8 @@ def _rebase(value: Any, old: Path, new: Path, key: str = "") -> Any:
     return value
 
 
-def _apply_override(document: Document, override: str, number: int, folder: Path) -> None:
-    """Sets `a.b=value` in the tree, and in every stage that has its own section of that name."""
+def _apply_override(document: Document, override: str, number: int, folder: Path, *, code: bool) -> list[str]:
+    """Sets `a.b=value` in the tree, and in every stage that has its own section of that name; returns notes."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"{COMMAND_LINE}:{number}: '{override}' is not an override; write key=value")
@@ -191,9 +198,29 @@ def _apply_override(document: Document, override: str, number: int, folder: Path
         owners = [("stages", i) for i, stage in enumerate(stages) if isinstance(stage, dict) and parts[0] in stage]
     if not owners or parts[0] in document.tree:
         owners.append(())
+    notes: list[str] = []
     for owner in owners:
-        _set(document, (*owner, *parts), value, Place(COMMAND_LINE, number, key))
-        document.places.update({(*owner, *parts, *path): place for path, place in places.items()})
+        path = (*owner, *parts)
+        given = Document(_nested(path, value), {(*path, *inner): place for inner, place in places.items()})
+        notes += modernise(given, beside=folder, below=document.tree, code=code)
+        path, now = next(_leaves(given.tree, value))
+        _set(document, path, now, Place(COMMAND_LINE, number, key))
+        document.places.update(given.places)
+    return notes
+
+
+def _nested(path: KeyPath, value: Any) -> dict[Any, Any]:
+    """The value alone at its path; where a recipe has a list, a mapping from its numbers."""
+    return {path[0]: _nested(path[1:], value) if path[1:] else value}
+
+
+def _leaves(tree: dict[Any, Any], value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Where the value of `_nested` stands now, and what it is now."""
+    for key, node in tree.items():
+        if node is value or not isinstance(node, dict):
+            yield (*path, key), node
+        else:
+            yield from _leaves(node, value, (*path, key))
 
 
 def _set(document: Document, path: KeyPath, value: Any, place: Place) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,3 +14,8 @@ class Section(BaseModel):
     """Base of all sections and of every algorithm's Config."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Older keys that recipes may still have: dotted path -> dotted path, both from this section."""
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Older values: dotted path of a setting -> older name -> name."""

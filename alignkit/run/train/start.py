@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from alignkit.errors import AlignkitError, CheckpointError, first_line
 from alignkit.parallel.group import Group
+from alignkit.recipe.document import Document
 from alignkit.recipe.read import difference
+from alignkit.recipe.renamed import modernise
 from alignkit.recipe.schema import Recipe
 from alignkit.run.train.journal import Journal
 from alignkit.train import checkpoint, inputs
@@ -87,7 +88,7 @@ def begin(recipe: Recipe, path: Path, *, resume: bool, resources: contextlib.Exi
         return start
     start.checkpoint = checkpoint.newest(path / "checkpoints", report=start.notes.append)
     if start.checkpoint is not None:
-        changes = difference(_recipe_of(start.checkpoint), recipe)
+        changes = difference(_recipe_of(start.checkpoint, beside=recipe.file.parent if recipe.file else None), recipe)
         if changes:
             name, shown = start.checkpoint.name, "; ".join(changes)
             raise CheckpointError(f"{name} is of another recipe, it cannot be resumed with this one: {shown}")
@@ -111,10 +112,14 @@ def on_first(group: Group, work: Callable[[], Value]) -> Value:
     return value
 
 
-def _recipe_of(path: Path) -> Recipe:
+def _recipe_of(path: Path, *, beside: Path | None) -> Recipe:
+    """The recipe that a checkpoint was made by, in the words of today."""
     try:
-        return Recipe.model_validate_json((path / checkpoint.RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
+        tree = json.loads((path / checkpoint.RECIPE).read_text(encoding="utf-8"))
+        if isinstance(tree, dict):
+            modernise(Document(tree), beside=beside)
+        return Recipe.model_validate_json(json.dumps(tree))
+    except (OSError, ValueError) as error:
         line = first_line(error)
         raise CheckpointError(
             f"{path / checkpoint.RECIPE}: cannot be read ({line}); it was written by another version of alignkit: "
