@@ -9,7 +9,7 @@ from typing import Any
 
 from alignkit.data.given.example import Example
 from alignkit.recipe.schema import Evaluation, RewardSpec
-from alignkit.rewards.pool.shape import is_for
+from alignkit.rewards.pool.blend import is_for
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.play import Prompt
 from alignkit.types.rollout import Rollout

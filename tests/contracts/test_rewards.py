@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from alignkit.recipe.lookup.find import find, list_content, load
 from alignkit.recipe.schema import RewardSpec
 from alignkit.rewards.base import FunctionReward, unscorable
-from alignkit.rewards.pool.blend import blend
+from alignkit.rewards.pool.blend import Blend
 from alignkit.rewards.pool.lift import find_reward
 from alignkit.rewards.pool.pool import RewardPool
 from alignkit.rewards.pool.shape import Part
@@ -167,7 +167,7 @@ def test_rlsp_with_a_judge_of_effort_gives_its_authors_numbers():
     as_part = {"effort": Part(effort, 0.6)}
     for length, answer, value in ((4000, "3", 0.12), (16000, "3", 0.72), (16000, "4", -0.08)):
         own = said("rlsp_exploration", "a" * length + rf"\boxed{{{answer}}}", reference="3")
-        assert blend({"rlsp_exploration": Part(own, own.value), **as_part}, specs).value == pytest.approx(value)
+        assert Blend(specs).score({"rlsp_exploration": Part(own, own.value), **as_part}).value == pytest.approx(value)
 
 
 @needs_data

@@ -10,7 +10,7 @@ from alignkit.data.sources import load_tasks
 from alignkit.errors import DataError, RecipeError
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Data, RewardSpec, Rows
-from alignkit.rewards.pool.shape import check_rows
+from alignkit.rewards.pool.blend import check_rows
 from alignkit.run.check.preflight import preflight
 from alignkit.run.train.train import run as train
 from alignkit.run_folder import json_lines

@@ -16,9 +16,8 @@ from alignkit.recipe.explain import explain_recipe
 from alignkit.recipe.lookup.find import find
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import RewardSpec
-from alignkit.rewards.pool.blend import combine
+from alignkit.rewards.pool.blend import Blend, is_for
 from alignkit.rewards.pool.pool import RewardPool
-from alignkit.rewards.pool.shape import is_for
 from alignkit.rewards.steps import split_steps
 from alignkit.rollout.items import items
 from alignkit.rollout.placement import pay_too, place
@@ -52,12 +51,12 @@ def spec(**settings) -> RewardSpec:
 def values(specs, *groups):
     """groups: (task, Scores of the only spec)."""
     asked = [(task, rollouts(task, *(["x y"] * len(scores)))) for task, scores in groups]
-    return [[one.value for one in group] for group in combine(specs, asked, [[scores] for _, scores in groups])]
+    return [[one.value for one in group] for group in Blend(specs).scores(asked, [[scores] for _, scores in groups])]
 
 
 def blended(one: RewardSpec, *scores: Score, text="a b c"):
     task = question()
-    return combine([one], [(task, rollouts(task, *([text] * len(scores))))], [[list(scores)]])[0]
+    return Blend([one]).scores([(task, rollouts(task, *([text] * len(scores))))], [[list(scores)]])[0]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,7 @@ def test_each_row_is_judged_by_the_rewards_that_are_for_it():
     assert [[is_for(one, task) for one in specs] for task in tasks] == [[True, False], [False, True], [False, False]]
     asked = [(task, rollouts(task, "x")) for task in tasks]
     said = [[[Score(value=1.0)], []], [[], [Score(value=2.0)]], [[], []]]
-    found = [group[0] for group in combine(specs, asked, said)]
+    found = [group[0] for group in Blend(specs).scores(asked, said)]
     assert [score.value for score in found] == [1.0, 2.0, None]
     assert [set(score.parts) for score in found] == [{"a"}, {"b"}, set()]
     assert found[2].fault.kind is FaultKind.REFUSED
@@ -225,7 +224,7 @@ def test_of_turns_the_steps_are_paid_together_at_the_end_of_each():
     rollout = spoken((1, 2, 9), (6, 9))
     steps = (StepScore(2, 1.0, turn=0), StepScore(3, 1.0, turn=0), StepScore(1, 2.0, turn=1))
     one = spec(steps={"returns": "sum", "place": "turn"})
-    [[score]] = combine([one], [(rollout.task, [rollout])], [[[Score(value=0.0, steps=steps)]]])
+    [[score]] = Blend([one]).scores([(rollout.task, [rollout])], [[[Score(value=0.0, steps=steps)]]])
     assert place(replace(rollout, score=score), decode).paid == ((0.0, 0.0, 2.0), (0.0, 2.0))
 
 

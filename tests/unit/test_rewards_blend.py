@@ -8,8 +8,7 @@ from reward_rollouts import question
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import RewardSpec
 from alignkit.rewards.base import FunctionReward, as_score, reward, unscorable
-from alignkit.rewards.pool import blend as blending
-from alignkit.rewards.pool.blend import check_blend, part_names
+from alignkit.rewards.pool.blend import Blend, check_blend, part_names
 from alignkit.rewards.pool.shape import Part
 from alignkit.run_folder.names import check_names
 from alignkit.types.score import Fault, FaultKind, Score, StepScore
@@ -22,7 +21,7 @@ def of(value):
 
 
 def blend(scores, specs):
-    return blending.blend({name: Part(score, score.value) for name, score in scores.items()}, specs)
+    return Blend(specs).score({name: Part(score, score.value) for name, score in scores.items()})
 
 
 def test_a_blend_is_the_weighted_sum_times_the_gates():

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignkit.recipe.schema import RewardSpec
-from alignkit.rewards.pool.blend import check_blend, combine, part_names
+from alignkit.rewards.pool.blend import Blend, check_blend, is_for
 from alignkit.rewards.pool.needs import wanted
-from alignkit.rewards.pool.shape import RolloutGroup, is_for
+from alignkit.rewards.pool.shape import RolloutGroup
 from alignkit.rewards.pool.supervisor import Call, ScoringJob, Supervisor
 from alignkit.rewards.pool.training import Training
 from alignkit.types.rollout import Rollout
@@ -42,7 +42,7 @@ class RewardPool:
     ):
         check_blend(specs)
         self._specs = tuple(specs)
-        self._names = part_names(specs)
+        self._blend = Blend(specs)
         self._training = training
         self._supervisor = Supervisor(
             [wanted(spec, beside) for spec in specs],
@@ -66,7 +66,7 @@ class RewardPool:
 
         Raises RewardError only when the pool itself is closed or cannot start workers any more.
         """
-        return combine(self._specs, groups, await self.said(groups))
+        return self._blend.scores(groups, await self.said(groups))
 
     async def said(self, groups: Sequence[RolloutGroup], of: Container[int] | None = None) -> list[list[list[Score]]]:
         """By group and reward what the reward itself says of each completion; nothing where it is not for the row.
@@ -90,12 +90,16 @@ class RewardPool:
     def unnormalised(self) -> RewardPool:
         """The same pool, which must be closed but once, scoring as in evaluation: without `normalise`."""
         twin = copy(self)
-        twin._specs = tuple(spec.model_copy(update={"normalise": None}) for spec in self._specs)
+        twin._blend = Blend([spec.model_copy(update={"normalise": None}) for spec in self._specs])
         return twin
 
     def _ask(self, call: Call, number: int, task: Task, rollouts: Sequence[Rollout]) -> list[ScoringJob]:
         """Adds the jobs of one reward on one group to the call, none where it is not for the row."""
-        spec, name, size = self._specs[number], self._names[number], 1 if self._per_rollout[number] else len(rollouts)
+        spec, name, size = (
+            self._specs[number],
+            self._blend.names[number],
+            1 if self._per_rollout[number] else len(rollouts),
+        )
         if not is_for(spec, task):
             return []
         state = None

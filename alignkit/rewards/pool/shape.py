@@ -1,18 +1,19 @@
 """From what one reward said of a step's completions to what it adds to each: the settings of a RewardSpec, in order.
 
-`only`; then `ensemble`, `risk` or `steps` (reading.py); then `normalise` and `clip`. Weights and gates come after
-(blend.py). Only an ensemble (in its group) and normalising (in the step) let completions change one another's score.
+`only`; then `ensemble`, `risk` or `steps` (reading.py); then `normalise` and `clip`; then the places of steps. Weights
+and gates come after (blend.py). Only an ensemble (in its group) and normalising (in the step) let completions change
+one another's score.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from alignkit.errors import DataError
-from alignkit.recipe.schema import RewardSpec
+from alignkit.recipe.schema import Normalise, RewardSpec, Steps
 from alignkit.rewards.base import unscorable
 from alignkit.rewards.pool.reading import read, step_amounts, turn_of
 from alignkit.types.rollout import Rollout
@@ -28,6 +29,7 @@ class Part:
 
     said: its Score, the value read as the spec asks, before normalising and clipping. amount: what it adds before its
     weight; None where it has no value. paid: where along the completion the amount is paid; what it leaves, at the end.
+    Of a reward that scores steps `paid` holds their scores until the last transform makes rewards of them.
     """
 
     said: Score
@@ -35,77 +37,78 @@ class Part:
     paid: tuple[StepScore, ...] = ()
 
 
-def is_for(spec: RewardSpec, task: Task) -> bool:
-    """Whether the reward judges this row; a row that lacks a column of `only` is judged, and then at fault."""
-    return all(
-        column not in task.columns or task.columns[column] in (wanted if isinstance(wanted, list | tuple) else [wanted])
-        for column, wanted in spec.only.items()
-    )
+Parts = list[list[Part]]  # by group that the reward is for, one per completion
+Transform = Callable[[Sequence[RolloutGroup], Parts], Parts]
 
 
-def check_rows(specs: Sequence[RewardSpec], tasks: Sequence[Task]) -> None:
-    """Raises DataError for a reward whose `only` leaves it no row at all, as a mistyped value does."""
-    for spec in specs:
-        if spec.only and not any(is_for(spec, task) for task in tasks):
-            found = {column: sorted({str(task.columns.get(column)) for task in tasks})[:8] for column in spec.only}
-            there = "; ".join(f"{column} is {', '.join(values)}" for column, values in found.items())
-            raise DataError(f"reward '{spec.name}' is only for {spec.only}, which fits no row; there {there}")
+def transforms(spec: RewardSpec, name: str) -> list[Transform]:
+    """What a reward's settings do to what it said, in their order; nothing for a reward without settings."""
+    found: list[Transform] = []
+    if spec.only or (spec.normalise and spec.normalise.by):
+        found.append(partial(_with_columns, spec, name))
+    if spec.ensemble or spec.risk or spec.steps:
+        found.append(partial(_read, spec, name))
+    if spec.normalise:
+        found.append(partial(_normalised, spec.normalise))
+    if spec.clip:
+        found.append(partial(_clipped, *spec.clip))
+    if spec.steps:
+        found.append(partial(_placed, spec.steps))
+    return found
 
 
-def shape(
-    spec: RewardSpec, name: str, groups: Sequence[RolloutGroup], scores: Sequence[Sequence[Score]]
-) -> list[list[Part] | None]:
-    """Per group one Part per completion, in order; None for groups that the reward is not for.
-
-    scores: what the reward said of each group's completions, nothing for those groups.
-    """
-    judged = [number for number, (task, _) in enumerate(groups) if is_for(spec, task)]
-    said = {number: _said(spec, name, groups[number], scores[number]) for number in judged}
-    numbers = {number: [_numbers(spec, score) for score in own] for number, own in said.items()}
-    if spec.normalise is not None:
-        numbers = _normalised(numbers, {number: _source(spec, groups[number][0]) for number in judged})
-    parts: list[list[Part] | None] = [None] * len(groups)
-    for number in judged:
-        rollouts = groups[number][1]
-        parts[number] = [_part(spec, *one) for one in zip(said[number], numbers[number], rollouts, strict=True)]
-    return parts
-
-
-def _said(spec: RewardSpec, name: str, group: RolloutGroup, scores: Sequence[Score]) -> list[Score]:
-    task, rollouts = group
+def _with_columns(spec: RewardSpec, name: str, groups: Sequence[RolloutGroup], parts: Parts) -> Parts:
+    """Rows that lack a column which the settings name are at fault."""
     named = [*spec.only, *([spec.normalise.by] if spec.normalise and spec.normalise.by else [])]
-    missing = next((column for column in named if column not in task.columns), None)
-    if missing is not None:
-        message = f"the row has no column '{missing}', which `only` or `normalise` names; its columns are "
-        fault = unscorable(FaultKind.CONTRACT, name, message + (", ".join(task.columns) or "none"))
-        return [fault for _ in rollouts]
-    return read(spec, name, rollouts, scores)
+    result = []
+    for (task, _), own in zip(groups, parts, strict=True):
+        missing = next((column for column in named if column not in task.columns), None)
+        if missing is not None:
+            message = f"the row has no column '{missing}', which `only` or `normalise` names; its columns are "
+            fault = unscorable(FaultKind.CONTRACT, name, message + (", ".join(task.columns) or "none"))
+            own = [Part(fault, None)] * len(own)
+        result.append(own)
+    return result
 
 
-def _numbers(spec: RewardSpec, score: Score) -> list[float]:
+def _read(spec: RewardSpec, name: str, groups: Sequence[RolloutGroup], parts: Parts) -> Parts:
+    result = []
+    for (_, rollouts), own in zip(groups, parts, strict=True):
+        scores = read(spec, name, rollouts, [part.said for part in own])
+        steps = [score.steps or () if spec.steps and score.value is not None else () for score in scores]
+        result.append([Part(score, score.value, paid) for score, paid in zip(scores, steps, strict=True)])
+    return result
+
+
+def _numbers(part: Part) -> list[float]:
     """What is normalised and clipped: the scores of the steps, or the one value; nothing of a fault."""
-    if score.value is None:
+    if part.amount is None:
         return []
-    return [step.value for step in score.steps] if spec.steps and score.steps else [score.value]
+    return [step.value for step in part.paid] or [part.amount]
 
 
-def _source(spec: RewardSpec, task: Task) -> str:
-    by = spec.normalise.by if spec.normalise else None
-    return repr(task.columns.get(by)) if by else ""
+def _with_numbers(part: Part, numbers: Sequence[float]) -> Part:
+    if part.paid:
+        return replace(part, paid=tuple(replace(step, value=x) for step, x in zip(part.paid, numbers, strict=True)))
+    return replace(part, amount=numbers[0]) if numbers else part
 
 
-def _normalised(numbers: dict[int, list[list[float]]], sources: dict[int, str]) -> dict[int, list[list[float]]]:
+def _normalised(settings: Normalise, groups: Sequence[RolloutGroup], parts: Parts) -> Parts:
     """(number - mean) / standard deviation (divisor n) among the numbers of the same source; 0 where all are equal."""
+    sources = [repr(task.columns.get(settings.by)) if settings.by else "" for task, _ in groups]
     pools: dict[str, list[float]] = defaultdict(list)
-    for group, own in numbers.items():
-        pools[sources[group]] += [number for one in own for number in one]
+    for source, own in zip(sources, parts, strict=True):
+        pools[source] += [number for part in own for number in _numbers(part)]
     scales = {source: _mean_and_std(pool) for source, pool in pools.items() if pool}
 
     def scaled(number: float, source: str) -> float:
         mean, std = scales[source]
         return (number - mean) / std if std else 0.0
 
-    return {group: [[scaled(x, sources[group]) for x in one] for one in own] for group, own in numbers.items()}
+    return [
+        [_with_numbers(part, [scaled(number, source) for number in _numbers(part)]) for part in own]
+        for source, own in zip(sources, parts, strict=True)
+    ]
 
 
 def _mean_and_std(pool: Sequence[float]) -> tuple[float, float]:
@@ -116,21 +119,37 @@ def _mean_and_std(pool: Sequence[float]) -> tuple[float, float]:
     return mean, 0.0 if equal else math.sqrt(variance)
 
 
-def _part(spec: RewardSpec, said: Score, numbers: list[float], rollout: Rollout) -> Part:
-    if said.value is None:
-        return Part(said, None)
-    if spec.clip is not None:
-        low, high = spec.clip
-        kept = [min(max(number, low), high) for number in numbers]
-        clipped = sum(new != old for new, old in zip(kept, numbers, strict=True)) / len(numbers)
-        said, numbers = replace(said, parts={**said.parts, "clipped": clipped}), kept
-    if spec.steps is None or not said.steps:
-        return Part(said, numbers[0])
-    worth, amounts = step_amounts(numbers, spec.steps)
-    if spec.steps.place == "end":
-        return Part(said, worth)
-    paid = [replace(step, value=amount) for step, amount in zip(said.steps, amounts, strict=True)]
-    return Part(said, worth, tuple(_at_turn_ends(paid, rollout) if spec.steps.place == "turn" else paid))
+def _clipped(low: float, high: float, groups: Sequence[RolloutGroup], parts: Parts) -> Parts:
+    """The said parts gain the share of the numbers that was changed."""
+    return [[_clip(part, low, high) for part in own] for own in parts]
+
+
+def _clip(part: Part, low: float, high: float) -> Part:
+    numbers = _numbers(part)
+    if not numbers:
+        return part
+    kept = [min(max(number, low), high) for number in numbers]
+    share = sum(new != old for new, old in zip(kept, numbers, strict=True)) / len(numbers)
+    said = replace(part.said, parts={**part.said.parts, "clipped": share})
+    return _with_numbers(replace(part, said=said), kept)
+
+
+def _placed(steps: Steps, groups: Sequence[RolloutGroup], parts: Parts) -> Parts:
+    """The scores of steps as rewards, where the setting says."""
+    return [
+        [_place(steps, part, rollout) for part, rollout in zip(own, rollouts, strict=True)]
+        for (_, rollouts), own in zip(groups, parts, strict=True)
+    ]
+
+
+def _place(steps: Steps, part: Part, rollout: Rollout) -> Part:
+    if not part.paid:
+        return part
+    worth, amounts = step_amounts([step.value for step in part.paid], steps)
+    if steps.place == "end":
+        return Part(part.said, worth)
+    paid = [replace(step, value=amount) for step, amount in zip(part.paid, amounts, strict=True)]
+    return Part(part.said, worth, tuple(_at_turn_ends(paid, rollout) if steps.place == "turn" else paid))
 
 
 def _at_turn_ends(paid: Sequence[StepScore], rollout: Rollout) -> list[StepScore]:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from alignkit.recipe.lookup.find import did_you_mean, find
 from alignkit.recipe.schema import RewardSpec
-from alignkit.rewards.pool.blend import part_names
+from alignkit.rewards.pool.blend import is_for, part_names
 from alignkit.rewards.pool.pool import RewardPool
-from alignkit.rewards.pool.shape import is_for
 from alignkit.rewards.pool.training import Training
 from alignkit.rewards.serve.wire import text_rollouts
 from alignkit.types.score import FaultKind, Score

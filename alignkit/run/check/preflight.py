@@ -112,7 +112,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
     from alignkit.data.prompts import checked_prompts
     from alignkit.data.sources import load_tasks
     from alignkit.data.tokens import plain_ids
-    from alignkit.rewards.pool.shape import check_rows
+    from alignkit.rewards.pool.blend import check_rows
     from alignkit.run.check.check_trl import trl_problems
     from alignkit.run.check.training import training_of
 

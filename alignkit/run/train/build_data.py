@@ -17,9 +17,8 @@ from alignkit.errors import DataError
 from alignkit.models.encoder import packs
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.schema import Data, Evaluation, Recipe, Replay, Stage
-from alignkit.rewards.pool.blend import part_names
+from alignkit.rewards.pool.blend import check_rows, part_names
 from alignkit.rewards.pool.pool import RewardPool
-from alignkit.rewards.pool.shape import check_rows
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.episodes import SUCCESS
 from alignkit.run.train.build import Policy, algorithm_of, beside, episode_tokens
