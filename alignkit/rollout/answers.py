@@ -7,19 +7,16 @@ from dataclasses import dataclass
 
 from alignkit.rollout.play import RolloutStart, Sampler, Utterance
 from alignkit.types.rollout import Completion, Rollout, Turn
-from alignkit.types.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
     """Single answers, all of them in one call of the sampler.
 
-    decode: what was said, as text without stop and pad tokens. opened: what a task's prompt holds of the answer
-    already; it is judged with it.
+    decode: what was said, as text without stop and pad tokens.
     """
 
     decode: Callable[[Sequence[int]], str]
-    opened: Callable[[Task], str] = lambda task: ""
 
     async def run(self, starts: Sequence[RolloutStart], sampler: Sampler) -> list[Rollout]:
         said = await sampler.sample([_utterance(start) for start in starts])
@@ -27,15 +24,14 @@ class Answers:
 
     def _rollout(self, start: RolloutStart, completion: Completion) -> Rollout:
         prompt = start.prompt
-        opened = self.opened(prompt.task)
         turn = Turn(
             prompt_ids=prompt.ids + prompt.begun,
             completion_ids=completion.token_ids,
             sampler_logprobs=completion.logprobs,
             stop=completion.stop,
-            text=opened + self.decode(prompt.begun + completion.token_ids + completion.finish_ids),
+            text=prompt.opened + self.decode(prompt.begun + completion.token_ids + completion.finish_ids),
             finish_ids=completion.finish_ids,
-            opened=len(opened),
+            opened=len(prompt.opened),
         )
         version = completion.policy_version
         return Rollout(task=prompt.task, group=start.group, member=start.member, turns=(turn,), policy_version=version)

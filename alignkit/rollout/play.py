@@ -14,14 +14,15 @@ from alignkit.types.task import Task
 class Prompt:
     """A task, rendered. position: its place in the stage's endless order, which names its randomness.
 
-    completion: the task's own, where there is one. begun: tokens with which every completion begins, written by a guide
-    and not by the policy.
+    completion: the task's own, where there is one. opened: what the prompt says of the answer already, which is judged
+    with it. begun: tokens with which every completion begins, written by a guide and not by the policy.
     """
 
     task: Task
     ids: tuple[int, ...]
     position: int
     completion: tuple[int, ...] = ()
+    opened: str = ""
     begun: tuple[int, ...] = ()
 
 

@@ -41,7 +41,9 @@ class Evaluator:
         settings = self.collector.settings.model_copy(update=sampling)
         collector = replace(self.collector, settings=settings)
         # negative positions: training counts from 0, so no sample of an evaluation shares its randomness
-        prompts = [Prompt(task=e.task, ids=e.prompt, position=-1 - i) for i, e in enumerate(self.examples)]
+        prompts = [
+            Prompt(task=e.task, ids=e.prompt, position=-1 - i, opened=e.opened) for i, e in enumerate(self.examples)
+        ]
         rollouts = [rollout for group in asyncio.run(_scored(collector, prompts)) for rollout in group]
         rows = [self._row(rollout) for rollout in rollouts]
         correct = [row["correct"] for row in rows]

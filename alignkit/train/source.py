@@ -69,7 +69,7 @@ class RolloutSource:
             nonlocal taken
             examples = self.order.take(taken, count)
             prompts = [
-                Prompt(task=e.task, ids=e.prompt, position=taken + i, completion=e.completion)
+                Prompt(task=e.task, ids=e.prompt, position=taken + i, completion=e.completion, opened=e.opened)
                 for i, e in enumerate(examples)
             ]
             taken += count

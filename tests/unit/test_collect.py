@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -117,6 +117,13 @@ def test_each_prompt_is_asked_group_times_with_seeds_of_its_own_and_its_exact_to
     assert (turn.completion_ids, turn.sampler_logprobs, turn.stop, first.text) == ((5, 2), (-0.5, -0.5), END, "52")
     assert [(r.group, r.member) for r in result.everything] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert {r.policy_version for r in result.everything} == {3}
+
+
+def test_what_the_prompt_says_of_an_answer_already_is_judged_with_it():
+    thinking = replace(prompt(0), opened="<think>")
+    result = asyncio.run(collector({"t0": [0, 1]}, prompts=1).collect(lambda count: [thinking]))
+    turn = result.groups[0][0].turns[0]
+    assert (turn.text, turn.opened, turn.completion_ids) == ("<think>52", 7, (5, 2))
 
 
 def test_a_sample_has_the_same_seed_whatever_batch_its_prompt_comes_in():

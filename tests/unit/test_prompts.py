@@ -1,13 +1,17 @@
 """Prompts as token ids: the template once, stop tokens trained, BOS once, prefixes kept."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
 from alignkit.data.opened import opened
 from alignkit.data.prompts import checked_prompts, fit_prompts, render, render_completion
 from alignkit.errors import DataError
+from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Data
+from alignkit.run.train.build import Policy
+from alignkit.run.train.build_data import build_evaluator, build_examples
 from alignkit.types.task import Task
 
 CHATML = (
@@ -120,6 +124,30 @@ def test_what_the_template_opened_is_neither_learnt_nor_lost():
     assert opened(tokenizer, text("Q: 1+1? <think>\n"), TEXT) == "<think>\n"
     closed = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n\n</think>\n\n{% endif %}")
     assert opened(make_tokenizer(template=closed), task, CHAT) == ""  # nothing is left open
+
+
+RECIPE = """
+model: {scratch: {}}
+data: {source: ./rows.jsonl, chat_template_kwargs: {think: true}}
+evaluation: {data: {source: ./rows.jsonl}}
+rewards: [{name: exact_match}]
+rollouts: {engine: hf, prompts: 1, group: 2, max_new_tokens: 4}
+algorithm: {type: grpo}
+optimizer: {lr: 1e-3}
+train: {steps: 1}
+"""
+
+
+def test_training_and_evaluation_are_judged_with_what_their_own_settings_of_the_template_open(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"messages": [{"role": "user", "content": "2+3?"}], "reference": "5"}\n')
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    recipe = read_recipe(tmp_path / "r.yaml")
+    template = CHATML.replace("assistant\n{% endif %}", "assistant\n{% if think %}<think>\n{% endif %}{% endif %}")
+    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=99))
+    policy = Policy(model=model, tokenizer=make_tokenizer(template=template), stop=(2,))
+    [trained] = build_examples(recipe.stages[0], policy, recipe=recipe, report=print)
+    [graded] = build_evaluator(recipe, policy, SimpleNamespace(scorer=None)).examples
+    assert (trained.opened, graded.opened) == ("<think>\n", "")
 
 
 def test_a_last_message_of_the_assistant_is_gone_on_with():

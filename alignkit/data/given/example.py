@@ -11,10 +11,12 @@ from alignkit.types.task import Task
 class Example:
     """One task, tokenised. completion is empty for prompts to be answered, the prompt too where an environment asks.
 
-    action: which completion tokens are to be learnt; None: all of them.
+    action: which completion tokens are to be learnt; None: all of them. opened: what the prompt says of an answer that
+    is still to come (data/opened.py).
     """
 
     task: Task
     prompt: tuple[int, ...]
     completion: tuple[int, ...] = ()
     action: tuple[bool, ...] | None = None
+    opened: str = ""

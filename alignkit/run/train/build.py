@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignkit.data.opened import opened
 from alignkit.data.tokens import said_text
 from alignkit.data.turns import Renderer
 from alignkit.engines.engine import Engine
@@ -224,7 +223,7 @@ def build_collector(recipe: Recipe, stage: Stage, policy: Policy, engine: Engine
 def _play(recipe: Recipe, stage: Stage, policy: Policy, decode: Callable[[Sequence[int]], str]) -> Play:
     environment = stage.environment
     if environment is None:
-        return Answers(decode=decode, opened=partial(opened, policy.tokenizer, data=stage.data))
+        return Answers(decode=decode)
     return Episodes(
         make=find_environment(environment.name, environment.options, beside(recipe)),
         name=environment.name,

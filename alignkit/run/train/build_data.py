@@ -12,6 +12,7 @@ from alignkit.data.given.example import Example
 from alignkit.data.given.sieve import Sieve
 from alignkit.data.kinds.kind import Kind
 from alignkit.data.kinds.labelled import make_labelled
+from alignkit.data.opened import opened
 from alignkit.data.sources import load_tasks, split_holdout
 from alignkit.errors import DataError
 from alignkit.models.encoder import packs
@@ -39,7 +40,8 @@ def build_examples(stage: Stage, policy: Policy, *, recipe: Recipe, report: Call
         return [Example(task=task, prompt=()) for task in tasks]
     sieve = _sieve(recipe, stage.data, policy, report=report)
     if stage.rollouts.guided:
-        examples = make_labelled([replace(task, conversation=False) for task in tasks], sieve)
+        labelled = make_labelled([replace(task, conversation=False) for task in tasks], sieve)
+        examples = [replace(one, opened=opened(sieve.tokenizer, one.task, sieve.data)) for one in labelled]
     else:
         examples = _prompts(tasks, sieve)
     _tell(stage, examples, sieve.report(), report=report)
@@ -105,7 +107,10 @@ def _sieve(
 
 def _prompts(tasks: Sequence[Task], sieve: Sieve) -> list[Example]:
     check_asked(tasks)
-    return [Example(task=task, prompt=tuple(ids)) for task, ids in sieve.prompts(tasks)]
+    return [
+        Example(task=task, prompt=tuple(ids), opened=opened(sieve.tokenizer, task, sieve.data))
+        for task, ids in sieve.prompts(tasks)
+    ]
 
 
 def training_tasks(stage: Stage, recipe: Recipe) -> list[Task]:
