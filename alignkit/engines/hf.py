@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alignkit.engines.limits import check_requests
 from alignkit.errors import EngineError
 from alignkit.models.merge import merge
 from alignkit.types.rollout import Completion, Request, StopReason
@@ -46,7 +45,8 @@ class HfEngine:
         self._model: Any = model if share else _merged_copy(model)
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        check_requests(requests, context=self._context, engine="hf engine")
+        for request in requests:
+            request.check(context=self._context, engine="hf engine")
         return await asyncio.to_thread(self._generate, requests)
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from alignkit.engines.limits import check_requests
 from alignkit.errors import EngineError, RewardError
 from alignkit.rewards.serve.endpoint import Endpoint, EndpointError
 from alignkit.types.rollout import Completion, Request, StopReason
@@ -46,7 +45,8 @@ class ServerEngine:
             raise EngineError(f"server engine {url}: it names no model at /v1/models") from error
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        check_requests(requests, context=self.context, engine=f"server engine {self._url}")
+        for request in requests:
+            request.check(context=self.context, engine=f"server engine {self._url}")
         answers = await asyncio.gather(*(self._complete(request) for request in requests))
         return [self._completion(*pair) for pair in zip(requests, answers, strict=True)]
 

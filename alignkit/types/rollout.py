@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from alignkit.errors import EngineError
 from alignkit.types.score import Score
 from alignkit.types.task import Task
 
@@ -38,6 +39,17 @@ class Request:
     max_new_tokens: int
     temperature: float = 1.0
     stop_token_ids: tuple[int, ...] = ()
+
+    def check(self, *, context: int, engine: str) -> None:
+        """Raises EngineError, of any engine, for a prompt that is empty or leaves no room within `context` tokens."""
+        length = len(self.prompt_ids)
+        if not 0 < length < context:
+            raise EngineError(
+                f"{engine}: a prompt has {length} tokens, wanted 1 to {context - 1} (the context is {context}); "
+                "set data.max_prompt_tokens and data.long_prompts"
+            )
+        if self.max_new_tokens < 1:
+            raise EngineError(f"{engine}: a request asks for {self.max_new_tokens} tokens, wanted 1 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,7 +189,7 @@ def test_a_full_context_is_told_from_the_asked_length(case: Case):
 
 @pytest.mark.parametrize("length", [0, CONTEXT, CONTEXT + 1])
 def test_a_prompt_that_leaves_no_room_is_a_clear_error_and_the_engine_lives_on(case: Case, length: int):
-    with pytest.raises(EngineError, match=rf"prompt 1 has {length} tokens, wanted 1 to 127"):
+    with pytest.raises(EngineError, match=rf"a prompt has {length} tokens, wanted 1 to 127"):
         case.run(ask(), ask(prompt_ids=(3,) * length))
     assert case.run(ask())[0].token_ids
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.engines.limits import check_requests
 from alignkit.engines.vllm.process import VllmProcess, environment
 from alignkit.engines.vllm.shared_weights import map_tensors, table_of
 from alignkit.errors import EngineError, SyncError
@@ -71,8 +70,8 @@ class VllmEngine(VllmProcess):
         self._start(start, environment(threads, memory_gib), startup_s, descriptor=self._descriptor)
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        check_requests(requests, context=self._max_model_len, engine="vllm engine")
         for request in requests:
+            request.check(context=self._max_model_len, engine="vllm engine")
             if request.temperature and not LOWEST_TEMPERATURE <= request.temperature <= HIGHEST_TEMPERATURE:
                 raise EngineError(
                     f"vllm engine: temperature {request.temperature}: vLLM takes 0 or {LOWEST_TEMPERATURE} to "
