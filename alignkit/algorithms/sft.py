@@ -47,7 +47,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="labelled",
+    source="sft",
     estimate=estimate,
     losses={"policy": policy_loss},
     requires=requires,

@@ -1,4 +1,4 @@
-"""Conversations as exact token ids that only ever grow at their end: to be sampled, or learnt from (given/turns.py)."""
+"""Conversations as exact token ids that only ever grow at their end: to be sampled, or learnt from."""
 
 from __future__ import annotations
 

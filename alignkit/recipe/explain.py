@@ -158,7 +158,7 @@ def _without_effect(stage: Stage, source: Kind) -> Iterator[str]:
     if "refill_rounds" in rollouts.model_fields_set and rollouts.keep_zero_spread:
         yield "rollouts.refill_rounds (keep_zero_spread is true)"
     if not source.samples and rollouts.model_fields_set:
-        yield f"rollouts (this stage learns from {source.name} data)"
+        yield f"rollouts (this stage learns from offline data: {source.name})"
     yield from reward_without_effect(stage.rewards)
     if data.revision is not None and not data.source.startswith("hub:"):
         yield "data.revision (the source is not a hub dataset)"

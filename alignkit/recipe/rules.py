@@ -77,7 +77,7 @@ def _of_algorithm(recipe: Recipe, stage: Stage, algorithm: Any, config: Any, key
 
 
 def optimizer_steps(stage: Stage, source: Kind) -> int:
-    """Optimizer steps of a stage: one per step for given data, epochs x minibatches for rollouts."""
+    """Optimizer steps of a stage: one per step for offline data, epochs x minibatches for rollouts."""
     passes = stage.train.epochs * stage.train.minibatches if source.fresh else 1
     return stage.train.steps * passes
 
@@ -124,7 +124,7 @@ def _stage_names(recipe: Recipe) -> Broken:
             yield ("stages", i, "name"), f"two stages are called '{name}'; give each its own `name`"
 
 
-def judges_given(stage: Stage, algorithm: Any) -> bool:
+def evaluates_offline(stage: Stage, algorithm: Any) -> bool:
     """Whether a stage is evaluated by what its model says of held-out completions, and answers nothing itself."""
     graded = stage.rewards or stage.environment
     return algorithm.trains_reward or (algorithm.judge is not None and not graded)
@@ -139,7 +139,7 @@ def _evaluation(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken
         yield ("evaluation",), "has no tasks; set `evaluation.data`, or keep rows out with `data.holdout`"
     if evaluation.data is not None:
         yield from _data(evaluation.data, ("evaluation", "data"), recipe.file.parent if recipe.file else Path())
-    if algorithms[-1][0] is not None and judges_given(last, algorithms[-1][0]):
+    if algorithms[-1][0] is not None and evaluates_offline(last, algorithms[-1][0]):
         if evaluation.suite is not None:
             yield ("evaluation", "suite"), "asks a policy, and this stage is evaluated on its held-out data; remove it"
     elif algorithms[-1][0] is not None and not any(stage.rewards or stage.environment for stage in recipe.stages):
@@ -259,7 +259,9 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
         yield (*key, "rewards"), f"{kind} learns from what the environment pays each turn alone; remove the rewards"
     if not source.fresh:
         if stage.environment is not None and source.environment == "never":
-            problem = f"{kind} learns from {source.name} data, not in an environment; move it to another stage"
+            problem = (
+                f"{kind} learns from offline data ({source.name}), not in an environment; move it to another stage"
+            )
             yield (*key, "environment"), problem
         return
     if stage.environment is not None:

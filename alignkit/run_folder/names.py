@@ -88,7 +88,7 @@ MEANINGS: dict[str, str] = {
     "replay/turns": "past turns to draw from",
     "data/epoch": "passes over the training tasks so far, as a fraction",
     "data/consumed": "prompts taken from the training tasks so far",
-    "data/left_out_frac": "share of the given pairs or judged completions that cannot be learnt from (events.jsonl)",
+    "data/left_out_frac": "share of paired preferences or unpaired feedback that cannot be learnt from (events.jsonl)",
     "eval/accuracy": "share of held-out tasks answered correctly (mean over samples per task)",
     "eval/accuracy/<source>": "the same of the tasks from one source of a mixture",
     "eval/reward_mean": "mean reward of the evaluation's answers; in an environment the mean return of its episodes",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alignkit.data.given.example import Example
+from alignkit.data.offline.example import Example
 from alignkit.recipe.schema import Evaluation, RewardSpec
 from alignkit.rewards.pool.blend import is_for
 from alignkit.rollout.collect import Collector

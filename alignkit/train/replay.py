@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.data.given.turns import GivenTurn
-from alignkit.data.kinds.turns import past_item
+from alignkit.data.kinds.transitions import past_item
+from alignkit.data.offline.transitions import Transition
 from alignkit.recipe.schema import Replay
 from alignkit.rollout.collect import Collector, describe, trainable
 from alignkit.rollout.play import Prompt
@@ -25,7 +25,7 @@ from alignkit.types.seeds import child
 FILE = "replay.json"
 
 
-def turns_of(rollout: Rollout) -> list[GivenTurn]:
+def turns_of(rollout: Rollout) -> list[Transition]:
     """Each turn with what the environment answered; no answer means that the episode ended there.
 
     The last turn of a truncated episode has neither an end nor a next state on record, and is left out.
@@ -37,11 +37,11 @@ def turns_of(rollout: Rollout) -> list[GivenTurn]:
         last = number == len(following)
         if not (last and rollout.truncated) and turn.reward is not None:
             answer = () if last else following[number][len(said) :]
-            turns.append(GivenTurn(turn.prompt_ids, turn.completion_ids, tuple(answer), turn.reward))
+            turns.append(Transition(turn.prompt_ids, turn.completion_ids, tuple(answer), turn.reward))
     return turns
 
 
-def onwards(turns: Sequence[GivenTurn], number: int) -> list[GivenTurn]:
+def onwards(turns: Sequence[Transition], number: int) -> list[Transition]:
     """A turn and those after it in its episode."""
     chain = [turns[number]]
     for turn in turns[number + 1 :]:
@@ -69,7 +69,7 @@ class ReplaySource:
     size: int
     seed: int
     run: Callable = asyncio.run
-    turns: list[GivenTurn] = field(default_factory=list)
+    turns: list[Transition] = field(default_factory=list)
     steps: int = 0
 
     def next(self, cursor: int, version: int) -> Drawn:
@@ -118,7 +118,7 @@ class ReplaySource:
         ]
         return pack([item for pair in pairs for item in pair]).validate() if pairs else None
 
-    def _request(self, turn: GivenTurn, number: int) -> Request:
+    def _request(self, turn: Transition, number: int) -> Request:
         collector = self.collector
         return Request(
             prompt_ids=turn.state,
@@ -136,12 +136,12 @@ class ReplaySource:
         content = json.loads((folder / FILE).read_text())
         self.steps = content["steps"]
         self.turns = [
-            GivenTurn(tuple(turn["state"]), tuple(turn["action"]), tuple(turn["answer"]), turn["reward"])
+            Transition(tuple(turn["state"]), tuple(turn["action"]), tuple(turn["answer"]), turn["reward"])
             for turn in content["turns"]
         ]
 
 
-def _fresh(turn: GivenTurn, completion: Completion, group: int) -> Item:
+def _fresh(turn: Transition, completion: Completion, group: int) -> Item:
     return Item(
         prompt_ids=turn.state,
         completion_ids=completion.token_ids,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from alignkit.data.given.example import Example
+from alignkit.data.offline.example import Example
 from alignkit.data.order import draw
 from alignkit.rollout.collect import Collector, describe, trainable
 from alignkit.rollout.items import pack_rollouts

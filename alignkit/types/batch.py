@@ -1,7 +1,7 @@
 """The packed batch. This file is the glossary of batch columns: a column exists only if it is documented here.
 
 Layout. The batch is a run of blocks; a block is one prompt, stored once, followed by the own tokens of every sequence
-that continues it (a GRPO group, the two sides of a pair, or a single labelled example):
+that continues it (a GRPO group, the two sides of a pair, or a single SFT example):
 
     | prompt of block 0 | sequence 0 | sequence 1 | ... | prompt of block 1 | sequence k | ...
 

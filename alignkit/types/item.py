@@ -1,4 +1,4 @@
-"""One sequence on its way into a batch. Knows no torch: what makes items of given data does not need it."""
+"""One sequence on its way into a batch. Knows no torch: what makes items of offline data does not need it."""
 
 from __future__ import annotations
 

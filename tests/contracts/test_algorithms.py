@@ -114,12 +114,14 @@ def model():
 def annotated(case: Case, model) -> Batch:
     """A batch with everything the algorithm needs, near the model's own log-probs, before `estimate`."""
     batch = random_batch(
-        PAIRS if case.algorithm.source in ("pairs", "duels", "ranked", "rewrites", "replay", "resets") else SHAPE,
+        PAIRS
+        if case.algorithm.source in ("paired_preference", "pairwise", "ranked", "rewrites", "replay", "resets")
+        else SHAPE,
         holes=True,
     )
-    if case.algorithm.source in ("pairs", "duels"):
+    if case.algorithm.source in ("paired_preference", "pairwise"):
         batch = batch.replace(side=1 - 2 * batch.member)
-    if case.algorithm.source == "steps":  # labels
+    if case.algorithm.source == "stepwise_supervision":  # labels
         label = torch.rand(batch.num_tokens, generator=torch.Generator().manual_seed(3))
         batch = batch.replace(rewards=label.where(batch.action_mask, 0.0))
     if names := case.algorithm.columns(case.config):
@@ -128,7 +130,7 @@ def annotated(case: Case, model) -> Batch:
         if classes := getattr(case.config, "classes", None):
             ratings = torch.tensor(classes, dtype=torch.float32)[(ratings * len(classes)).long()]
         batch = batch.replace(channels=dict(zip(names, ratings, strict=True)))
-    if case.algorithm.source == "judged":  # every other member answers another prompt
+    if case.algorithm.source == "unpaired_feedback":  # every other member answers another prompt
         batch = batch.replace(side=(1 - 2 * (batch.group % 2)) * (batch.member % 2 == 0))
     if case.algorithm.source == "rewrites":  # of right and of wrong completions
         batch = batch.replace(side=(1 - 2 * (batch.group % 2)) * (batch.member == 0))
@@ -274,7 +276,7 @@ def test_what_it_needs_is_all_it_reads(case, model):
     batch = annotated(case, model)
     needs = case.algorithm.needs(case.config)
     given = needs.columns
-    given = (*given, "rewards") if case.algorithm.source == "steps" else given  # the labels
+    given = (*given, "rewards") if case.algorithm.source == "stepwise_supervision" else given  # the labels
     bare = batch.replace(**{name: None for name in ANNOTATED if name not in given})
     bare = case.algorithm.estimate(case.config, bare)
     outputs = case.forward(model)(bare, temperature=1.0)

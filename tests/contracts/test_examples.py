@@ -229,7 +229,7 @@ def ways(case: Worked, role: str) -> dict[str, Callable[[Worked, str], float]]:
     found: dict[str, Callable[[Worked, str], float]] = {"the sign of the loss": with_the_loss_turned}
     if role == "policy" and estimated(case, built(case)).advantages is not None:
         found["the sign of the advantages"] = with_the_advantages_turned
-    if role == "reward" and case.algorithm.heads(case.config) and case.algorithm.source != "steps":
+    if role == "reward" and case.algorithm.heads(case.config) and case.algorithm.source != "stepwise_supervision":
         return found | {"the token that is read": with_states_one_token_late}  # it reads the last one, mask or not
     return found | {"the mask": without_the_mask}
 

@@ -14,7 +14,7 @@ from alignkit.algorithms.base import Algorithm
 from alignkit.data.kinds.kind import Kind
 from alignkit.errors import ContentError
 from alignkit.recipe.lookup.find import list_content, load
-from alignkit.recipe.lookup.kind_of import FOLDER, kind_of
+from alignkit.recipe.lookup.kind_of import FOLDER, OLDER, _named, kind_of
 from alignkit.types.batch import pack
 from alignkit.types.item import Item
 from alignkit.types.outputs import Judgement
@@ -31,7 +31,7 @@ def test_a_kind_is_called_as_its_file_and_says_what_its_rows_become(name):
     assert (kind.rows is None) == (kind.items is None) == kind.samples == (name in SAMPLED)
     if not kind.samples:
         assert (kind.fresh, kind.replays, kind.goes_back) == (False, False, False)
-        assert kind.environment == ("may" if name == "turns" else "never")
+        assert kind.environment == ("may" if name == "transitions" else "never")
 
 
 def test_of_what_is_sampled_a_replay_alone_is_not_fresh_and_only_rollouts_do_without_an_environment():
@@ -46,18 +46,31 @@ def test_every_algorithm_names_a_kind_that_there_is_and_one_of_steps_says_how_it
         assert isinstance(algorithm, Algorithm)
         assert isinstance(kind_of(algorithm.source), Kind), name
         steps = algorithm.steps(algorithm.config(type=name))
-        assert (steps is not None and steps.alone) == (algorithm.source == "steps"), name
+        assert (steps is not None and steps.alone) == (algorithm.source == "stepwise_supervision"), name
 
 
 def test_a_kind_may_be_held_instead_of_named_and_a_wrong_name_is_an_error_with_a_guess():
     own = Kind(name="own")
     assert kind_of(own) is own
     with pytest.raises(
-        ContentError, match=r"no kind of data is called 'pair' \(did you mean 'pairs'.*is one of duels, "
+        ContentError,
+        match=r"no kind of data is called 'pairwis' \(did you mean 'pairwise'.*is one of paired_preference, ",
     ):
-        kind_of("pair")
+        kind_of("pairwis")
     with pytest.raises(ContentError, match="no kind of data is called 'kind'"):
         kind_of("kind")
+
+
+def test_what_a_kind_was_called_before_is_still_read_and_one_line_says_what_it_is_called_now(caplog):
+    for old, now in OLDER.items():
+        _named.cache_clear()
+        assert kind_of(old) is kind_of(now)
+        kind_of(old)
+        assert [record.message for record in caplog.records] == [
+            f"an algorithm's `source` '{old}' is now '{now}'; the older name is still read"
+        ]
+        caplog.clear()
+    assert not OLDER.keys() & set(NAMES)  # else the file of that name could not be reached
 
 
 def test_no_kind_imports_torch():
@@ -79,7 +92,7 @@ def verdict(name: str, items: list[Item], said: list[float], **more: torch.Tenso
     return kind_of(name).verdict(Judgement(value=torch.tensor(said), **more), batch, range(len(items)))
 
 
-@pytest.mark.parametrize("name", ["pairs", "duels"])
+@pytest.mark.parametrize("name", ["paired_preference", "pairwise"])
 def test_a_pair_is_worth_the_lead_of_its_chosen_side(name):
     both = group({"side": -1}, {"side": 1})
     assert verdict(name, both, [1.0, 3.0]) == (1.0, 2.0)
@@ -99,7 +112,7 @@ def test_an_answer_is_right_in_the_share_of_its_steps_on_the_right_side_of_a_hal
         Item(prompt_ids=(7,), completion_ids=(1, 2, 3), action=(True, False, True), rewards=(1, 0, 0.2), reward=1.2)
     ]
     good = torch.tensor([0.0, 0.9, 0.9, 0.6])  # prompt, right, no step, wrong
-    assert verdict("steps", items, [0.6], steps=good) == (0.5, pytest.approx(0.6))
+    assert verdict("stepwise_supervision", items, [0.6], steps=good) == (0.5, pytest.approx(0.6))
 
 
 def test_a_rated_answer_is_compared_with_the_next_one_around_that_was_rated_otherwise():

@@ -70,18 +70,20 @@ def bandit(source: str) -> list[Item]:
         match source:
             case "rollouts" | "ranked" | "rated":
                 items += [better, worse, replace(better, member=2), replace(worse, member=3)]
-            case "pairs" | "resets" | "turns":
+            case "paired_preference" | "resets" | "transitions":
                 items += [better, worse]
-            case "labelled":
+            case "sft":
                 items += [better]
-            case "judged":  # each answer beside one to another prompt, which says how far the policy has moved
+            case (
+                "unpaired_feedback"
+            ):  # each answer beside one to another prompt, which says how far the policy has moved
                 other = item(PROMPTS[1 - number], (ANSWER,), good=True, group=2 * number, member=1, side=0)
                 items += [replace(better, group=2 * number), other]
                 items += [replace(worse, group=2 * number + 1, member=0), replace(other, group=2 * number + 1)]
-            case "duels":  # the answer that is read last is the sequence's own
+            case "pairwise":  # the answer that is read last is the sequence's own
                 items += [item((*prompt, WORSE), (BETTER,), good=True, group=number, member=0)]
                 items += [item((*prompt, BETTER), (WORSE,), good=False, group=number, member=1)]
-            case "steps":
+            case "stepwise_supervision":
                 items += [replace(better, rewards=(1.0,)), replace(worse, rewards=(0.0,))]
             case "rewrites":  # a right completion in one group, a wrong one with its rewrite in another
                 items += [replace(better, group=2 * number), replace(worse, group=2 * number + 1, member=0)]
@@ -126,7 +128,7 @@ def first_tokens(batch: Batch) -> Tensor:
 def known_values(update: Update, batch: Batch) -> Tensor:
     """What a critic that knows the game says: of an utterance what it is paid less the mean, of a state before it 0."""
     values = torch.zeros(batch.num_tokens, len(heads_of(update)))
-    if update.algorithm.source in ("replay", "turns"):  # critics of utterances; others say what a state is worth
+    if update.algorithm.source in ("replay", "transitions"):  # critics of utterances; others say what a state is worth
         said = (first_tokens(batch) == BETTER).float() - 0.5
         for number in utterance_heads(update):
             values[batch.last_action(), number] = said
@@ -158,7 +160,7 @@ def lead(update: Update, model: nn.Module) -> float:
     better = first_tokens(batch) == BETTER
     if update.role == "policy":
         each = outputs.logprobs[batch.first_action()]
-        if update.algorithm.source == "labelled":  # nothing else is shown than what is to be learnt
+        if update.algorithm.source == "sft":  # nothing else is shown than what is to be learnt
             return float(each.mean())
     elif update.role == "reward":
         assert update.algorithm.judge is not None

@@ -9,10 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from alignkit.data.given.sieve import Sieve
-from alignkit.data.given.turns import learn
-from alignkit.data.kinds.judged import Judged, make_judged
-from alignkit.data.kinds.pairs import Pair, make_pairs
+from alignkit.data.kinds.paired_preference import Pair, make_pairs
+from alignkit.data.kinds.unpaired_feedback import Feedback, make_feedback
+from alignkit.data.offline.row_filter import RowFilter
+from alignkit.data.offline.transitions import learn
 from alignkit.data.prompts import render
 from alignkit.data.rendering import render_learnt
 from alignkit.data.rows import read_rows
@@ -78,23 +78,23 @@ def episode(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> Learnt:
     return Learnt(prompt=tuple(prompt), completion=tuple(completion), action=tuple(action))
 
 
-def pair(tokenizer: Any, row: dict[str, Any]) -> tuple[Pair | None, Sieve]:
+def pair(tokenizer: Any, row: dict[str, Any]) -> tuple[Pair | None, RowFilter]:
     """What learning from preferences makes of the row; no pair where it is left out with a reason."""
     data = Data(source=SOURCE)
     task = task_of(row, data)
-    sieve = Sieve(tokenizer=tokenizer, data=data, context=CONTEXT, unit="pairs")
+    row_filter = RowFilter(tokenizer=tokenizer, data=data, context=CONTEXT, unit="pairs")
     prompt = render(tokenizer, task, data)
     try:
-        return make_pairs([(task, prompt)], sieve)[0], sieve
+        return make_pairs([(task, prompt)], row_filter)[0], row_filter
     except Exception:
-        if sieve.left_out:
-            return None, sieve
+        if row_filter.left_out:
+            return None, row_filter
         raise
 
 
-def judged(tokenizer: Any, row: dict[str, Any]) -> list[Judged]:
+def judged(tokenizer: Any, row: dict[str, Any]) -> list[Feedback]:
     """What learning from judged completions makes of the row's two sides."""
     data = Data(source=SOURCE)
     task = task_of(row, data)
-    sieve = Sieve(tokenizer=tokenizer, data=data, context=CONTEXT, unit="completions")
-    return make_judged([(task, render(tokenizer, task, data))], sieve, seed=0)
+    row_filter = RowFilter(tokenizer=tokenizer, data=data, context=CONTEXT, unit="completions")
+    return make_feedback([(task, render(tokenizer, task, data))], row_filter, seed=0)

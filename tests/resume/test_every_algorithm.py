@@ -42,9 +42,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Settings that switch on what has a state of its own."""
 
 
-GIVEN: dict[str, str | None] = {
-    "labelled": None, "pairs": "compared", "duels": "compared", "judged": "judged", "rewrites": "rewritten",
-    "ranked": "ranked", "rated": "rated",
+OFFLINE: dict[str, str | None] = {
+    "sft": None, "paired_preference": "compared", "pairwise": "compared", "unpaired_feedback": "judged",
+    "rewrites": "rewritten", "ranked": "ranked", "rated": "rated",
 }  # fmt: skip
 """Answers of the sums by kind of data."""
 
@@ -62,12 +62,12 @@ def sections(name: str, kind: Kind) -> Iterator[dict[str, Any]]:
             yield {"data": SUMS, "rewards": rewards, "train": fresh}
         if kind.environment != "never":
             yield {"data": SEEDS, "environment": GAME, "train": fresh if kind.fresh else steps}
-    elif kind.name in GIVEN:
-        answers = "unsafe" if name == "cost" else GIVEN[kind.name]
+    elif kind.name in OFFLINE:
+        answers = "unsafe" if name == "cost" else OFFLINE[kind.name]
         options = SUMS["options"] | ({"answers": answers} if answers else {})
         yield {"data": SUMS | {"options": options}, "train": steps}
     else:
-        yield {"data": {"turns": GAMES, "steps": CHAINS}[kind.name], "train": steps}
+        yield {"data": {"transitions": GAMES, "stepwise_supervision": CHAINS}[kind.name], "train": steps}
 
 
 def directed_sums(folder: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_python_dash_m_alignkit_is_the_command(folder):
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "broken.yaml:13: train.steps: is missing (Rollout batches (or, for labelled data and pairs, optimizer steps))",
+        "broken.yaml:13: train.steps: is missing (Rollout batches (or, for offline data, optimizer steps))",
         "broken.yaml:13: train.stepz: is not a setting (did you mean 'steps'?)",
     ]
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from alignkit.data.given.example import Example
-from alignkit.data.kinds import labelled
+from alignkit.data.kinds import sft
+from alignkit.data.offline.example import Example
 from alignkit.errors import BatchError, RewardError
 from alignkit.recipe.schema import Rollouts
 from alignkit.rollout.answers import Answers
 from alignkit.rollout.collect import Collected, Collector, describe, trainable
 from alignkit.rollout.items import pack_rollouts
 from alignkit.rollout.play import Prompt
-from alignkit.train.given import GivenSource
+from alignkit.train.offline import OfflineSource
 from alignkit.train.source import Order, RolloutSource
 from alignkit.types.rollout import Completion, Request, Rollout, StopReason
 from alignkit.types.score import Fault, FaultKind, Score
@@ -315,7 +315,7 @@ def test_a_step_without_anything_to_train_on_has_no_batch_but_moves_on():
 
 
 def test_labelled_examples_are_trained_on_their_completions_alone():
-    drawn = GivenSource(kind=labelled.KIND, order=order(5), size=3, share_prefix=True).next(4, version=0)
+    drawn = OfflineSource(kind=sft.KIND, order=order(5), size=3, share_prefix=True).next(4, version=0)
     assert drawn.batch is not None
     assert drawn.batch.action_mask.tolist() == [False, False, True, True] * 3
     assert drawn.consumed == [e.task.id for e in order(5).take(4, 3)]

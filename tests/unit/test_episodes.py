@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from alignkit.algorithms.rollouts import grpo
-from alignkit.data.given.example import Example
-from alignkit.data.kinds import labelled
+from alignkit.data.kinds import sft
+from alignkit.data.offline.example import Example
 from alignkit.data.turns import Renderer
 from alignkit.engines.hf import HfEngine
 from alignkit.environments.base import Observation
@@ -31,7 +31,7 @@ from alignkit.rollout.items import items, pack_rollouts
 from alignkit.rollout.play import Prompt
 from alignkit.run_folder.run_folder import RunFolder
 from alignkit.train.evaluate import Evaluator
-from alignkit.train.given import GivenSource
+from alignkit.train.offline import OfflineSource
 from alignkit.train.source import Order, RolloutSource
 from alignkit.types.batch import pack
 from alignkit.types.rollout import Completion, EpisodeEnd, Request, StopReason
@@ -360,7 +360,7 @@ def test_stale_episodes_are_refused_and_fresh_ones_reach_grpo_with_advantages_on
 def test_given_turns_reach_the_loss_without_the_environments_tokens():
     example = Example(task=Task(id="g", text="?"), prompt=ids("?"), completion=ids("5<7"), action=(True, False, True))
     order = Order(examples=[example], seed=0, shuffle=False)
-    source = GivenSource(kind=labelled.KIND, order=order, size=2, share_prefix=True)
+    source = OfflineSource(kind=sft.KIND, order=order, size=2, share_prefix=True)
     assert source.next(0, 0).batch.action_mask.tolist() == [False, True, False, True] * 2
 
 

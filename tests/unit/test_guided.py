@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alignkit.data.given.example import Example
+from alignkit.data.offline.example import Example
 from alignkit.recipe.schema import Rollouts
 from alignkit.rollout.answers import Answers
 from alignkit.rollout.collect import Collector

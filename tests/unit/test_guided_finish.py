@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from alignkit.algorithms.rollouts import grpo
-from alignkit.data.given.example import Example
+from alignkit.data.offline.example import Example
 from alignkit.engines.hf import HfEngine
 from alignkit.errors import EngineError, RecipeError
 from alignkit.models.forward import Forward

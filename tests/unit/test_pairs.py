@@ -1,4 +1,4 @@
-"""Pairs and judged completions: exact token ids on both sides, and all that is left out counted by its reason."""
+"""Paired preferences and unpaired feedback: exact token ids on both sides, and what is left out counted by reason."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ import pytest
 import torch
 
 from alignkit.data.generators import generate
-from alignkit.data.given.sieve import Sieve
-from alignkit.data.kinds import judged as judged_kind
-from alignkit.data.kinds import pairs as pairs_kind
-from alignkit.data.kinds.judged import Judged, make_judged
-from alignkit.data.kinds.pairs import Pair, make_pairs
+from alignkit.data.kinds import paired_preference, unpaired_feedback
+from alignkit.data.kinds.paired_preference import Pair, make_pairs
+from alignkit.data.kinds.unpaired_feedback import Feedback, make_feedback
+from alignkit.data.offline.row_filter import RowFilter
 from alignkit.data.prompts import render
 from alignkit.data.rows import Row
 from alignkit.data.tasks import make_task
 from alignkit.errors import DataError
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.schema import Data
-from alignkit.train.given import GivenSource
+from alignkit.train.offline import OfflineSource
 from alignkit.train.source import Order
 
 DATA = Path(os.environ.get("ALIGNKIT_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -32,21 +31,25 @@ EOS = 2
 CHAT = "{% for m in messages %}{{ m.role[0] }}{{ m.content }}{% if m.role == 'assistant' %}<eos>{% endif %}{% endfor %}"
 
 
-def sieve(context: int = 16, unit: str = "pairs", chat: bool = False, **settings: Any) -> Sieve:
-    return Sieve(tokenizer=TOKENIZER, data=Data(source="rows.jsonl", chat=chat, **settings), context=context, unit=unit)
+def row_filter(context: int = 16, unit: str = "pairs", chat: bool = False, **settings: Any) -> RowFilter:
+    return RowFilter(
+        tokenizer=TOKENIZER, data=Data(source="rows.jsonl", chat=chat, **settings), context=context, unit=unit
+    )
 
 
-def prompts(rows: list[dict[str, Any]], sieve: Sieve) -> list:
-    tasks = [make_task(Row(f"row {n}", row), sieve.data, source="rows.jsonl", number=n) for n, row in enumerate(rows)]
-    return [(task, render(sieve.tokenizer, task, sieve.data)) for task in tasks]
+def prompts(rows: list[dict[str, Any]], row_filter: RowFilter) -> list:
+    tasks = [
+        make_task(Row(f"row {n}", row), row_filter.data, source="rows.jsonl", number=n) for n, row in enumerate(rows)
+    ]
+    return [(task, render(row_filter.tokenizer, task, row_filter.data)) for task in tasks]
 
 
-def pairs(rows: list[dict[str, Any]], sieve: Sieve) -> list[Pair]:
-    return make_pairs(prompts(rows, sieve), sieve)
+def pairs(rows: list[dict[str, Any]], row_filter: RowFilter) -> list[Pair]:
+    return make_pairs(prompts(rows, row_filter), row_filter)
 
 
-def judged(rows: list[dict[str, Any]], sieve: Sieve, seed: int = 0) -> list[Judged]:
-    return make_judged(prompts(rows, sieve), sieve, seed=seed)
+def judged(rows: list[dict[str, Any]], row_filter: RowFilter, seed: int = 0) -> list[Feedback]:
+    return make_feedback(prompts(rows, row_filter), row_filter, seed=seed)
 
 
 def ids(text: str, *more: int) -> tuple[int, ...]:
@@ -58,7 +61,7 @@ def row(chosen: str, rejected: str, prompt: str = "1+2=", **more: Any) -> dict[s
 
 
 def test_both_sides_continue_the_same_prompt_tokens_and_end_with_the_stop_token():
-    [pair] = pairs([row("3", "12")], sieve())
+    [pair] = pairs([row("3", "12")], row_filter())
     assert pair.prompt == ids("1+2=")
     assert (pair.chosen, pair.rejected) == (ids("3", EOS), ids("12", EOS))
     assert (pair.cut, pair.rewards) == ((False, False), None)
@@ -74,7 +77,7 @@ def test_what_cannot_be_learnt_from_is_left_out_and_counted_by_its_reason():
         row("3333a", "3333b"),
         row("31", "5"),
     ]
-    by_rule = sieve(max_completion_tokens=4, long_completions="truncate")
+    by_rule = row_filter(max_completion_tokens=4, long_completions="truncate")
     kept = pairs(rows, by_rule)
     assert [pair.task.id for pair in kept] == ["rows.jsonl/0", "rows.jsonl/6"]
     assert by_rule.reasons == {
@@ -83,29 +86,31 @@ def test_what_cannot_be_learnt_from_is_left_out_and_counted_by_its_reason():
         "a reward that is not a finite number": 1,
         "sides that differ only behind the length limit": 1,
     }
-    assert (by_rule.given, by_rule.left_out, by_rule.truncated) == (7, 5, 1)
+    assert (by_rule.seen, by_rule.left_out, by_rule.truncated) == (7, 5, 1)
     assert by_rule.report() == (
         "rows.jsonl: 5 of 7 pairs left out, 2 with an empty completion, 1 with equal sides, 1 with a reward that is "
         "not a finite number, 1 with sides that differ only behind the length limit; 1 truncated"
     )
-    assert pairs_kind.KIND.lengths(kept) == "mean tokens of 2 chosen completions 2.5, of 2 rejected 2.0"
+    assert paired_preference.KIND.lengths(kept) == "mean tokens of 2 chosen completions 2.5, of 2 rejected 2.0"
 
 
 def test_one_limit_holds_for_both_sides_and_a_cut_side_has_no_stop_token():
-    [pair] = pairs([row("12345", "1299999")], sieve(max_completion_tokens=3, long_completions="truncate"))
+    [pair] = pairs([row("12345", "1299999")], row_filter(max_completion_tokens=3, long_completions="truncate"))
     assert (pair.chosen, pair.rejected, pair.cut) == (ids("123"), ids("129"), (True, True))
-    [pair] = pairs([row("12", "99999")], sieve(max_completion_tokens=3, long_completions="truncate"))
+    [pair] = pairs([row("12", "99999")], row_filter(max_completion_tokens=3, long_completions="truncate"))
     assert (pair.chosen, pair.rejected, pair.cut) == (ids("12", EOS), ids("999"), (False, True))
 
 
 def test_the_models_context_is_a_limit_too_and_long_pairs_are_errors_unless_the_recipe_says_otherwise():
     long = row("12345", "1")
     with pytest.raises(DataError, match=r"has 6 tokens, 4 fit after its prompt of 4; raise data.max_completion_tokens"):
-        pairs([long], sieve(context=8))
-    filtered = sieve(context=8, long_completions="filter")
+        pairs([long], row_filter(context=8))
+    filtered = row_filter(context=8, long_completions="filter")
     assert len(pairs([long, row("1", "2")], filtered)) == 1
     assert filtered.reasons == {"a completion too long": 1}
-    full = sieve(context=4, long_completions="truncate")  # nothing fits behind the prompt: no side is cut to nothing
+    full = row_filter(
+        context=4, long_completions="truncate"
+    )  # nothing fits behind the prompt: no side is cut to nothing
     with pytest.raises(DataError, match="1 of 1 pairs left out, 1 with a completion too long"):
         pairs([long], full)
 
@@ -114,19 +119,19 @@ def test_a_row_without_two_sides_is_an_error_and_so_is_data_of_which_nothing_is_
     with pytest.raises(
         DataError, match=r"task rows.jsonl/0: no column 'rejected' to compare; name one with data.columns"
     ):
-        pairs([{"prompt": "1+2=", "chosen": "3"}], sieve())
+        pairs([{"prompt": "1+2=", "chosen": "3"}], row_filter())
     with pytest.raises(DataError, match="2 of 2 pairs left out, 2 with equal sides"):
-        pairs([row("3", "3"), row("4", "4")], sieve())
+        pairs([row("3", "3"), row("4", "4")], row_filter())
     with pytest.raises(DataError, match="1 of 2 pairs have chosen_reward and rejected_reward; give them to all"):
-        pairs([row("3", "4", chosen_reward=1, rejected_reward=0), row("3", "5")], sieve())
+        pairs([row("3", "4", chosen_reward=1, rejected_reward=0), row("3", "5")], row_filter())
     with pytest.raises(DataError, match="must be numbers; got"):
-        pairs([row("3", "4", chosen_reward="good", rejected_reward=1)], sieve())
+        pairs([row("3", "4", chosen_reward="good", rejected_reward=1)], row_filter())
 
 
 def test_chats_go_through_the_template_and_a_dialogue_that_parts_early_is_left_out():
     chat = character_tokenizer("uas0123456789+= ", context=32)
     chat.chat_template = CHAT
-    by_rule = sieve(chat=True)
+    by_rule = row_filter(chat=True)
     by_rule.tokenizer = chat
     first = [{"role": "user", "content": "1+2="}]
 
@@ -170,25 +175,25 @@ def test_text_that_only_looks_like_a_dialogue_stays_text_without_chat():
 def test_labels_are_read_in_every_spelling_and_others_are_errors():
     spellings = [True, 1, "True", "1", 1.0, False, 0, "false", "0"]
     rows = [{"prompt": f"{n}+1=", "completion": "3", "label": label} for n, label in enumerate(spellings)]
-    assert [each.good for each in judged(rows, sieve(unit="completions"))] == [True] * 5 + [False] * 4
+    assert [each.good for each in judged(rows, row_filter(unit="completions"))] == [True] * 5 + [False] * 4
     for bad in (2, "good", None, 0.5):
         with pytest.raises(DataError, match=r"label is .*; wanted true or false"):
-            judged([{"prompt": "1+1=", "completion": "2", "label": bad}], sieve())
+            judged([{"prompt": "1+1=", "completion": "2", "label": bad}], row_filter())
 
 
 def test_labels_of_one_class_only_are_refused():
     rows = [{"prompt": f"{n}+1=", "completion": "3", "label": True} for n in range(3)]
     with pytest.raises(DataError, match="all 3 completions are good, so there is nothing to tell apart"):
-        judged(rows, sieve())
+        judged(rows, row_filter())
     rows.append({"prompt": "1+1=", "completion": " ", "label": False})  # the only bad one is empty
     with pytest.raises(
         DataError, match=r"all 3 completions are good.*1 of 4 pairs left out, 1 with an empty completion"
     ):
-        judged(rows, sieve())
+        judged(rows, row_filter())
 
 
 def test_a_pair_gives_one_completion_of_each_kind():
-    found = judged([row("3", "4"), row("7", "8", prompt="3+4=")], sieve(unit="completions"))
+    found = judged([row("3", "4"), row("7", "8", prompt="3+4=")], row_filter(unit="completions"))
     assert [(each.completion, each.good) for each in found] == [
         (ids("3", EOS), True),
         (ids("4", EOS), False),
@@ -200,7 +205,7 @@ def test_a_pair_gives_one_completion_of_each_kind():
 def test_every_mismatched_completion_answers_another_prompt_and_fits_behind_this_one():
     rows = [row(f"{n}" * (n + 1), "a", prompt=f"{n}=") for n in range(6)]
     rows.append(row("1", "b", prompt="1+1+1+1+1+1="))
-    found = judged(rows, sieve(long_completions="truncate", unit="completions"), seed=3)
+    found = judged(rows, row_filter(long_completions="truncate", unit="completions"), seed=3)
     answers: dict[tuple[int, ...], set] = {}
     for each in found:
         answers.setdefault(each.prompt, set()).add(each.completion)
@@ -208,17 +213,17 @@ def test_every_mismatched_completion_answers_another_prompt_and_fits_behind_this
         others = {answer for prompt, own in answers.items() if prompt != each.prompt for answer in own}
         assert each.mismatched in {other[: 16 - len(each.prompt)] for other in others}
         assert len(each.prompt) + len(each.mismatched) <= 16
-    assert found == judged(rows, sieve(long_completions="truncate", unit="completions"), seed=3)
-    assert found != judged(rows, sieve(long_completions="truncate", unit="completions"), seed=4)
-    alone = judged([row("3", "4")], sieve())
+    assert found == judged(rows, row_filter(long_completions="truncate", unit="completions"), seed=3)
+    assert found != judged(rows, row_filter(long_completions="truncate", unit="completions"), seed=4)
+    alone = judged([row("3", "4")], row_filter())
     assert [each.mismatched for each in alone] == [(), ()]  # both answer the only prompt there is
 
 
 def test_a_step_of_pairs_is_one_block_each_and_resumes_at_its_cursor():
     rewards = {"chosen_reward": 1.5, "rejected_reward": -1}
-    given = pairs([row("3", "4", **rewards), *(row(f"{n}", "99", **rewards) for n in range(4, 9))], sieve())
+    given = pairs([row("3", "4", **rewards), *(row(f"{n}", "99", **rewards) for n in range(4, 9))], row_filter())
     order = Order(examples=given, seed=1, shuffle=True)
-    source = GivenSource(kind=pairs_kind.KIND, order=order, size=2, share_prefix=True, left_out=0.25)
+    source = OfflineSource(kind=paired_preference.KIND, order=order, size=2, share_prefix=True, left_out=0.25)
     first = source.next(0, 0)
     again = source.next(first.cursor, 0)
     assert [block.lengths for block in first.batch.blocks] == [(2, 3), (2, 3)]
@@ -229,15 +234,15 @@ def test_a_step_of_pairs_is_one_block_each_and_resumes_at_its_cursor():
     taken = [*first.consumed, *again.consumed, *source.next(again.cursor, 0).consumed]
     assert sorted(taken) == [f"rows.jsonl/{n}" for n in range(6)]
     assert first.batch.reward.tolist() == [1.5, -1, 1.5, -1]
-    apart = GivenSource(kind=pairs_kind.KIND, order=source.order, size=2, share_prefix=False).next(0, 0).batch
+    apart = OfflineSource(kind=paired_preference.KIND, order=source.order, size=2, share_prefix=False).next(0, 0).batch
     assert len(apart.blocks) == 4
     assert torch.equal(apart.tokens[apart.segment == 3], first.batch.tokens[first.batch.segment == 3])
 
 
 def test_a_step_of_judged_completions_has_the_mismatched_ones_with_side_0():
-    given = judged([row("3", "44", prompt="1+2="), row("5", "66", prompt="2+3=")], sieve())
+    given = judged([row("3", "44", prompt="1+2="), row("5", "66", prompt="2+3=")], row_filter())
     order = Order(examples=given, seed=1, shuffle=False)
-    source = GivenSource(kind=judged_kind.KIND, order=order, size=4, share_prefix=True)
+    source = OfflineSource(kind=unpaired_feedback.KIND, order=order, size=4, share_prefix=True)
     batch = source.next(0, 0).batch
     assert batch.side.tolist() == [1, 0, -1, 0, 1, 0, -1, 0]
     assert batch.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

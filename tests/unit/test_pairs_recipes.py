@@ -1,4 +1,4 @@
-"""Pairs and judged completions in recipes: what `check` says of them, whole small runs, and runs that were cut off."""
+"""Paired preferences and unpaired feedback in recipes: what `check` says of them, small runs, and runs cut off."""
 
 from __future__ import annotations
 

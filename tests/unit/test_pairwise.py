@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from alignkit.data.given.sieve import Sieve
-from alignkit.data.kinds.duels import duel_items, make_duels
-from alignkit.data.kinds.pairs import Pair
+from alignkit.data.kinds.paired_preference import Pair
+from alignkit.data.kinds.pairwise import make_pairwise, pairwise_items
+from alignkit.data.offline.row_filter import RowFilter
 from alignkit.errors import DataError
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.read import load_algorithm
@@ -34,7 +34,7 @@ def made() -> tuple[Any, Any]:
 
 def duel(first_chosen: float, first_rejected: float) -> tuple[Batch, Outputs]:
     """One pair and the logits that its first answer is the better, with the chosen and with the rejected one first."""
-    batch = pack(duel_items(PAIR, 0))
+    batch = pack(pairwise_items(PAIR, 0))
     values = torch.full((batch.num_tokens, 1), 99.0)
     for sequence, side in enumerate(batch.side.tolist()):
         values[batch.last_token()[sequence]] = first_rejected if side == 1 else first_chosen
@@ -42,7 +42,7 @@ def duel(first_chosen: float, first_rejected: float) -> tuple[Batch, Outputs]:
 
 
 def test_a_pair_is_read_in_both_orders_and_the_second_answer_is_the_completion():
-    items = duel_items(PAIR, 4)
+    items = pairwise_items(PAIR, 4)
     assert [(tuple(item.prompt_ids), tuple(item.completion_ids)) for item in items] == [
         ((7, 3), (1, 2)),
         ((7, 1, 2), (3,)),
@@ -71,12 +71,12 @@ def test_pairs_too_long_to_be_read_together_are_left_out():
     sides = [("34", "5"), ("3456", "789")]
     tasks = [Task(id=one, text="12", columns={"chosen": one, "rejected": other}) for one, other in sides]
     tokenizer = character_tokenizer("0123456789", context=9)
-    sieve = Sieve(tokenizer=tokenizer, data=Data(source="x", chat=False), context=9, unit="pairs")
+    row_filter = RowFilter(tokenizer=tokenizer, data=Data(source="x", chat=False), context=9, unit="pairs")
     prompts = [(task, [1, 2]) for task in tasks]
-    assert [pair.task.id for pair in make_duels(prompts, sieve)] == ["34"]
-    assert "1 of 2 pairs left out, 1 with two completions too long to be read together" in (sieve.report() or "")
+    assert [pair.task.id for pair in make_pairwise(prompts, row_filter)] == ["34"]
+    assert "1 of 2 pairs left out, 1 with two completions too long to be read together" in (row_filter.report() or "")
     with pytest.raises(DataError, match="two completions too long"):
-        make_duels(prompts[1:], sieve)
+        make_pairwise(prompts[1:], row_filter)
 
 
 def test_a_score_is_the_lead_over_the_reference_in_log_odds(tmp_path):

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.data.given.columns import numbers
-from alignkit.data.given.sieve import Sieve
 from alignkit.data.kinds import ranked as ranked_kind
 from alignkit.data.kinds import rated as rated_kind
 from alignkit.data.kinds.ranked import make_ranked, ranked_items
 from alignkit.data.kinds.rated import make_rated
-from alignkit.data.kinds.steps import make_stepped, step_ids, stepped_items
+from alignkit.data.kinds.stepwise_supervision import make_stepped, step_ids, stepped_items
+from alignkit.data.offline.columns import numbers
+from alignkit.data.offline.row_filter import RowFilter
 from alignkit.errors import DataError
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.schema import Data
@@ -26,9 +26,9 @@ EOS = TOKENIZER.eos_token_id
 PROMPT = [3, 4]
 
 
-def sieve(context: int = 32, **data) -> Sieve:
+def row_filter(context: int = 32, **data) -> RowFilter:
     settings = Data(source="rows.jsonl", chat=False, **data)
-    return Sieve(tokenizer=TOKENIZER, data=settings, context=context, unit="rows")
+    return RowFilter(tokenizer=TOKENIZER, data=settings, context=context, unit="rows")
 
 
 def rows(*columns: dict) -> list[tuple[Task, list[int]]]:
@@ -40,7 +40,7 @@ def ids(text: str) -> tuple[int, ...]:
 
 
 def test_ranked_answers_keep_their_order_scores_and_ties():
-    [row] = make_ranked(rows({"completions": ["12", "3", "4"], "scores": [1, 0.5, 0.5]}), sieve())
+    [row] = make_ranked(rows({"completions": ["12", "3", "4"], "scores": [1, 0.5, 0.5]}), row_filter())
     assert row.completions == ((*ids("12"), EOS), (*ids("3"), EOS), (*ids("4"), EOS))
     assert row.scores == (1.0, 0.5, 0.5)
     batch = pack(ranked_items(row, 0), share_prefix=True).validate()
@@ -60,7 +60,7 @@ def test_ranked_answers_keep_their_order_scores_and_ties():
     ],
 )
 def test_a_ranking_that_teaches_nothing_is_counted(bad, reason):
-    own = sieve(long_completions="filter")
+    own = row_filter(long_completions="filter")
     kept = make_ranked(rows({"completions": ["1", "2"], "scores": [2, 1]}, bad), own)
     assert [row.scores for row in kept] == [(2.0, 1.0)]
     assert dict(own.reasons) == {reason: 1}
@@ -78,12 +78,12 @@ def test_a_ranking_that_teaches_nothing_is_counted(bad, reason):
 )
 def test_lists_that_do_not_belong_together_name_their_row(make, bad, names):
     with pytest.raises(DataError, match=rf"task rows\.jsonl/0: {names} must be two lists of one length"):
-        make(rows(bad), sieve())
+        make(rows(bad), row_filter())
 
 
 def test_nothing_left_says_why():
     with pytest.raises(DataError, match="1 of 1 rows left out, 1 with fewer than two completions"):
-        make_ranked(rows({"completions": ["1"], "scores": [1]}), sieve())
+        make_ranked(rows({"completions": ["1"], "scores": [1]}), row_filter())
 
 
 def test_every_number_of_a_row_is_a_rating_and_nothing_else_is():
@@ -96,11 +96,11 @@ def test_every_number_of_a_row_is_a_rating_and_nothing_else_is():
         "lost": math.nan,
         "no": None,
     }
-    [row] = make_rated(rows(columns), sieve())
+    [row] = make_rated(rows(columns), row_filter())
     assert row.ratings == {"helpful": 3.0, "safe": 1.0, "harm": 0.5}, (
         "the completion is no rating, though it is a number"
     )
-    own = sieve()
+    own = row_filter()
     make_rated(rows({"completion": "1+", "good": 1}, {"completion": "1+", "note": "x"}), own)
     assert dict(own.reasons) == {"no rating": 1}
 
@@ -112,7 +112,7 @@ def test_steps_are_tokenised_one_by_one_and_the_stop_token_is_of_none():
 
 
 def test_a_label_is_paid_at_its_steps_last_token():
-    [row] = make_stepped(rows({"steps": ["1;", "23;"], "labels": [1, 0.25]}), sieve())
+    [row] = make_stepped(rows({"steps": ["1;", "23;"], "labels": [1, 0.25]}), row_filter())
     batch = pack(stepped_items(row, 0), share_prefix=True).validate()
     own = (batch.segment == 0).nonzero().squeeze(-1)
     assert batch.action_mask[own].tolist() == [False, True, False, False, True, False]
@@ -131,14 +131,14 @@ def test_a_label_is_paid_at_its_steps_last_token():
     ],
 )
 def test_steps_that_teach_nothing_are_counted(bad, reason):
-    own = sieve(long_completions="truncate")
+    own = row_filter(long_completions="truncate")
     kept = make_stepped(rows({"steps": ["1"], "labels": [1]}, bad), own)
     assert len(kept) == 1
     assert dict(own.reasons) == {reason: 1}
 
 
 def test_a_cut_solution_keeps_its_whole_steps_and_their_labels():
-    own = sieve(context=8, long_completions="truncate")
+    own = row_filter(context=8, long_completions="truncate")
     [row] = make_stepped(rows({"steps": ["1;", "2;", "345;"], "labels": [1, 0.5, 0]}), own)
     assert row.completion == ids("1;2;34")
     assert (row.ends, row.labels) == ((1, 3), (1.0, 0.5))
@@ -159,7 +159,7 @@ def test_the_ends_of_steps_cut_the_text_where_the_steps_do(steps):
 
 
 def test_lengths_are_those_of_all_completions():
-    ranked = make_ranked(rows({"completions": ["12", "3"], "scores": [1, 0]}), sieve())
+    ranked = make_ranked(rows({"completions": ["12", "3"], "scores": [1, 0]}), row_filter())
     assert ranked_kind.KIND.lengths(ranked) == "mean tokens of 2 completions 2.5"
-    rated = make_rated(rows({"completion": "1", "good": 1}, {"completion": "123", "good": 0}), sieve())
+    rated = make_rated(rows({"completion": "1", "good": 1}, {"completion": "123", "good": 0}), row_filter())
     assert rated_kind.KIND.lengths(rated) == "mean tokens of 2 completions 3.0"

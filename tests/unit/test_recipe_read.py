@@ -94,7 +94,7 @@ def test_an_algorithm_may_be_a_file_beside_the_recipe(folder):
         "rewards:\n  - name: exact_match\n", ""
     )
     recipe = read_recipe(write(folder, text), ["train.batch=2"])
-    assert resolve_algorithm(recipe.stages[0], recipe)[0].source == "labelled"
+    assert resolve_algorithm(recipe.stages[0], recipe)[0].source == "sft"
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_the_batch_equation_of_rollouts_and_of_labelled_rows(folder):
     assert (equation.sequences, equation.per_update) == (4 * 4, 4)
     assert equation.optimizer_steps == 100 * 2 * 4
     assert equation.sampled_tokens == 16 * 100 * 8
-    labelled = batch_equation(read_recipe(write(folder, STAGED)).stages[0], kind_of("labelled"))
+    labelled = batch_equation(read_recipe(write(folder, STAGED)).stages[0], kind_of("sft"))
     assert (labelled.sequences, labelled.optimizer_steps, labelled.sampled_tokens) == (4, 2, None)
     assert str(labelled) == "4 rows a step x 2 steps = 2 optimizer steps, 8 rows"
 

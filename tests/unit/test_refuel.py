@@ -18,7 +18,7 @@ import torch
 
 from alignkit.algorithms.rollouts import rebel
 from alignkit.algorithms.turns.refuel import ALGORITHM, Config, estimate
-from alignkit.data.given.example import Example
+from alignkit.data.offline.example import Example
 from alignkit.environments.base import Observation
 from alignkit.environments.guess_number import guess_number
 from alignkit.errors import RecipeError

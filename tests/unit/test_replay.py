@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from alignkit.data.given.example import Example
-from alignkit.data.given.sieve import Sieve
-from alignkit.data.given.turns import GivenTurn, given_turns
-from alignkit.data.kinds.turns import KIND
+from alignkit.data.kinds.transitions import KIND
+from alignkit.data.offline.example import Example
+from alignkit.data.offline.row_filter import RowFilter
+from alignkit.data.offline.transitions import Transition, transitions_of
 from alignkit.data.turns import Renderer
 from alignkit.environments.lift import find_environment
 from alignkit.errors import DataError
@@ -20,7 +20,7 @@ from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.schema import Data, Replay, Rollouts
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.episodes import Episodes
-from alignkit.train.given import GivenSource
+from alignkit.train.offline import OfflineSource
 from alignkit.train.replay import ReplaySource, onwards, turns_of
 from alignkit.train.source import Order
 from alignkit.types.rollout import Completion, StopReason
@@ -103,8 +103,8 @@ def test_each_group_is_a_past_turn_with_all_that_followed_and_a_fresh_utterance_
 
 def test_what_followed_a_turn_ends_with_its_episode():
     """The next episode begins with the same state as this one, and a cut one has no end of its own."""
-    first, second = GivenTurn((1,), (2,), (3,), -1.0), GivenTurn((1, 2, 3), (4,), (5,), -1.0)
-    other = GivenTurn((1,), (2,), (3,), 0.0)
+    first, second = Transition((1,), (2,), (3,), -1.0), Transition((1, 2, 3), (4,), (5,), -1.0)
+    other = Transition((1,), (2,), (3,), 0.0)
     turns = [first, second, other]
     assert [onwards(turns, number) for number in range(3)] == [[first, second], [second], [other]]
 
@@ -163,17 +163,17 @@ def test_given_episodes_are_cut_into_turns_as_a_policy_would_have_met_them():
     turns = [{"observation": "?", "action": "3", "reward": -1.0}, {"observation": ">", "action": "4", "reward": 0.0}]
     task = Task(id="a", text="", columns={"turns": turns})
     ids = TOKENIZER.convert_tokens_to_ids
-    first, second = given_turns(Renderer(tokenizer=TOKENIZER, chat=False), task, 64)
+    first, second = transitions_of(Renderer(tokenizer=TOKENIZER, chat=False), task, 64)
     assert first.state[-1] == ids("?")
-    assert first == GivenTurn(first.state, (ids("3"), END), (ids(">"),), -1.0)
-    assert second == GivenTurn((*first.state, ids("3"), END, ids(">")), (ids("4"), END), (), 0.0)
-    sieve = Sieve(tokenizer=TOKENIZER, data=Data(source="x", chat=False), context=64, unit=KIND.unit)
-    rows = KIND.rows([task], sieve)
+    assert first == Transition(first.state, (ids("3"), END), (ids(">"),), -1.0)
+    assert second == Transition((*first.state, ids("3"), END, ids(">")), (ids("4"), END), (), 0.0)
+    row_filter = RowFilter(tokenizer=TOKENIZER, data=Data(source="x", chat=False), context=64, unit=KIND.unit)
+    rows = KIND.rows([task], row_filter)
     assert [row.turn for row in rows] == [first, second]
     order = Order(examples=rows, seed=0, shuffle=False)
-    batch = GivenSource(kind=KIND, order=order, size=2, share_prefix=True).next(0, 0).batch
+    batch = OfflineSource(kind=KIND, order=order, size=2, share_prefix=True).next(0, 0).batch
     assert batch.reward.tolist() == [-1.0, 0.0]
     assert batch.num_actions == 4
     bare = Task(id="a", text="", columns={"turns": [{"observation": "?", "action": "3"}]})
     with pytest.raises(DataError, match=r"task a: turn 1 has no reward; wanted observation, action and reward"):
-        given_turns(Renderer(tokenizer=TOKENIZER, chat=False), bare, 64)
+        transitions_of(Renderer(tokenizer=TOKENIZER, chat=False), bare, 64)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from alignkit import ops
-from alignkit.data.kinds.pairs import KIND, Pair
+from alignkit.data.kinds.paired_preference import KIND, Pair
 from alignkit.errors import BatchError, DataError
 from alignkit.recipe.read import load_algorithm
-from alignkit.train.evaluate_given import GivenEvaluator
-from alignkit.train.given import check_columns
+from alignkit.train.evaluate_offline import OfflineEvaluator
+from alignkit.train.offline import check_columns
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
 from alignkit.types.outputs import Loss, Outputs
@@ -169,7 +169,7 @@ def test_on_held_out_pairs_the_cheaper_answer_counts_as_the_better(name, correct
     loop: Any = SimpleNamespace(annotate=lambda batch: batch, step=step)
     row = SimpleNamespace(task=SimpleNamespace(id="1"))
     both = [Item(prompt_ids=(7,), completion_ids=(n,), side=1 - 2 * n, member=n) for n in (0, 1)]
-    evaluator = GivenEvaluator(kind=replace(KIND, items=lambda row, group: both), rows=[row], share_prefix=True)
+    evaluator = OfflineEvaluator(kind=replace(KIND, items=lambda row, group: both), rows=[row], share_prefix=True)
     _, summary = evaluator.run(loop)
     assert summary["eval/accuracy"] == correct
     assert summary["eval/reward_mean"] == (3.0 if name == "cost" else -3.0)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from alignkit import ops
 from alignkit.algorithms.rollouts.rlmec import Config, estimate, policy_loss
 from alignkit.data.generators import generate
-from alignkit.data.given.sieve import Sieve
 from alignkit.data.kinds.rewrites import KIND
+from alignkit.data.offline.row_filter import RowFilter
 from alignkit.data.rows import Row
 from alignkit.data.tasks import make_task
 from alignkit.errors import DataError
@@ -139,16 +139,16 @@ def test_completions_of_which_no_token_is_rewarded_are_still_imitated():
     assert gradient == pytest.approx([-0.2, -0.2, 0, 0, 0, -0.2, -0.4, -0.2], abs=1e-6)
 
 
-def rows(*columns: dict) -> tuple[list, Sieve]:
+def rows(*columns: dict) -> tuple[list, RowFilter]:
     tokenizer, data = character_tokenizer("0123456789+= ", context=16), Data(source="rows.jsonl", chat=False)
-    sieve = Sieve(tokenizer=tokenizer, data=data, context=16, unit="completions")
+    row_filter = RowFilter(tokenizer=tokenizer, data=data, context=16, unit="completions")
     found = [Row(f"row {at}", {"prompt": "1+2=", **each}) for at, each in enumerate(columns)]
     tasks = [make_task(row, data, source="rows.jsonl", number=at) for at, row in enumerate(found)]
-    return KIND.rows(tasks, sieve), sieve
+    return KIND.rows(tasks, row_filter), row_filter
 
 
 def test_rows_become_completions_with_sides_and_the_rewrites_of_wrong_ones():
-    made, sieve = rows(
+    made, row_filter = rows(
         {"completion": "3", "label": True, "rewrite": "4"},  # a right one needs none
         {"completion": "13", "label": "false", "rewrite": "3"},
         {"completion": "5", "label": False},
@@ -158,7 +158,7 @@ def test_rows_become_completions_with_sides_and_the_rewrites_of_wrong_ones():
     items = KIND.items_of(made)
     assert [(item.group, item.member, item.side) for item in items] == [(0, 0, 1), (1, 0, -1), (1, 1, 0)]
     assert [len(item.completion_ids) for item in items] == [2, 3, 2]  # with the stop token
-    assert dict(sieve.reasons) == {
+    assert dict(row_filter.reasons) == {
         "a wrong completion without a rewrite": 1,
         "a rewrite that changes nothing": 1,
         "an empty completion": 1,

@@ -106,7 +106,7 @@ def step_with(loss, model=None, *, group: Group | None = None, max_tokens: int =
     model = causal_lm() if model is None else model
     algorithm = Algorithm(
         config=Config,
-        source="labelled",
+        source="sft",
         estimate=lambda config, batch: batch,
         losses={"policy": lambda config, outputs, batch: loss(outputs, batch)},
         requires=lambda config, stage: [],

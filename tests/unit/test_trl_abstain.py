@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from reward_rollouts import question, rollouts
 
-from alignkit.data.given.example import Example
+from alignkit.data.offline.example import Example
 from alignkit.recipe.schema import Evaluation, RewardSpec
 from alignkit.rewards.pool.pool import RewardPool
 from alignkit.rewards.pool.training import Training

@@ -1,4 +1,4 @@
-"""Our losses on pairs and on judged answers against TRL's own code on the same tensors, with a stand-in for self.
+"""Our losses on paired preferences and unpaired feedback against TRL's own code, with a stand-in for self.
 
 The model that TRL calls returns given log-probs; all that follows is TRL's. docs/algorithms.md has the table of
 differences.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from alignkit.data.given.turns import learn
+from alignkit.data.offline.transitions import learn
 from alignkit.data.turns import Renderer, Transcript
 from alignkit.errors import DataError
 from alignkit.models.tokenizer import character_tokenizer

@@ -66,7 +66,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="pairs",
+    source="paired_preference",
     needs=lambda config: REFERENCE if config.anchor == "reference" else Needs(),
     estimate=estimate,
     losses={"policy": policy_loss},

@@ -88,7 +88,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="pairs",
+    source="paired_preference",
     needs=lambda config: REFERENCE,
     estimate=estimate,
     losses={"policy": policy_loss},

@@ -70,7 +70,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="judged",
+    source="unpaired_feedback",
     needs=lambda config: REFERENCE_KL if config.point == "mismatched" else REFERENCE,
     estimate=estimate,
     losses={"policy": policy_loss},

@@ -1,4 +1,4 @@
-"""REBEL (arXiv 2404.16767) on given pairs: regress the difference of log-ratios on the difference of given rewards.
+"""REBEL (arXiv 2404.16767) offline: regress the difference of a pair's log-ratios on that of its rewards.
 
     L = mean over pairs ( h - eta (r_w - r_l) )^2 + nll_weight (-mean_t l_wt),   h = D_w - D_l
     D = sum_t (l_t - l_ref_t)
@@ -77,7 +77,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="pairs",
+    source="paired_preference",
     needs=lambda config: REFERENCE,
     estimate=estimate,
     losses={"policy": policy_loss},

@@ -58,7 +58,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="pairs",
+    source="paired_preference",
     estimate=estimate,
     losses={"policy": policy_loss},
     requires=requires,

@@ -73,7 +73,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="pairs",
+    source="paired_preference",
     needs=lambda config: REFERENCE | Needs(outputs=("ref_kl",)),
     estimate=estimate,
     losses={"policy": policy_loss},

@@ -108,7 +108,7 @@ def heads(config: Config) -> tuple[str, ...]:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="pairs",
+    source="paired_preference",
     estimate=estimate,
     losses={"reward": reward_loss},
     requires=requires,

@@ -76,7 +76,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="pairs",
+    source="paired_preference",
     estimate=estimate,
     losses={"reward": reward_loss},
     requires=requires,

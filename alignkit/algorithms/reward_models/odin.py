@@ -82,7 +82,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="pairs",
+    source="paired_preference",
     needs=lambda config: Needs(columns=("values",)),
     estimate=estimate,
     losses={"reward": reward_loss},

@@ -61,7 +61,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="duels",
+    source="pairwise",
     estimate=estimate,
     losses={"reward": reward_loss},
     requires=requires,

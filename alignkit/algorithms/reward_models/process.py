@@ -76,7 +76,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="steps",
+    source="stepwise_supervision",
     estimate=estimate,
     losses={"reward": reward_loss},
     requires=requires,

@@ -1,6 +1,6 @@
 """RLMEC (arXiv 2401.06081): token rewards from a model that rewrites, and imitation of minimal edits.
 
-    L = mean of -R_t l_t                  over tokens of given completions with R_t != 0
+    L = mean of -R_t l_t                  over tokens of offline completions with R_t != 0
       + nll_weight x mean of -w_t l_t     over right completions and the rewrites of wrong ones
     R_t = clip(p_t - 1/2, 0, 1/2) in right completions, clip(p_t - 1/2, -penalty, 0) in wrong ones
 

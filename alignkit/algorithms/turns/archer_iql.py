@@ -1,4 +1,4 @@
-"""ArCHer's offline variant (arXiv 2402.19446): implicit Q-learning on the turns of given episodes, no environment.
+"""ArCHer's offline variant (arXiv 2402.19446): implicit Q-learning on the turns of offline episodes, no environment.
 
     Q_j(o, u) -> r + discount Vb_j(o'),   V_j by expectile regression on Qb_j(o, u) of the utterances in the data
     L = -exp(sharpness A) sum_t l_t,      A = min_j Q_j(o, u) - min_j V_j(o),   the weight capped
@@ -74,7 +74,7 @@ def explain(config: Config) -> str:
 
 ALGORITHM = Algorithm(
     config=Config,
-    source="turns",
+    source="transitions",
     needs=lambda config: Needs(columns=("values", "target_values")),
     estimate=estimate,
     losses={"critic": critic_loss, "policy": policy_loss},

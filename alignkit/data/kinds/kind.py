@@ -1,7 +1,7 @@
 """The contract of a source of data: what a row is, how it becomes items, how it is judged, what it needs.
 
-A kind is one value `KIND` in one file of this folder, which an algorithm names by `source="pairs"`; an algorithm of
-another place may hold its own Kind instead of a name. No torch is imported here or in any kind's file.
+A kind is one value `KIND` in one file of this folder, which an algorithm names by `source="paired_preference"`; an
+algorithm of another place may hold its own Kind instead of a name. No torch is imported here or in any kind's file.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignkit.data.given.lengths import mean_length
-from alignkit.data.given.verdict import Verdict, by_reward
+from alignkit.data.offline.lengths import mean_length
+from alignkit.data.offline.verdict import Verdict, by_reward
 
 if TYPE_CHECKING:
-    from alignkit.data.given.sieve import Sieve
+    from alignkit.data.offline.row_filter import RowFilter
     from alignkit.types.batch import Batch
     from alignkit.types.item import Item
     from alignkit.types.outputs import Judgement
@@ -26,8 +26,8 @@ class Kind:
     """One source of data. It is given where it has `rows`; otherwise the engine samples it from the tasks' prompts.
 
     name: of the file. unit: what a row is called in reports.
-    rows: (tasks, sieve) -> the rows that can be learnt from; the sieve has the tokenizer and the limits, and counts
-        what is left out. A row has its `task`; where `table` is "sides", its `prompt`, too. Raises DataError for tasks
+    rows: (tasks, row_filter) -> the rows that can be learnt from; the filter has tokenizer and limits, and counts what
+        it leaves out. A row has its `task`; where `table` is "sides", its `prompt`, too. Raises DataError for tasks
         that are no such data.
     items: (row, group) -> the sequences of one group that a row becomes.
     sides: (row) -> its completions, as `alignkit check` shows them; default: those of its items.
@@ -44,7 +44,7 @@ class Kind:
 
     name: str
     unit: str = "completions"
-    rows: Callable[[Sequence[Task], Sieve], Sequence[Any]] | None = None
+    rows: Callable[[Sequence[Task], RowFilter], Sequence[Any]] | None = None
     items: Callable[[Any, int], list[Item]] | None = None
     sides: Callable[[Any], Sequence[Sequence[int]]] | None = None
     describe: Callable[[Sequence[Any]], str] | None = None

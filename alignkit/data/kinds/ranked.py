@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignkit.data.given.columns import lists, number
-from alignkit.data.given.sieve import Sieve
 from alignkit.data.kinds.kind import Kind
+from alignkit.data.offline.columns import lists, number
+from alignkit.data.offline.row_filter import RowFilter
 from alignkit.types.item import Item
 from alignkit.types.task import Task
 
@@ -22,9 +22,9 @@ class Ranked:
     scores: tuple[float, ...]
 
 
-def make_ranked(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[Ranked]:
+def make_ranked(prompts: Sequence[tuple[Task, list[int]]], row_filter: RowFilter) -> list[Ranked]:
     """Rows with `completions` and `scores`, lists of one length; fewer than two answers teach nothing."""
-    return sieve.made(prompts, _ranked)
+    return row_filter.made(prompts, _ranked)
 
 
 def ranked_items(row: Ranked, group: int) -> list[Item]:
@@ -38,23 +38,23 @@ def ranked_items(row: Ranked, group: int) -> list[Item]:
 KIND = Kind(
     name="ranked",
     unit="rankings",
-    rows=lambda tasks, sieve: make_ranked(sieve.prompts(tasks), sieve),
+    rows=lambda tasks, row_filter: make_ranked(row_filter.prompts(tasks), row_filter),
     items=ranked_items,
     table="sides",
 )
 
 
-def _ranked(task: Task, prompt: list[int], sieve: Sieve) -> Ranked | None:
+def _ranked(task: Task, prompt: list[int], row_filter: RowFilter) -> Ranked | None:
     answers, scores = lists(task, "completions", "scores")
-    sides = [ids for answer in answers if (ids := sieve.ids(task, answer)) is not None]
+    sides = [ids for answer in answers if (ids := row_filter.ids(task, answer)) is not None]
     if len(sides) < len(answers):
         return None
     if len(sides) < 2:
-        return sieve.leave_out("fewer than two completions")
+        return row_filter.leave_out("fewer than two completions")
     values = [number(score) for score in scores]
     if any(value is None for value in values):
-        return sieve.leave_out("a score that is not a finite number")
-    fitted, _ = sieve.fit(task, prompt, sides)
+        return row_filter.leave_out("a score that is not a finite number")
+    fitted, _ = row_filter.fit(task, prompt, sides)
     if not fitted:
         return None
     return Ranked(

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alignkit.data.given.columns import column, numbers
-from alignkit.data.given.sieve import Sieve
-from alignkit.data.given.verdict import Verdict, mean, order, share
 from alignkit.data.kinds.kind import Kind
+from alignkit.data.offline.columns import column, numbers
+from alignkit.data.offline.row_filter import RowFilter
+from alignkit.data.offline.verdict import Verdict, mean, order, share
 from alignkit.types.item import Item
 from alignkit.types.task import Task
 
@@ -30,9 +30,9 @@ class Rated:
     ratings: Mapping[str, float]
 
 
-def make_rated(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[Rated]:
+def make_rated(prompts: Sequence[tuple[Task, list[int]]], row_filter: RowFilter) -> list[Rated]:
     """Rows with `completion`; every other column that holds a number (or true or false) is a rating."""
-    return sieve.made(prompts, _rated)
+    return row_filter.made(prompts, _rated)
 
 
 def rated_items(row: Rated, group: int) -> list[Item]:
@@ -54,7 +54,7 @@ def by_rating(judgement: Judgement, batch: Batch, members: Sequence[int]) -> Ver
 
 KIND = Kind(
     name="rated",
-    rows=lambda tasks, sieve: make_rated(sieve.prompts(tasks), sieve),
+    rows=lambda tasks, row_filter: make_rated(row_filter.prompts(tasks), row_filter),
     items=rated_items,
     verdict=by_rating,
     table="sides",
@@ -70,12 +70,12 @@ def _next_unlike(truth: Tensor, sequence: int) -> int | None:
     return next((at for at in places if abs(numbers[at] - numbers[sequence]) > 0), None)
 
 
-def _rated(task: Task, prompt: list[int], sieve: Sieve) -> Rated | None:
-    ids = sieve.ids(task, column(task, "completion"))
+def _rated(task: Task, prompt: list[int], row_filter: RowFilter) -> Rated | None:
+    ids = row_filter.ids(task, column(task, "completion"))
     if ids is None:
         return None
     ratings = numbers({name: value for name, value in task.columns.items() if name != "completion"})
     if not ratings:
-        return sieve.leave_out("no rating")
-    fitted, _ = sieve.fit(task, prompt, [ids])
+        return row_filter.leave_out("no rating")
+    fitted, _ = row_filter.fit(task, prompt, [ids])
     return Rated(task=task, prompt=tuple(prompt), completion=tuple(fitted[0]), ratings=ratings) if fitted else None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from alignkit.data.given.columns import column, label
-from alignkit.data.given.lengths import mean_length
-from alignkit.data.given.sieve import Sieve
 from alignkit.data.kinds.kind import Kind
+from alignkit.data.offline.columns import column, label
+from alignkit.data.offline.lengths import mean_length
+from alignkit.data.offline.row_filter import RowFilter
 from alignkit.errors import DataError
 from alignkit.types.item import Item
 from alignkit.types.task import Task
@@ -26,11 +26,11 @@ class Rewritten:
     rewrite: tuple[int, ...] = ()
 
 
-def make_rewritten(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[Rewritten]:
-    """The judged completions, in order, the wrong ones with their rewrite. Raises DataError when none is left."""
-    rows = [row for task, prompt in prompts if (row := _rewritten(task, prompt, sieve)) is not None]
+def make_rewritten(prompts: Sequence[tuple[Task, list[int]]], row_filter: RowFilter) -> list[Rewritten]:
+    """The labelled completions, in order, the wrong ones with their rewrite. Raises DataError when none is left."""
+    rows = [row for task, prompt in prompts if (row := _rewritten(task, prompt, row_filter)) is not None]
     if not rows:
-        raise DataError(sieve.report() or f"{sieve.data.name}: no completion is left to train on")
+        raise DataError(row_filter.report() or f"{row_filter.data.name}: no completion is left to train on")
     return rows
 
 
@@ -47,29 +47,29 @@ def rewritten_items(row: Rewritten, group: int) -> list[Item]:
 
 KIND = Kind(
     name="rewrites",
-    rows=lambda tasks, sieve: make_rewritten(sieve.prompts(tasks), sieve),
+    rows=lambda tasks, row_filter: make_rewritten(row_filter.prompts(tasks), row_filter),
     items=rewritten_items,
     describe=lambda rows: mean_length([row.completion for row in rows]),
     table="sides",
 )
 
 
-def _rewritten(task: Task, prompt: list[int], sieve: Sieve) -> Rewritten | None:
-    sieve.given += 1
+def _rewritten(task: Task, prompt: list[int], row_filter: RowFilter) -> Rewritten | None:
+    row_filter.seen += 1
     right, rewrite = label(task), task.columns.get("rewrite")
     if not right and not rewrite:
-        return sieve.leave_out("a wrong completion without a rewrite")
+        return row_filter.leave_out("a wrong completion without a rewrite")
     sides = []
     for answer in (column(task, "completion"),) if right else (column(task, "completion"), rewrite):
-        ids = sieve.ids(task, answer)
+        ids = row_filter.ids(task, answer)
         if ids is None:
             return None
         sides.append(ids)
-    fitted, cut = sieve.fit(task, prompt, sides)
+    fitted, cut = row_filter.fit(task, prompt, sides)
     if not fitted:
         return None
     completion, *rewritten = map(tuple, fitted)
     if rewritten == [completion]:
-        return sieve.leave_out("a rewrite that changes nothing")
+        return row_filter.leave_out("a rewrite that changes nothing")
     own = Rewritten(task=task, prompt=tuple(prompt), completion=completion, right=right, cut=cut[0])
     return own if right else replace(own, rewrite=rewritten[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,16 @@ from alignkit.recipe.lookup.find import did_you_mean
 
 if TYPE_CHECKING:
     from alignkit.data.kinds.kind import Kind
+
+OLDER = {
+    "duels": "pairwise",
+    "judged": "unpaired_feedback",
+    "labelled": "sft",
+    "pairs": "paired_preference",
+    "steps": "stepwise_supervision",
+    "turns": "transitions",
+}
+"""What kinds were called before -> what they are called."""
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "kinds"
 
@@ -26,6 +37,12 @@ def kind_of(source: str | Kind) -> Kind:
 
 @cache
 def _named(source: str) -> Kind:
+    if source in OLDER:
+        now = OLDER[source]
+        logging.getLogger(__name__).warning(
+            f"an algorithm's `source` '{source}' is now '{now}'; the older name is still read"
+        )
+        source = now
     known = sorted(path.stem for path in FOLDER.glob("[!_]*.py") if path.stem != "kind")
     if source not in known:
         guess = did_you_mean(source, known)

@@ -39,9 +39,9 @@ class Fixup(Section):
 
 class Train(Section):
     steps: PositiveInt
-    """Rollout batches (or, for labelled data and pairs, optimizer steps)."""
+    """Rollout batches (or, for offline data, optimizer steps)."""
     batch: PositiveInt | None = None
-    """Sequences, pairs or turns per step for given data and replay; rollout algorithms take prompts x group instead."""
+    """Sequences, pairs or turns per step for offline data and replay; else prompts x group are taken."""
     epochs: PositiveInt = 1
     """Passes over each rollout batch."""
     minibatches: PositiveInt = 1

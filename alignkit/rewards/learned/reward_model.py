@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from alignkit.algorithms.base import Algorithm
-from alignkit.data.kinds.steps import step_ids
+from alignkit.data.kinds.stepwise_supervision import step_ids
 from alignkit.data.prompts import render, render_answer
 from alignkit.errors import ContentError, DataError, on_one_line
 from alignkit.models.base_model import base_model

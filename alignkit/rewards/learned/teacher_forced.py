@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from alignkit.data.kinds.steps import step_ids
+from alignkit.data.kinds.stepwise_supervision import step_ids
 from alignkit.data.prompts import render
 from alignkit.data.tokens import plain_ids
 from alignkit.errors import ContentError, DataError

@@ -12,7 +12,7 @@ from alignkit.errors import ContentError, DataError, first_line
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
 from alignkit.recipe.read import resolve_algorithm
-from alignkit.run.check.preflight_rows import Learnt, Repeats, given_example, learnt_of, repeats_of, stops_of
+from alignkit.run.check.preflight_rows import Learnt, Repeats, learnt_of, offline_example, repeats_of, stops_of
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.seeds import child
 
@@ -56,7 +56,7 @@ class GoldGrades:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Pairs or judged completions: how many can be learnt from, why the others cannot, and how long the sides are.
+    """Offline completions with feedback: how many are kept, why the others are not, and how long the sides are.
 
     problem: the sentence with which training would refuse the data. example: the first row: prompt and completions,
     (text, whether it is learnt from).
@@ -150,14 +150,14 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
 
 
 def compare_answers(recipe: Recipe, stage: Stage, tokenizer: Any, tasks: Sequence[Task]) -> Compared | None:
-    """What a stage that learns from given completions with a judgement can make of its data; None for other stages."""
-    from alignkit.data.given.sieve import Sieve
+    """What a stage that learns from offline data in sides can make of it; None for other stages."""
+    from alignkit.data.offline.row_filter import RowFilter
 
     algorithm, config = resolve_algorithm(stage, recipe)
     kind, steps = kind_of(algorithm.source), algorithm.steps(config)
     if kind.rows is None or kind.table != "sides":
         return None
-    sieve = Sieve(
+    row_filter = RowFilter(
         tokenizer=tokenizer,
         data=stage.data,
         context=tokenizer.model_max_length,
@@ -167,16 +167,16 @@ def compare_answers(recipe: Recipe, stage: Stage, tokenizer: Any, tasks: Sequenc
     )
     problem, rows = None, []
     try:
-        rows = kind.rows(tasks, sieve)
+        rows = kind.rows(tasks, row_filter)
     except DataError as error:
         problem = str(error)
     return Compared(
         kept=len(rows),
-        left_out=dict(sieve.reasons),
-        truncated=sieve.truncated,
+        left_out=dict(row_filter.reasons),
+        truncated=row_filter.truncated,
         lengths=kind.lengths(rows) if rows else None,
         problem=problem,
-        example=given_example(tokenizer, rows[0].prompt, kind.completions(rows[0])) if rows else [],
+        example=offline_example(tokenizer, rows[0].prompt, kind.completions(rows[0])) if rows else [],
     )
 
 

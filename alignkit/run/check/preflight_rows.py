@@ -64,10 +64,10 @@ def learnt_of(tokenizer: Any, tasks: Sequence[Task], data: Data) -> Learnt:
     )
 
 
-def given_example(
+def offline_example(
     tokenizer: Any, prompt: Sequence[int], completions: Sequence[Sequence[int]]
 ) -> list[tuple[str, bool]]:
-    """A row of given completions as text: its prompt, and each completion that is learnt from."""
+    """A row of offline data as text: its prompt, and each completion that is learnt from."""
     texts = [(prompt, False), *((completion, True) for completion in completions)]
     return [(tokenizer.decode(list(ids), skip_special_tokens=False), learnt) for ids, learnt in texts]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator, Philox
 
 from alignkit.data.completion_text import completion_text
-from alignkit.data.given.columns import numbers
+from alignkit.data.offline.columns import numbers
 from alignkit.data.sources import load_tasks
 from alignkit.errors import DataError
 from alignkit.evaluate.statistics import distributions, first_error

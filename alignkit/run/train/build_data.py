@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from alignkit.data.asked import check_asked
-from alignkit.data.given.example import Example
-from alignkit.data.given.sieve import Sieve
 from alignkit.data.kinds.kind import Kind
-from alignkit.data.kinds.labelled import make_labelled
+from alignkit.data.kinds.sft import make_sft
+from alignkit.data.offline.example import Example
+from alignkit.data.offline.row_filter import RowFilter
 from alignkit.data.opened import opened
 from alignkit.data.sources import load_tasks, split_holdout
 from alignkit.errors import DataError
@@ -24,8 +24,8 @@ from alignkit.rollout.collect import Collector
 from alignkit.rollout.episodes import SUCCESS
 from alignkit.run.train.build import Policy, algorithm_of, beside, episode_tokens
 from alignkit.train.evaluate import Evaluator, grader_of
-from alignkit.train.evaluate_given import GivenEvaluator
-from alignkit.train.given import GivenSource, check_columns
+from alignkit.train.evaluate_offline import OfflineEvaluator
+from alignkit.train.offline import OfflineSource, check_columns
 from alignkit.train.replay import ReplaySource
 from alignkit.train.source import Order, RolloutSource, Source
 from alignkit.types.seeds import child
@@ -38,28 +38,28 @@ def build_examples(stage: Stage, policy: Policy, *, recipe: Recipe, report: Call
     tasks = training_tasks(stage, recipe)
     if stage.environment is not None:  # its first observation is the prompt
         return [Example(task=task, prompt=()) for task in tasks]
-    sieve = _sieve(recipe, stage.data, policy, report=report)
+    row_filter = _row_filter(recipe, stage.data, policy, report=report)
     if stage.rollouts.guided:
-        labelled = make_labelled([replace(task, conversation=False) for task in tasks], sieve)
-        examples = [replace(one, opened=opened(sieve.tokenizer, one.task, sieve.data)) for one in labelled]
+        completed = make_sft([replace(task, conversation=False) for task in tasks], row_filter)
+        examples = [replace(one, opened=opened(row_filter.tokenizer, one.task, row_filter.data)) for one in completed]
     else:
-        examples = _prompts(tasks, sieve)
-    _tell(stage, examples, sieve.report(), report=report)
+        examples = _prompts(tasks, row_filter)
+    _tell(stage, examples, row_filter.report(), report=report)
     return examples
 
 
-def build_given(stage: Stage, policy: Policy, *, recipe: Recipe, report: Callable[[str], None]) -> GivenSource:
-    """The source of a stage's given data; says what it leaves out and how long the rest is."""
+def build_offline(stage: Stage, policy: Policy, *, recipe: Recipe, report: Callable[[str], None]) -> OfflineSource:
+    """The source of a stage's offline data; says what it leaves out and how long the rest is."""
     tasks, kind = training_tasks(stage, recipe), kind_of(algorithm_of(recipe, stage)[0].source)
-    rows, sieve = _given_rows(recipe, stage, tasks, stage.data, policy, report=report)
+    rows, row_filter = _offline_rows(recipe, stage, tasks, stage.data, policy, report=report)
     compared = kind.table == "sides"
-    _tell(stage, rows, sieve.report(), kind.lengths(rows) if compared else None, report=report)
-    return GivenSource(
+    _tell(stage, rows, row_filter.report(), kind.lengths(rows) if compared else None, report=report)
+    return OfflineSource(
         kind=kind,
         order=Order(examples=rows, seed=child(recipe.seed, stage.name, "order"), shuffle=stage.data.shuffle),
         size=stage.train.batch or 1,
         share_prefix=stage.train.fast_paths and packs(policy.model),
-        left_out=sieve.left_out / sieve.given if compared else None,
+        left_out=row_filter.left_out / row_filter.seen if compared else None,
     )
 
 
@@ -71,19 +71,19 @@ def _tell(stage: Stage, rows: Sequence[Any], *sentences: str | None, report: Cal
         raise DataError(f"{stage.data.name}: no task is left to train on after holdout and length filters")
 
 
-def _given_rows(
+def _offline_rows(
     recipe: Recipe, stage: Stage, tasks: Sequence[Task], data: Data, policy: Policy, *, report: Callable[[str], None]
-) -> tuple[Sequence[Any], Sieve]:
+) -> tuple[Sequence[Any], RowFilter]:
     algorithm, config = algorithm_of(recipe, stage)
     kind, steps = kind_of(algorithm.source), algorithm.steps(config)
     assert kind.rows is not None, "what is sampled has no rows"
-    sieve = _sieve(recipe, data, policy, unit=kind.unit, tag=steps.tag if steps else "", report=report)
-    rows = kind.rows(tasks, sieve)
+    row_filter = _row_filter(recipe, data, policy, unit=kind.unit, tag=steps.tag if steps else "", report=report)
+    rows = kind.rows(tasks, row_filter)
     check_columns(rows, kind, algorithm.columns(config))
-    return rows, sieve
+    return rows, row_filter
 
 
-def _sieve(
+def _row_filter(
     recipe: Recipe,
     data: Data,
     policy: Policy,
@@ -91,8 +91,8 @@ def _sieve(
     unit: str = "completions",
     tag: str = "",
     report: Callable[[str], None],
-) -> Sieve:
-    return Sieve(
+) -> RowFilter:
+    return RowFilter(
         tokenizer=policy.tokenizer,
         data=data,
         context=policy.context,
@@ -105,11 +105,11 @@ def _sieve(
     )
 
 
-def _prompts(tasks: Sequence[Task], sieve: Sieve) -> list[Example]:
+def _prompts(tasks: Sequence[Task], row_filter: RowFilter) -> list[Example]:
     check_asked(tasks)
     return [
-        Example(task=task, prompt=tuple(ids), opened=opened(sieve.tokenizer, task, sieve.data))
-        for task, ids in sieve.prompts(tasks)
+        Example(task=task, prompt=tuple(ids), opened=opened(row_filter.tokenizer, task, row_filter.data))
+        for task, ids in row_filter.prompts(tasks)
     ]
 
 
@@ -146,7 +146,7 @@ def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Eva
     if stage.environment is not None:
         examples = [Example(task=task, prompt=()) for task in tasks[: settings.limit]]
         return Evaluator(collector=collector, examples=examples, settings=settings, grader=lambda task: SUCCESS)
-    examples = _prompts(tasks[: settings.limit], _sieve(recipe, data, policy, report=lambda message: None))
+    examples = _prompts(tasks[: settings.limit], _row_filter(recipe, data, policy, report=lambda message: None))
     names = part_names(stage.rewards)
     gates = {name for name, spec in zip(names, stage.rewards, strict=True) if spec.gate}
     return Evaluator(
@@ -159,14 +159,14 @@ def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Eva
     )
 
 
-def build_given_evaluator(recipe: Recipe, policy: Policy) -> GivenEvaluator:
+def build_offline_evaluator(recipe: Recipe, policy: Policy) -> OfflineEvaluator:
     """The evaluation of a model that judges: held-out completions of the kind that the last stage learns from."""
     settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
     kind, data = kind_of(algorithm_of(recipe, stage)[0].source), settings.data or stage.data
     tasks = _heldout_tasks(recipe)[: settings.limit]
-    rows, _ = _given_rows(recipe, stage, tasks, data, policy, report=lambda message: None)
+    rows, _ = _offline_rows(recipe, stage, tasks, data, policy, report=lambda message: None)
     share_prefix = stage.train.fast_paths and packs(policy.model)
-    return GivenEvaluator(kind=kind, rows=rows, share_prefix=share_prefix)
+    return OfflineEvaluator(kind=kind, rows=rows, share_prefix=share_prefix)
 
 
 def _heldout_tasks(recipe: Recipe) -> list[Task]:

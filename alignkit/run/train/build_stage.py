@@ -42,7 +42,7 @@ class StageBuilder:
     """Builds the stages of a run on this rank.
 
     collector: (number of a stage, the tasks that it trains on) -> what samples and scores for it, on the first rank.
-    folder: of the run, for what the reference said of given data. report: is told of what rows are left out.
+    folder: of the run, for what the reference said of offline data. report: is told of what rows are left out.
     """
 
     recipe: Recipe
@@ -140,7 +140,7 @@ class StageBuilder:
     def _reference(
         self, stage: Stage, trainer: Trainer, initial: Mapping[str, Tensor] | None, *, keep: bool
     ) -> Reference:
-        """The frozen reference. keep: what it says, in the run folder, of given data, which comes back each epoch."""
+        """The frozen reference. keep: what it says, in the run folder, of offline data, which comes back each epoch."""
         frozen = build.build_reference(self.recipe, initial).to(next(trainer.model.parameters()).device)
         dtype = getattr(torch, self.recipe.model.dtype)
         return Reference(
@@ -165,7 +165,7 @@ class StageBuilder:
         stage = self.recipe.stages[number]
         given = {"recipe": self.recipe, "report": self.report}
         if not kind.samples:
-            return build_data.build_given(stage, policy, **given)
+            return build_data.build_offline(stage, policy, **given)
         examples = build_data.build_examples(stage, policy, **given)
         collector = self.collector(number, [example.task for example in examples])
         play = training_play(collector.play, self.recipe, stage, policy, initial)

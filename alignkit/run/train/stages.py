@@ -18,7 +18,7 @@ from alignkit.models.critic import add_value_head, remove_value_head
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import store_tensors, stored_tensors
 from alignkit.recipe.read import dump_recipe
-from alignkit.recipe.rules import judges_given
+from alignkit.recipe.rules import evaluates_offline
 from alignkit.recipe.schema import Recipe, Stage
 from alignkit.rewards.pool.pool import RewardPool
 from alignkit.rollout.collect import Collector
@@ -32,7 +32,7 @@ from alignkit.run_folder.light import Light
 from alignkit.run_folder.run_folder import step_of
 from alignkit.train import checkpoint
 from alignkit.train.evaluate import Evaluator
-from alignkit.train.evaluate_given import GivenEvaluator
+from alignkit.train.evaluate_offline import OfflineEvaluator
 from alignkit.train.health import Health, HealthLimits, stop_if_needed
 from alignkit.train.inputs import Input
 from alignkit.train.loop import StageLoop
@@ -65,7 +65,7 @@ class Run:
     stop: Stop
     inputs: Sequence[Input] = ()
     health: Health = field(default_factory=Health)
-    evaluator: Evaluator | GivenEvaluator | None = None
+    evaluator: Evaluator | OfflineEvaluator | None = None
     suite: SuiteEvaluation | None = None
     loop: StageLoop = field(init=False)
     untrained: Untrained = field(init=False)
@@ -195,7 +195,7 @@ class Run:
     def _evaluate(self) -> None:
         if self.recipe.evaluation is None:
             return
-        if judges_given(self.recipe.stages[-1], build.algorithm_of(self.recipe, self.recipe.stages[-1])[0]):
+        if evaluates_offline(self.recipe.stages[-1], build.algorithm_of(self.recipe, self.recipe.stages[-1])[0]):
             self._judge()
         else:
             self._answer()
@@ -204,8 +204,8 @@ class Run:
         """Evaluates by what the model says of held-out completions, in the last stage only."""
         if self.state.stage + 1 < len(self.recipe.stages):
             return
-        if not isinstance(self.evaluator, GivenEvaluator):
-            self.evaluator = build_data.build_given_evaluator(self.recipe, self.policy)
+        if not isinstance(self.evaluator, OfflineEvaluator):
+            self.evaluator = build_data.build_offline_evaluator(self.recipe, self.policy)
         rows, summary = self.evaluator.run(self.loop)
         if self.group.first:
             self.journal.evaluation(self.state.done, self.stage.name, rows, summary)

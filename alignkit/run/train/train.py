@@ -14,7 +14,7 @@ from alignkit.engines.canary import probe
 from alignkit.errors import AlignkitError
 from alignkit.parallel.group import Group, join_group
 from alignkit.recipe.lookup.kind_of import kind_of
-from alignkit.recipe.rules import judges_given
+from alignkit.recipe.rules import evaluates_offline
 from alignkit.recipe.schema import Recipe
 from alignkit.report.terminal import open_display
 from alignkit.report.tracker import open_tracker
@@ -136,7 +136,7 @@ def _write_start(
 
 def _samples(recipe: Recipe) -> bool:
     algorithms = [build.algorithm_of(recipe, stage)[0] for stage in recipe.stages]
-    answers = recipe.evaluation is not None and not judges_given(recipe.stages[-1], algorithms[-1])
+    answers = recipe.evaluation is not None and not evaluates_offline(recipe.stages[-1], algorithms[-1])
     return answers or any(kind_of(algorithm.source).samples for algorithm in algorithms)
 
 

@@ -1,4 +1,4 @@
-"""REBEL on a given pair by hand: how much better the chosen answer is, regressed on."""
+"""Offline REBEL on one pair by hand: how much better the chosen answer is, regressed on."""
 
 from math import log
 

@@ -15,7 +15,7 @@ ROWS = 64  # read at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class GivenEvaluator:
+class OfflineEvaluator:
     """Judges `rows`, the held-out rows of the stage's kind. Every rank must run it."""
 
     kind: Kind

@@ -22,7 +22,7 @@ Row = TypeVar("Row")
 
 
 @dataclass(kw_only=True)
-class Sieve:
+class RowFilter:
     """Turns completions into token ids under the limits of `data`, and counts what it leaves out and why.
 
     context: longest sequence of the model, in tokens. unit: what one row is called in reports.
@@ -39,7 +39,7 @@ class Sieve:
     seed: int = 0
     tag: str = ""
     tell: Callable[[str], object] = lambda sentence: None
-    given: int = 0
+    seen: int = 0
     truncated: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
@@ -76,12 +76,12 @@ class Sieve:
         return kept
 
     def made(
-        self, prompts: Sequence[tuple[Task, list[int]]], make: Callable[[Task, list[int], Sieve], Row | None]
+        self, prompts: Sequence[tuple[Task, list[int]]], make: Callable[[Task, list[int], RowFilter], Row | None]
     ) -> list[Row]:
         """What `make` makes of the prompts, without None. Raises DataError when nothing is left."""
         rows = []
         for task, prompt in prompts:
-            self.given += 1
+            self.seen += 1
             row = make(task, prompt, self)
             if row is not None:
                 rows.append(row)
@@ -123,4 +123,4 @@ class Sieve:
             return None
         why = "".join(f", {count} with {reason}" for reason, count in self.reasons.most_common())
         cut = f"; {self.truncated} truncated" if self.truncated else ""
-        return f"{self.data.name}: {self.left_out} of {self.given} {self.unit} left out{why}{cut}"
+        return f"{self.data.name}: {self.left_out} of {self.seen} {self.unit} left out{why}{cut}"

@@ -1,33 +1,35 @@
-"""The turns of given episodes, each by itself."""
+"""Transitions of offline reinforcement learning: turns of episodes, each with state and reward."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignkit.data.given.sieve import Sieve
-from alignkit.data.given.turns import GivenTurn, given_turns
 from alignkit.data.kinds.kind import Kind
+from alignkit.data.offline.row_filter import RowFilter
+from alignkit.data.offline.transitions import Transition, transitions_of
 from alignkit.types.item import Item
 from alignkit.types.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TurnRow:
+class TransitionRow:
     """A turn of the episode that a task holds."""
 
     task: Task
-    turn: GivenTurn
+    turn: Transition
 
 
-def make_turns(tasks: Sequence[Task], sieve: Sieve) -> list[TurnRow]:
+def make_turns(tasks: Sequence[Task], row_filter: RowFilter) -> list[TransitionRow]:
     """All turns of all tasks, in order. Raises DataError for a task whose column `turns` is no episode with rewards."""
     return [
-        TurnRow(task=task, turn=turn) for task in tasks for turn in given_turns(sieve.renderer, task, sieve.context)
+        TransitionRow(task=task, turn=turn)
+        for task in tasks
+        for turn in transitions_of(row_filter.renderer, task, row_filter.context)
     ]
 
 
-def past_item(turns: Sequence[GivenTurn], group: int) -> Item:
+def past_item(turns: Sequence[Transition], group: int) -> Item:
     """The sequence of turns as they were: the state, then utterances, and what came after each of them, masked."""
     ids: list[int] = []
     action: list[bool] = []
@@ -42,7 +44,7 @@ def past_item(turns: Sequence[GivenTurn], group: int) -> Item:
 
 
 KIND = Kind(
-    name="turns",
+    name="transitions",
     unit="turns",
     rows=make_turns,
     items=lambda row, group: [past_item([row.turn], group)],

@@ -1,4 +1,4 @@
-"""Answers in steps, each of them with a label."""
+"""Stepwise supervision, for process reward models: answers in steps, each of them with a label."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from alignkit.data.chat_template import chat_template
-from alignkit.data.given.columns import lists, number
-from alignkit.data.given.sieve import Sieve
-from alignkit.data.given.verdict import Verdict, mean, share
 from alignkit.data.kinds.kind import Kind
+from alignkit.data.offline.columns import lists, number
+from alignkit.data.offline.row_filter import RowFilter
+from alignkit.data.offline.verdict import Verdict, mean, share
 from alignkit.data.rendering import eos_id
 from alignkit.data.tokens import plain_ids
 from alignkit.types.item import Item
@@ -34,12 +34,12 @@ class Stepped:
     labels: tuple[float, ...]
 
 
-def make_stepped(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve, *, tag: str = "") -> list[Stepped]:
+def make_stepped(prompts: Sequence[tuple[Task, list[int]]], row_filter: RowFilter, *, tag: str = "") -> list[Stepped]:
     """Rows with `steps`, a list of texts that together are the completion, and `labels`, a number for each.
 
     tag: text put after each step.
     """
-    return sieve.made(prompts, partial(_stepped, tag=tag))
+    return row_filter.made(prompts, partial(_stepped, tag=tag))
 
 
 def step_ids(tokenizer: Any, steps: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -84,29 +84,29 @@ def by_step(judgement: Judgement, batch: Batch, members: Sequence[int]) -> Verdi
 
 
 KIND = Kind(
-    name="steps",
-    rows=lambda tasks, sieve: make_stepped(sieve.prompts(tasks), sieve, tag=sieve.tag),
+    name="stepwise_supervision",
+    rows=lambda tasks, row_filter: make_stepped(row_filter.prompts(tasks), row_filter, tag=row_filter.tag),
     items=stepped_items,
     verdict=by_step,
     table="sides",
 )
 
 
-def _stepped(task: Task, prompt: list[int], sieve: Sieve, *, tag: str) -> Stepped | None:
+def _stepped(task: Task, prompt: list[int], row_filter: RowFilter, *, tag: str) -> Stepped | None:
     steps, given = lists(task, "steps", "labels")
     labels = [number(label) for label in given]
     if not steps or not all(step.strip() for step in steps):
-        return sieve.leave_out("an empty step")
+        return row_filter.leave_out("an empty step")
     if not all(label is not None and 0 <= label <= 1 for label in labels):
-        return sieve.leave_out("a step's label that is not between 0 and 1")
-    ids, ends = step_ids(sieve.tokenizer, [step + tag for step in steps])
+        return row_filter.leave_out("a step's label that is not between 0 and 1")
+    ids, ends = step_ids(row_filter.tokenizer, [step + tag for step in steps])
     if len({-1, *ends}) <= len(ends):
-        return sieve.leave_out("a step without tokens")
-    fitted, _ = sieve.fit(task, prompt, [ids])
+        return row_filter.leave_out("a step without tokens")
+    fitted, _ = row_filter.fit(task, prompt, [ids])
     if not fitted:
         return None
     kept = [(end, label) for end, label in zip(ends, labels, strict=True) if end < len(fitted[0]) and label is not None]
     if not kept:
-        return sieve.leave_out("no whole step within the length limit")
+        return row_filter.leave_out("no whole step within the length limit")
     ends, labels = zip(*kept, strict=True)
     return Stepped(task=task, prompt=tuple(prompt), completion=tuple(fitted[0]), ends=ends, labels=labels)

@@ -1,4 +1,4 @@
-"""Pairs of which both answers are read in one context."""
+"""Paired preferences for a pairwise reward model, which reads both answers in one context."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 
-from alignkit.data.given.sieve import Sieve
 from alignkit.data.kinds.kind import Kind
-from alignkit.data.kinds.pairs import SIDES, Pair, by_side, describe, make_pairs, pair_items
+from alignkit.data.kinds.paired_preference import SIDES, Pair, by_side, describe, make_pairs, pair_items
+from alignkit.data.offline.row_filter import RowFilter
 from alignkit.errors import DataError
 from alignkit.types.item import Item
 from alignkit.types.task import Task
 
 
-def make_duels(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[Pair]:
+def make_pairwise(prompts: Sequence[tuple[Task, list[int]]], row_filter: RowFilter) -> list[Pair]:
     """The pairs of which both answers fit into the context together. Raises DataError when none is left."""
     pairs = []
-    for pair in make_pairs(prompts, sieve):
-        if len(pair.prompt) + len(pair.chosen) + len(pair.rejected) <= sieve.context:
+    for pair in make_pairs(prompts, row_filter):
+        if len(pair.prompt) + len(pair.chosen) + len(pair.rejected) <= row_filter.context:
             pairs.append(pair)
         else:
-            sieve.leave_out("two completions too long to be read together")
+            row_filter.leave_out("two completions too long to be read together")
     if not pairs:
-        raise DataError(sieve.report() or f"{sieve.data.name}: no pair is left to train on")
+        raise DataError(row_filter.report() or f"{row_filter.data.name}: no pair is left to train on")
     return pairs
 
 
-def duel_items(pair: Pair, group: int) -> list[Item]:
+def pairwise_items(pair: Pair, group: int) -> list[Item]:
     """The pair in both orders: the answer shown first joins the prompt, the other one is the completion."""
     return [
         replace(own, prompt_ids=(*own.prompt_ids, *other.completion_ids))
@@ -36,10 +36,10 @@ def duel_items(pair: Pair, group: int) -> list[Item]:
 
 
 KIND = Kind(
-    name="duels",
+    name="pairwise",
     unit="pairs",
-    rows=lambda tasks, sieve: make_duels(sieve.prompts(tasks), sieve),
-    items=duel_items,
+    rows=lambda tasks, row_filter: make_pairwise(row_filter.prompts(tasks), row_filter),
+    items=pairwise_items,
     describe=describe,
     verdict=by_side,
     sided=SIDES,

@@ -1,4 +1,4 @@
-"""Preference pairs: two answers to one prompt, one chosen over the other."""
+"""Paired preferences: two answers to one prompt, one chosen over the other."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alignkit.data.given.columns import column, numbers
-from alignkit.data.given.lengths import two_lengths
-from alignkit.data.given.sieve import Sieve
-from alignkit.data.given.verdict import Verdict, agreement, ordered
 from alignkit.data.kinds.kind import Kind
+from alignkit.data.offline.columns import column, numbers
+from alignkit.data.offline.lengths import two_lengths
+from alignkit.data.offline.row_filter import RowFilter
+from alignkit.data.offline.verdict import Verdict, agreement, ordered
 from alignkit.errors import DataError
 from alignkit.types.item import Item
 from alignkit.types.task import Task
@@ -35,15 +35,15 @@ class Pair:
     rewards: tuple[float, float] | None = None
 
 
-def make_pairs(prompts: Sequence[tuple[Task, list[int]]], sieve: Sieve) -> list[Pair]:
+def make_pairs(prompts: Sequence[tuple[Task, list[int]]], row_filter: RowFilter) -> list[Pair]:
     """The pairs that can be compared, in order. Raises DataError when a row has no two sides, or none is left."""
-    pairs = [pair for task, prompt in prompts if (pair := _pair(task, prompt, sieve)) is not None]
+    pairs = [pair for task, prompt in prompts if (pair := _pair(task, prompt, row_filter)) is not None]
     if not pairs:
-        raise DataError(sieve.report() or f"{sieve.data.name}: no pair is left to train on")
+        raise DataError(row_filter.report() or f"{row_filter.data.name}: no pair is left to train on")
     rewarded = sum(pair.rewards is not None for pair in pairs)
     if 0 < rewarded < len(pairs):
         raise DataError(
-            f"{sieve.data.name}: {rewarded} of {len(pairs)} pairs have chosen_reward and rejected_reward; "
+            f"{row_filter.data.name}: {rewarded} of {len(pairs)} pairs have chosen_reward and rejected_reward; "
             "give them to all pairs or to none"
         )
     return pairs
@@ -79,9 +79,9 @@ def by_side(judgement: Judgement, batch: Batch, members: Sequence[int]) -> Verdi
 
 
 KIND = Kind(
-    name="pairs",
+    name="paired_preference",
     unit="pairs",
-    rows=lambda tasks, sieve: make_pairs(sieve.prompts(tasks), sieve),
+    rows=lambda tasks, row_filter: make_pairs(row_filter.prompts(tasks), row_filter),
     items=pair_items,
     describe=describe,
     verdict=by_side,
@@ -90,25 +90,25 @@ KIND = Kind(
 )
 
 
-def _pair(task: Task, prompt: list[int], sieve: Sieve) -> Pair | None:
-    sieve.given += 1
+def _pair(task: Task, prompt: list[int], row_filter: RowFilter) -> Pair | None:
+    row_filter.seen += 1
     answers = [column(task, name) for name in ("chosen", "rejected")]
     sides = []
     for answer in answers:
-        ids = sieve.ids(task, answer)
+        ids = row_filter.ids(task, answer)
         if ids is None:
             return None
         sides.append(ids)
     if sides[0] == sides[1]:
-        return sieve.leave_out("equal sides")
+        return row_filter.leave_out("equal sides")
     rewards = _rewards(task)
     if rewards is not None and not all(map(math.isfinite, rewards)):
-        return sieve.leave_out("a reward that is not a finite number")
-    fitted, cut = sieve.fit(task, prompt, sides)
+        return row_filter.leave_out("a reward that is not a finite number")
+    fitted, cut = row_filter.fit(task, prompt, sides)
     if not fitted:
         return None
     if fitted[0] == fitted[1]:
-        return sieve.leave_out("sides that differ only behind the length limit")
+        return row_filter.leave_out("sides that differ only behind the length limit")
     chosen, rejected = map(tuple, fitted)
     ids = tuple(prompt)
     return Pair(task=task, prompt=ids, chosen=chosen, rejected=rejected, cut=(cut[0], cut[1]), rewards=rewards)

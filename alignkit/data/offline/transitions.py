@@ -1,4 +1,4 @@
-"""Given episodes as turns to be learnt from, token by token as an episode that is sampled."""
+"""Episodes of offline data as turns to be learnt from, token by token as an episode that is sampled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN = 40  # characters of a turn that has another shape
 
 
 @dataclass(frozen=True, slots=True)
-class GivenTurn:
+class Transition:
     """A turn that has been, as exact tokens: the state before it, the utterance with its stop token, what was answered
     (nothing: the episode ended there), and the reward that the environment paid."""
 
@@ -23,14 +23,14 @@ class GivenTurn:
     reward: float
 
 
-def given_turns(renderer: Renderer, task: Task, limit: int) -> list[GivenTurn]:
+def transitions_of(renderer: Renderer, task: Task, limit: int) -> list[Transition]:
     """The turns of a task's column `turns`, a list of {observation, action, reward}; the last one ends the episode.
 
     Raises DataError for other columns, a missing reward, and an episode of more than `limit` tokens.
     """
     learn(renderer, task, limit)
     transcript, spoken = renderer.begin(), []
-    for number, (observation, action) in enumerate(_given_turns(task)):
+    for number, (observation, action) in enumerate(_turns_of(task)):
         reward = task.columns["turns"][number].get("reward")
         if not isinstance(reward, int | float):
             raise DataError(f"task {task.id}: turn {number + 1} has no reward; wanted observation, action and reward")
@@ -42,18 +42,18 @@ def given_turns(renderer: Renderer, task: Task, limit: int) -> list[GivenTurn]:
     turns = []
     for number, (state, action, reward) in enumerate(spoken):
         answer = states[number][len(state) + len(action) :] if number < len(states) else ()
-        turns.append(GivenTurn(state, action, answer, reward))
+        turns.append(Transition(state, action, answer, reward))
     return turns
 
 
 def learn(renderer: Renderer, task: Task, limit: int) -> tuple[list[int], list[int], list[bool]]:
-    """(prompt ids, completion ids, action mask) of the given turns of a task, its column `turns`.
+    """(prompt ids, completion ids, action mask) of the turns of a task, its column `turns`.
 
     Every turn is `{observation, action}`: the observation is masked, the action with its stop token is learnt.
     Raises DataError for other columns and for an episode of more than `limit` tokens.
     """
     transcript, first = renderer.begin(), 0
-    for observation, action in _given_turns(task):
+    for observation, action in _turns_of(task):
         _observe(transcript, observation, task)
         first = first or len(transcript.ids)
         transcript.act([*renderer.encode(action), renderer.end_id])
@@ -69,7 +69,7 @@ def _observe(transcript: Transcript, observation: str, task: Task) -> None:
         raise DataError(f"task {task.id}: {error}") from error
 
 
-def _given_turns(task: Task) -> Iterable[tuple[str, str]]:
+def _turns_of(task: Task) -> Iterable[tuple[str, str]]:
     turns = task.columns.get("turns")
     if not isinstance(turns, Sequence) or not turns:
         raise DataError(f"task {task.id}: column 'turns' is {turns!r}; wanted a list of {{observation, action}}")

@@ -1,4 +1,4 @@
-"""The source of given data, whatever its kind: pairs, ranked, rated, judged or labelled completions, turns."""
+"""The source of offline data, whatever its kind: preferences, feedback, rankings, ratings, SFT, transitions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alignkit.types.batch import pack
 
 
 @dataclass(frozen=True, kw_only=True)
-class GivenSource:
+class OfflineSource:
     """`size` rows a step, each a group. kind: says what a row becomes.
 
     left_out: share of the data's rows that cannot be learnt from; None where that is not told.
