@@ -75,7 +75,7 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     besides = list(_besides(stage, mixed="costs" not in needs.columns))
     kind = "reward model" if algorithm.trains_reward else "policy"
     models = [kind, *(["reference"] if "reference" in needs.models else [])]
-    if stage.rollouts.finished:
+    if stage.rollouts.guide_roll_out:
         models.append("guide")
     if algorithm.heads(config) and not algorithm.trains_reward:
         shared = stage.critic is not None and stage.critic.shared
@@ -121,12 +121,12 @@ def _reward(stage: Stage) -> str:
 def _besides(stage: Stage, *, mixed: bool) -> Iterator[str]:
     """What the stage does to the algorithm's objective from outside: what is sampled, paid, left out and taken back."""
     rollouts, train = stage.rollouts, stage.train
-    if rollouts.guided:
-        yield f"{rollouts.guided:g} of the prompts go on from part of their task's completion, which is not trained on"
-    if rollouts.finished:
+    if rollouts.guide_roll_in:
+        yield f"{rollouts.guide_roll_in:g} of the prompts go on from part of their completion, which is not trained on"
+    if rollouts.guide_roll_out:
         guide, what = rollouts.guide or "the reference", "completions" if stage.environment is None else "utterances"
-        yield f"{rollouts.finished:g} of the {what} go over to {guide} midway, whose part is not trained on"
-    if not rollouts.keep_zero_spread:
+        yield f"{rollouts.guide_roll_out:g} of the {what} go over to {guide} midway, whose part is not trained on"
+    if rollouts.dynamic_sampling:
         rounds = _count(rollouts.refill_rounds, "round")
         yield f"groups of equal rewards give way to new prompts, in at most {rounds} a step"
     if stage.constraints and mixed:
@@ -155,8 +155,8 @@ def _without_effect(stage: Stage, source: Kind) -> Iterator[str]:
     rollouts, optimizer, data = stage.rollouts, stage.optimizer, stage.data
     if "final_lr_fraction" in optimizer.model_fields_set and optimizer.schedule == "constant":
         yield "optimizer.final_lr_fraction (the schedule is constant)"
-    if "refill_rounds" in rollouts.model_fields_set and rollouts.keep_zero_spread:
-        yield "rollouts.refill_rounds (keep_zero_spread is true)"
+    if "refill_rounds" in rollouts.model_fields_set and not rollouts.dynamic_sampling:
+        yield "rollouts.refill_rounds (dynamic_sampling is false)"
     if not source.samples and rollouts.model_fields_set:
         yield f"rollouts (this stage learns from offline data: {source.name})"
     yield from reward_without_effect(stage.rewards)

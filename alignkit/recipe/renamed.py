@@ -5,6 +5,7 @@ A section declares its own (`Section.renamed`, `Section.renamed_values`), an alg
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -15,6 +16,7 @@ from alignkit.recipe.lookup.find import find, load
 from alignkit.recipe.problems import models_in
 from alignkit.recipe.schema import Recipe, Section, Stage
 
+OPPOSITE = "not "  # before a new key: of true it makes false
 NOWHERE = Place("", 0)  # of a resolved recipe's keys: nobody wrote them
 Sections = Iterator[tuple[KeyPath, dict[Any, Any], type[Section]]]
 
@@ -31,9 +33,10 @@ def modernise(
     notes: list[tuple[Place, str]] = []
     for path, node, model in _sections(document.tree, below or {}, beside, code):
         for old, new in model.renamed.items():
-            was, now = old.split("."), new.split(".")
+            was, now = old.split("."), new.removeprefix(OPPOSITE).split(".")
             if _has(node, was):
-                notes.append(_move(document, path, node, was, now))
+                note = _move(document, path, node, was, now)
+                notes.append(_turn(node, now, *note) if new.startswith(OPPOSITE) else note)
         for key, values in model.renamed_values.items():
             *way, last = key.split(".")
             holder = _at(node, way)
@@ -124,6 +127,14 @@ def _move(
     for moved in [one for one in document.places if one[: len(older)] == older]:
         document.places[(*path, *now, *moved[len(older) :])] = document.places.pop(moved)
     return place, f"is now '{name}'; the older key is still read"
+
+
+def _turn(section: dict[Any, Any], now: list[str], place: Place, said: str) -> tuple[Place, str]:
+    """Makes the opposite of the value under the new key; what is neither true nor false is left to the schema."""
+    value = _at(section, now)
+    if isinstance(value, bool):
+        _at(section, now[:-1])[now[-1]] = not value
+    return place, said.replace(";", f", its opposite ({json.dumps(not value)});" if isinstance(value, bool) else ";", 1)
 
 
 def _at(node: Any, keys: list[str]) -> Any:

@@ -19,9 +19,9 @@ def broken_reward_settings(stage: Stage, algorithm: Any, config: Any, key: KeyPa
         yield from _placing(spec, stage, "rewards" in algorithm.needs(config).columns, own)
         if spec.normalise is not None and spec.gate:
             yield (*own, "normalise"), "would make a gate 0 on average; remove it, or the gate"
-        if spec.normalise is not None and not stage.rollouts.keep_zero_spread:
-            problem = "compares all completions of a step, which is sampled in rounds; set `rollouts.keep_zero_spread`"
-            yield (*own, "normalise"), f"{problem} to true"
+        if spec.normalise is not None and stage.rollouts.dynamic_sampling:
+            problem = "compares all completions of a step, which is sampled in rounds; set `rollouts.dynamic_sampling`"
+            yield (*own, "normalise"), f"{problem} to false"
         if spec.clip is not None and spec.clip[0] >= spec.clip[1]:
             yield (*own, "clip"), f"must be [lowest, highest]; got {list(spec.clip)}"
 
@@ -65,11 +65,11 @@ def _placing(spec: RewardSpec, stage: Stage, read: bool, own: KeyPath) -> Broken
         yield place, f"{problem}, or use ppo, reinforce or dqo"
     if spec.gate:
         yield place, "a gate multiplies whole completions; set this to `end`"
-    for name in ("guided", "finished"):
+    for name in ("guide_roll_in", "guide_roll_out"):
         if getattr(stage.rollouts, name):
             yield (
                 place,
-                f"some steps of a {name} completion are not the policy's; set this to `end`, or remove `{name}`",
+                f"a guide's steps are not the policy's; set this to `end`, or remove `{name}`",
             )
 
 

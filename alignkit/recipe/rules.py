@@ -285,8 +285,8 @@ def _batch(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
         if train.drop_confident and algorithm.unit == "group":
             problem = f"takes completions out of the groups that {kind} compares; remove it"
             yield (*key, "train", "drop_confident"), problem
-        if stage.rollouts.guided and stage.environment is not None:
-            yield (*key, "rollouts", "guided"), "an episode has no completion to begin with; remove it"
+        if stage.rollouts.guide_roll_in and stage.environment is not None:
+            yield (*key, "rollouts", "guide_roll_in"), "an episode has no completion to begin with; remove it"
         if train.batch is not None:
             problem = f"{kind} takes prompts x group = {size} sequences a step; set `rollouts.prompts` and remove this"
             yield (*key, "train", "batch"), problem
@@ -306,18 +306,18 @@ def _batch(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
 def _guide(recipe: Recipe, stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
     """That a guide has utterances to finish."""
     rollouts, kind, source = stage.rollouts, stage.algorithm["type"], kind_of(algorithm.source)
-    if rollouts.guide is not None and not rollouts.finished:
-        yield (*key, "guide"), "has nothing to finish; set `finished` above 0, or remove it"
+    if rollouts.guide is not None and not rollouts.guide_roll_out:
+        yield (*key, "guide"), "has nothing to finish; set `guide_roll_out` above 0, or remove it"
     folder = recipe.file.parent if recipe.file else Path()
     yield from _local_path((*key, "guide"), rollouts.guide, folder)
-    if not rollouts.finished:
+    if not rollouts.guide_roll_out:
         return
     if source.replays:
-        yield (*key, "finished"), f"{kind} keeps past turns, and of them what the policy said alone; remove it"
+        yield (*key, "guide_roll_out"), f"{kind} keeps past turns, and of them what the policy said alone; remove it"
     elif not source.fresh:
-        yield (*key, "finished"), f"{kind} samples no answers; set it in the stages that do"
+        yield (*key, "guide_roll_out"), f"{kind} samples no answers; set it in the stages that do"
     elif rollouts.max_new_tokens < 2:
-        yield (*key, "finished"), "a completion of one token cannot be shared; raise `rollouts.max_new_tokens`"
+        yield (*key, "guide_roll_out"), "a completion of one token cannot be shared; raise `rollouts.max_new_tokens`"
 
 
 def _critic(recipe: Recipe, stage: Stage, algorithm: Any, config: Any, key: KeyPath) -> Broken:

@@ -63,7 +63,7 @@ class Collector:
         """Groups for one step. draw(n) gives the next n prompts of the stage's order.
 
         Unscorable rollouts leave their group; groups of which fewer than 2 are left (of several) are dropped. With
-        `keep_zero_spread: false` so are groups whose rewards are all equal, and dropped groups are replaced by new
+        `dynamic_sampling` so are groups whose rewards are all equal, and dropped groups are replaced by new
         prompts for at most `refill_rounds` rounds. Raises RewardError when more than `max_unscorable` of the rollouts
         cannot be scored.
         """
@@ -85,7 +85,7 @@ class Collector:
 
     @property
     def _max_rounds(self) -> int:
-        return 1 if self.settings.keep_zero_spread else 1 + self.settings.refill_rounds
+        return 1 + self.settings.refill_rounds * self.settings.dynamic_sampling
 
     async def sample(self, prompts: Sequence[Prompt], *, first_group: int = 0) -> list[list[Rollout]]:
         """A group per prompt, of `settings.group` rollouts or those of them that there are, not scored by rewards."""
@@ -131,7 +131,7 @@ class Collector:
     def _teaches(self, group: list[Rollout]) -> bool:
         values = [value for rollout in group if (value := rollout.reward) is not None]
         return len(values) >= min(2, self.settings.group) and (
-            self.settings.keep_zero_spread or max(values) > min(values)
+            not self.settings.dynamic_sampling or max(values) > min(values)
         )
 
     def _check_scorable(self, rollouts: list[Rollout]) -> None:
@@ -189,7 +189,7 @@ def describe(collected: Collected, settings: Rollouts) -> dict[str, Any]:
         metrics[f"reward/fault/{kind}"] = sum(score.fault is not None and score.fault.kind == kind for score in scores)
     if rollouts[0].end is not None:
         metrics["rollout/turns_mean"] = sum(len(rollout.turns) for rollout in own) / len(own)
-    if settings.finished:
+    if settings.guide_roll_out:
         finished = [bool(turn.finish_ids) for rollout in rollouts for turn in rollout.turns]
         metrics["rollout/finished_frac"] = sum(finished) / max(1, len(finished))
     return metrics

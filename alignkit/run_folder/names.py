@@ -24,7 +24,7 @@ MEANINGS: dict[str, str] = {
     "rollout/refill_rounds": "extra sampling rounds that replaced dropped groups",
     "rollout/unique_frac": "different completions in a group divided by its size, averaged over groups",
     "rollout/turns_mean": "mean number of the policy's utterances in an episode (environments only)",
-    "rollout/finished_frac": "share of utterances that a guide finished (rollouts.finished only)",
+    "rollout/finished_frac": "share of utterances that a guide finished (rollouts.guide_roll_out only)",
     "rollout/prompts": "number of prompts in the step",
     "rollout/completions": "number of completions in the step",
     "rollout/tokens": "completion tokens sampled in the step",

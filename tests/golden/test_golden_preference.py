@@ -14,11 +14,11 @@ from alignkit.types.outputs import Outputs
 
 GOLDEN = {
     "DPO": ({"type": "dpo"}, 0.620957),
-    "cDPO": ({"type": "dpo", "smoothing": 0.1}, 0.635957),
-    "rDPO": ({"type": "dpo", "link": "robust", "smoothing": 0.1}, 0.602207),
-    "IPO, summed": ({"type": "dpo", "link": "ipo"}, 12.25),
-    "IPO, per token": ({"type": "dpo", "link": "ipo", "pool": "mean"}, 21.855625),
-    "hinge": ({"type": "dpo", "link": "hinge"}, 0.85),
+    "cDPO": ({"type": "dpo", "label_smoothing": 0.1}, 0.635957),
+    "rDPO": ({"type": "dpo", "loss_type": "robust", "label_smoothing": 0.1}, 0.602207),
+    "IPO, summed": ({"type": "dpo", "loss_type": "ipo"}, 12.25),
+    "IPO, per token": ({"type": "dpo", "loss_type": "ipo", "pool": "mean"}, 21.855625),
+    "hinge": ({"type": "dpo", "loss_type": "hinge"}, 0.85),
     "SimPO": ({"type": "simpo"}, 0.313262),
     "ORPO": ({"type": "orpo"}, 2.028875),
     "CPL": ({"type": "cpl"}, 0.913015),

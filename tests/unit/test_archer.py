@@ -142,7 +142,7 @@ def test_the_target_of_q_is_the_lambda_return_of_the_turns_that_followed(ended):
     slow = torch.zeros(batch.num_tokens, 5)
     slow[0, 2:4], slow[3, 2:4], slow[6, 2:4] = 10.0, 20.0, 30.0
     slow[5] = 99.0  # what Vb says of the end of an utterance has no meaning
-    config = archer.Config(type="archer", discount=0.9, trace=0.5)
+    config = archer.Config(type="archer", discount=0.9, q_lambda=0.5)
     targets = archer.estimate(config, batch.replace(values=slow, target_values=slow)).value_targets
     second = 2.0 if ended else 29.0
     assert targets[5, :2].tolist() == pytest.approx([second] * 2)

@@ -88,9 +88,9 @@ def test_all_ties_leave_nothing_and_a_group_of_one_is_refused_with_the_cure():
 
 
 def test_the_settings_of_dpo_are_its_settings():
-    settings = online_dpo.Config(type="online_dpo", link="robust")
+    settings = online_dpo.Config(type="online_dpo", loss_type="robust")
     assert online_dpo.ALGORITHM.requires(settings, stage(2)) == dpo.ALGORITHM.requires(
-        dpo.Config(type="dpo", link="robust"), stage(2)
+        dpo.Config(type="dpo", loss_type="robust"), stage(2)
     )
     assert "ties dropped" in online_dpo.ALGORITHM.explain(settings)
 

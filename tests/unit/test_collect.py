@@ -140,7 +140,7 @@ def test_a_sample_has_the_same_seed_whatever_batch_its_prompt_comes_in():
 
 def test_groups_without_spread_are_replaced_by_new_prompts():
     table = {"t0": [1, 1], "t1": [0, 1], "t2": [0, 0], "t3": [1, 0], "t4": [1, 0]}
-    result, stream = collect(collector(table, keep_zero_spread=False))
+    result, stream = collect(collector(table, dynamic_sampling=True))
     assert ids(result.groups) == ["t1", "t3"]
     assert ids(result.dropped) == ["t0", "t2"]
     assert stream.drawn == [2, 1, 1]
@@ -150,7 +150,7 @@ def test_groups_without_spread_are_replaced_by_new_prompts():
 
 def test_refilling_ends_after_its_rounds_with_what_there_is():
     table = {f"t{i}": [1.0, 1.0] for i in range(20)} | {"t1": [0, 1]}
-    result, stream = collect(collector(table, keep_zero_spread=False, refill_rounds=3))
+    result, stream = collect(collector(table, dynamic_sampling=True, refill_rounds=3))
     assert ids(result.groups) == ["t1"]
     assert stream.drawn == [2, 1, 1, 1]
     assert len(result.dropped) == 4
@@ -158,7 +158,7 @@ def test_refilling_ends_after_its_rounds_with_what_there_is():
 
 def test_groups_of_all_rounds_have_numbers_of_their_own():
     table = {f"t{i}": [1.0, 1.0] for i in range(20)} | {"t1": [0, 1], "t5": [1, 0]}
-    result, _ = collect(collector(table, keep_zero_spread=False))
+    result, _ = collect(collector(table, dynamic_sampling=True))
     numbers = [[rollout.group for rollout in group] for group in result.groups + result.dropped]
     assert sorted(map(tuple, numbers)) == [(i, i) for i in range(6)]
 
@@ -178,7 +178,7 @@ def test_an_unscorable_rollout_leaves_its_group_and_a_group_of_one_is_dropped():
 
 
 def test_scored_rollouts_that_agree_have_no_spread_however_many_could_not_be_scored():
-    result, _ = collect(collector({"t0": [1, None, 1], "t1": [0, 1, 1]}, group=3, prompts=1, keep_zero_spread=False))
+    result, _ = collect(collector({"t0": [1, None, 1], "t1": [0, 1, 1]}, group=3, prompts=1, dynamic_sampling=True))
     assert ids(result.dropped) == ["t0"]
     assert ids(result.groups) == ["t1"]
 
@@ -239,7 +239,7 @@ def test_every_metric_of_a_step_by_hand():
 
 
 def test_metrics_cover_dropped_groups_too():
-    subject = collector({"t0": [1, 1], "t1": [0, 1], "t2": [0, 1]}, keep_zero_spread=False)
+    subject = collector({"t0": [1, 1], "t1": [0, 1], "t2": [0, 1]}, dynamic_sampling=True)
     metrics = describe(collect(subject)[0], subject.settings)
     assert metrics["reward/mean"] == pytest.approx(4 / 6)
     assert metrics["rollout/dropped_frac"] == pytest.approx(1 / 3)
@@ -290,7 +290,7 @@ def order(count: int) -> Order:
 
 def test_a_source_goes_on_where_its_cursor_says_and_counts_what_it_used():
     table = {f"e{i}": [1.0, 1.0] if i % 2 else [0.0, 1.0] for i in range(7)}
-    source = RolloutSource(order=order(7), collector=collector(table, keep_zero_spread=False), share_prefix=True)
+    source = RolloutSource(order=order(7), collector=collector(table, dynamic_sampling=True), share_prefix=True)
     first = source.next(0, version=3)
     assert first.batch is not None
     assert first.batch.num_sequences == 4
@@ -306,7 +306,7 @@ def test_a_source_goes_on_where_its_cursor_says_and_counts_what_it_used():
 
 def test_a_step_without_anything_to_train_on_has_no_batch_but_moves_on():
     table = {f"e{i}": [1.0, 1.0] for i in range(7)}
-    subject = collector(table, keep_zero_spread=False, refill_rounds=1)
+    subject = collector(table, dynamic_sampling=True, refill_rounds=1)
     drawn = RolloutSource(order=order(7), collector=subject, share_prefix=True).next(0, version=3)
     assert drawn.batch is None
     assert drawn.trained == []

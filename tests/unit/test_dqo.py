@@ -66,11 +66,11 @@ ALL = [(a, b) for a in range(3) for b in range(2)]
 @pytest.mark.parametrize("trace", [0.0, 0.7, 1.0])
 def test_at_the_exact_solution_every_residual_is_0_and_the_returns_are_the_values(trace):
     policy, root, later = optimum()
-    batch = estimate(config(trace=trace, policy_trace=1 - trace), tree(ALL, policy, root, later))
+    batch = estimate(config(value_lambda=trace, policy_lambda=1 - trace), tree(ALL, policy, root, later))
     logprobs = said(batch, ALL, policy)
     outputs = Outputs(logprobs=logprobs, entropy=torch.zeros_like(logprobs), values=batch.values)
     for loss in (policy_loss, critic_loss):
-        assert loss(config(trace=trace), outputs, batch).total.item() < 1e-28
+        assert loss(config(value_lambda=trace), outputs, batch).total.item() < 1e-28
     assert batch.returns[batch.action_mask][::2].tolist() == pytest.approx([float(root)] * 6, abs=1e-14)
 
 
@@ -91,8 +91,8 @@ def test_where_the_batch_was_drawn_the_gradient_is_that_of_a_policy_gradient_wit
     batch = batch.replace(old_logprobs=said(batch, ALL, policy), sampler_logprobs=said(batch, ALL, policy))
     live = batch.old_logprobs.clone().requires_grad_()
     outputs = Outputs(logprobs=live, entropy=torch.zeros_like(live))
-    policy_loss(config(), outputs, estimate(config(policy_trace=trace), batch)).total.backward()
-    same = ppo.Config(type="ppo", kl_weight=BETA, trace=trace, whiten_advantages=False)
+    policy_loss(config(), outputs, estimate(config(policy_lambda=trace), batch)).total.backward()
+    same = ppo.Config(type="ppo", kl_weight=BETA, gae_lambda=trace, whiten_advantages=False)
     torch.testing.assert_close(live.grad, -2 * BETA * ppo.estimate(same, batch).advantages)
 
 

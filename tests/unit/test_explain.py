@@ -13,19 +13,19 @@ LENGTH = '{"of": "length", "limit": 5}'
 
 BESIDES = [
     (
-        ("rollouts.guided=0.3",),
+        ("rollouts.guide_roll_in=0.3",),
         "0.3 of the prompts go on from part of their task's completion, which is not trained on",
     ),
     (
-        ("rollouts.finished=0.3",),
+        ("rollouts.guide_roll_out=0.3",),
         "0.3 of the completions go over to the reference midway, whose part is not trained on",
     ),
     (
-        ("rollouts.finished=0.3", "rollouts.guide=some/model"),
+        ("rollouts.guide_roll_out=0.3", "rollouts.guide=some/model"),
         "0.3 of the completions go over to some/model midway, whose part is not trained on",
     ),
     (
-        ("rollouts.keep_zero_spread=false",),
+        ("rollouts.dynamic_sampling=true",),
         "groups of equal rewards give way to new prompts, in at most 10 rounds a step",
     ),
     (

@@ -88,9 +88,9 @@ def test_check_says_what_training_would_refuse(recipe):
 
 def test_impossible_settings_are_located(recipe):
     with pytest.raises(
-        RecipeError, match=r"stages\.1\.algorithm: link robust without flipped labels.*smoothing above 0"
+        RecipeError, match=r"stages\.1\.algorithm: loss_type robust without flipped labels.*label_smoothing above 0"
     ):
-        read_recipe(recipe, ["stages.1.algorithm.link=robust"])
+        read_recipe(recipe, ["stages.1.algorithm.loss_type=robust"])
     with pytest.raises(RecipeError, match=r"train\.batch.*is missing; dpo needs the number of rows per step"):
         read_recipe(recipe, ["stages.1.train={steps: 3}"])
 

@@ -23,8 +23,8 @@ from alignkit.recipe.schema import Rollouts
 from alignkit.rollout.answers import Answers
 from alignkit.rollout.collect import Collector, describe
 from alignkit.rollout.episodes import Episodes
-from alignkit.rollout.finished import Finished
-from alignkit.rollout.guided import Guided
+from alignkit.rollout.guide_roll_in import GuideRollIn
+from alignkit.rollout.guide_roll_out import GuideRollOut
 from alignkit.rollout.items import items, pack_rollouts
 from alignkit.rollout.play import Prompt
 from alignkit.rollout.resets import Resets
@@ -67,11 +67,11 @@ def guided(
     **options: Any,
 ) -> Collector:
     """Episodes whose utterances go over to a guide, gone back into where `resets` says so."""
-    options["settings"] = {"finished": share, **options.get("settings", {})}
+    options["settings"] = {"guide_roll_out": share, **options.get("settings", {})}
 
-    def wrap(episodes: Episodes) -> Finished:
+    def wrap(episodes: Episodes) -> GuideRollOut:
         play = Resets(episodes=episodes) if resets else episodes
-        return Finished(play=play, share=share, guide=guide, context=64)
+        return GuideRollOut(play=play, share=share, guide=guide, context=64)
 
     return collector(engine, make, wrap=wrap, **options)
 
@@ -169,9 +169,9 @@ def test_the_guide_reads_the_exact_tokens_and_all_randomness_is_named_by_positio
 
 def test_answers_are_named_by_position_and_member_alone():
     policy, guide = always("1"), always("5")
-    settings = Rollouts(engine="hf", prompts=1, group=2, max_new_tokens=3, finished=1.0)
+    settings = Rollouts(engine="hf", prompts=1, group=2, max_new_tokens=3, guide_roll_out=1.0)
     decode = TOKENIZER.decode
-    play = Finished(play=Answers(decode=decode), share=1.0, guide=guide, context=64)
+    play = GuideRollOut(play=Answers(decode=decode), share=1.0, guide=guide, context=64)
     made = Collector(
         engine=policy, play=play, scorer=None, decode=decode, stop_token_ids=(EOS,), settings=settings, seed=5
     )
@@ -283,8 +283,8 @@ def test_a_fork_says_the_guides_past_part_again_and_its_own_turn_is_finished_too
 def test_a_guide_begins_the_policy_goes_on_and_a_guide_finishes():
     policy, guide = always("1"), always("5")
     decode = TOKENIZER.decode
-    play = Guided(play=Finished(play=Answers(decode=decode), share=1.0, guide=guide, context=64), share=1.0)
-    settings = Rollouts(engine="hf", prompts=1, group=2, max_new_tokens=3, finished=1.0, guided=1.0)
+    play = GuideRollIn(play=GuideRollOut(play=Answers(decode=decode), share=1.0, guide=guide, context=64), share=1.0)
+    settings = Rollouts(engine="hf", prompts=1, group=2, max_new_tokens=3, guide_roll_out=1.0, guide_roll_in=1.0)
     made = Collector(
         engine=policy, play=play, scorer=Paid(), decode=decode, stop_token_ids=(EOS,), settings=settings, seed=5
     )
@@ -317,17 +317,17 @@ class Paid:
     ("overrides", "kinds"),
     [
         ([], [Episodes]),
-        (["stages.1.rollouts.finished=0.5"], [Finished, Episodes]),
+        (["stages.1.rollouts.guide_roll_out=0.5"], [GuideRollOut, Episodes]),
         (["stages.1.algorithm.type=refuel"], [Resets]),
-        (["stages.1.algorithm.type=refuel", "stages.1.rollouts.finished=0.5"], [Finished, Resets]),
+        (["stages.1.algorithm.type=refuel", "stages.1.rollouts.guide_roll_out=0.5"], [GuideRollOut, Resets]),
         (
             [
                 "stages.1.environment=null",
                 'stages.1.rewards=[{"name": "exact_match"}]',
-                "stages.1.rollouts.guided=0.5",
-                "stages.1.rollouts.finished=0.5",
+                "stages.1.rollouts.guide_roll_in=0.5",
+                "stages.1.rollouts.guide_roll_out=0.5",
             ],
-            [Guided, Finished, Answers],
+            [GuideRollIn, GuideRollOut, Answers],
         ),
     ],
 )
@@ -348,7 +348,7 @@ def test_a_recipe_says_what_is_wrapped_around_its_answers_or_episodes(tmp_path: 
 def test_a_run_in_an_environment_trains_beside_a_guide_and_gives_the_same_again(tmp_path: Path, algorithm):
     file = tmp_path / "games.yaml"
     file.write_text(RECIPE)
-    changed = [f"stages.1.algorithm.type={algorithm}", "stages.1.rollouts.finished=0.5"]
+    changed = [f"stages.1.algorithm.type={algorithm}", "stages.1.rollouts.guide_roll_out=0.5"]
     runs = []
     for name in ("one", "two"):
         recipe = read_recipe(file, [f"run={tmp_path / name}", *changed])

@@ -28,7 +28,7 @@ def four_tokens(**changes) -> Batch:
 
 def test_values_are_read_before_each_token_and_the_score_is_paid_after_the_last():
     """Paid (0, 0, 0, 1) with the whole trace: A = 1 - V, R = 1 everywhere."""
-    batch = estimate(config(trace=1.0, whiten_advantages=False), four_tokens(reward=1.0))
+    batch = estimate(config(gae_lambda=1.0, whiten_advantages=False), four_tokens(reward=1.0))
     assert batch.advantages.tolist() == pytest.approx([0, 0, 0.5, 0.6, 0.4, 0.7])
     assert batch.returns.tolist() == pytest.approx([0, 0, 1, 1, 1, 1])
 
@@ -38,7 +38,7 @@ def test_kl_is_paid_per_token():
     old = torch.tensor([0, 0, -1.0, -1.0, -1.0, -1.0])
     ref = torch.tensor([0, 0, -1.2, -0.6, -1.0, -1.0])
     batch = four_tokens(reward=1.0).replace(old_logprobs=old, ref_logprobs=ref)
-    got = estimate(config(kl_weight=0.5, trace=0.95, whiten_advantages=False), batch)
+    got = estimate(config(kl_weight=0.5, gae_lambda=0.95, whiten_advantages=False), batch)
     assert got.advantages[2:].tolist() == pytest.approx([0.5094125, 0.74675, 0.365, 0.7], abs=1e-6)
     adapted = estimate(
         config(kl_weight=9.0, kl_target=1.0, whiten_advantages=False), batch.replace(controls={"kl_weight": 0.5})
@@ -47,7 +47,7 @@ def test_kl_is_paid_per_token():
 
 
 def test_a_cut_completion_is_penalised_or_goes_on_with_the_value_of_its_last_state():
-    settings = {"trace": 0.0, "whiten_advantages": False}
+    settings = {"gae_lambda": 0.0, "whiten_advantages": False}
     cut = four_tokens(reward=1.0, truncated=True)
     assert estimate(config(**settings), cut).advantages[-1].item() == pytest.approx(0.7)
     assert estimate(config(missing_eos_penalty=1.0, **settings), cut).advantages[-1].item() == pytest.approx(-0.3)
@@ -60,7 +60,7 @@ def test_a_cut_completion_is_penalised_or_goes_on_with_the_value_of_its_last_sta
 
 def test_rewards_per_turn_are_paid_where_they_were_earned():
     batch = four_tokens(reward=3.0, rewards=[0.0, 2.0, 0.0, 1.0], action=[True, True, False, True])
-    got = estimate(config(trace=1.0, whiten_advantages=False), batch)
+    got = estimate(config(gae_lambda=1.0, whiten_advantages=False), batch)
     assert got.returns.tolist() == pytest.approx([0, 0, 3, 3, 0, 1])
 
 
@@ -70,8 +70,10 @@ def test_whitened_advantages_do_not_see_a_shift_of_all_values_and_rewards_and_co
     chosen = got.advantages[got.action_mask]
     assert chosen.mean().item() == pytest.approx(0, abs=1e-6)
     assert chosen.var(unbiased=False).item() == pytest.approx(1, abs=1e-5)
-    shifted = estimate(config(trace=1.0), batch.replace(reward=batch.reward + 5))
-    torch.testing.assert_close(shifted.advantages, estimate(config(trace=1.0), batch).advantages, rtol=1e-4, atol=1e-5)
+    shifted = estimate(config(gae_lambda=1.0), batch.replace(reward=batch.reward + 5))
+    torch.testing.assert_close(
+        shifted.advantages, estimate(config(gae_lambda=1.0), batch).advantages, rtol=1e-4, atol=1e-5
+    )
     raised = estimate(config(whiten_rewards=True, whiten_advantages=False), batch.replace(reward=batch.reward * 10))
     same = estimate(config(whiten_rewards=True, whiten_advantages=False), batch)
     assert not torch.allclose(raised.returns, same.returns)  # the mean is kept

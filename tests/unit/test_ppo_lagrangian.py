@@ -53,7 +53,7 @@ def limited(batch: Batch, constraints: Constraints) -> Batch:
 @pytest.mark.parametrize("trace", [0.0, 0.9, 1.0])
 def test_it_is_ppo_on_the_mixed_reward_with_the_mixed_value(trace):
     """All is linear: the two differ in what their critics have to learn, and in nothing else."""
-    batch, settings = sampled(), {"kl_weight": 0.3, "trace": trace, "discount": 0.95, "bootstrap_truncated": True}
+    batch, settings = sampled(), {"kl_weight": 0.3, "gae_lambda": trace, "discount": 0.95, "bootstrap_truncated": True}
     got = estimate(config(**settings), limited(batch, limits(mix=False)))
     value = (batch.values[:, 0] - 0.7 * batch.values[:, 1] - 0.2 * batch.values[:, 2]) / 1.9
     one = limited(batch.replace(values=value[:, None]), limits(mix=True))
@@ -70,7 +70,7 @@ def test_the_weight_of_the_kl_does_not_depend_on_the_multipliers():
     seen = []
     for multipliers in ((1e-3, 1e-3), (0.7, 0.2), (5.0, 5.0)):
         channels = limited(silent, limits(False, multipliers)).channels | {"cost/length": batch.reward * 0}
-        seen.append(estimate(config(kl_weight=0.3, trace=1.0), silent.replace(channels=channels)).advantages)
+        seen.append(estimate(config(kl_weight=0.3, gae_lambda=1.0), silent.replace(channels=channels)).advantages)
     torch.testing.assert_close(seen[1], seen[0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(seen[2], seen[0], rtol=1e-4, atol=1e-6)
     assert seen[0].abs().max() > 0.1
@@ -87,7 +87,7 @@ def test_a_reward_of_1_and_a_cost_of_a_half_at_multiplier_2_cancel():
 
 def test_each_head_learns_its_own_return_of_states_before_action_tokens():
     apart = repack(sampled(), share_prefix=False)  # a shared prompt has one value for answers of different returns
-    batch = estimate(config(trace=1.0), limited(apart, limits(False)))
+    batch = estimate(config(gae_lambda=1.0), limited(apart, limits(False)))
     before = batch.parent[batch.action_mask]
     harm = batch.channels["harm"][batch.segment[batch.action_mask]]
     torch.testing.assert_close(batch.returns[batch.action_mask][:, 1], harm)

@@ -23,14 +23,14 @@ from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch
 
 LINKS = get_args(Link)
-OPTIONS: dict[str, Any] = {"simpo": {"nll_weight": 0.3, "smoothing": 0.1}, "rebel_pairs": {"nll_weight": 0.3}}
+OPTIONS: dict[str, Any] = {"simpo": {"nll_weight": 0.3, "label_smoothing": 0.1}, "rebel_pairs": {"nll_weight": 0.3}}
 NEEDS_SMOOTHING = ("robust", "exo")
 BANDIT = {"reward": (1.0, 0.0, 0.5), "reference": (0.2, 0.5, 0.3), "beta": 0.5}  # the optimum is known in closed form
 
 
 def config(**settings) -> Config:
-    noisy = settings.get("link") in NEEDS_SMOOTHING
-    return Config(type="dpo", **({"smoothing": 0.1} if noisy else {}), **settings)
+    noisy = settings.get("loss_type") in NEEDS_SMOOTHING
+    return Config(type="dpo", **({"label_smoothing": 0.1} if noisy else {}), **settings)
 
 
 def pairs(seed: int = 0, dtype=torch.float64) -> tuple[Batch, Tensor]:
@@ -49,7 +49,7 @@ def total(settings: Config, batch: Batch, logprobs: Tensor) -> Tensor:
 @pytest.mark.parametrize("divergence", get_args(Divergence))
 def test_gradients_agree_with_finite_differences(link, divergence):
     batch, logprobs = pairs()
-    settings = config(link=link, divergence=divergence, beta=0.7, nll_weight=0.3)
+    settings = config(loss_type=link, divergence=divergence, beta=0.7, nll_weight=0.3)
     live = logprobs.clone().requires_grad_()
     total(settings, batch, live).backward()
     step = 1e-5
@@ -124,7 +124,7 @@ def test_rebel_on_pairs_is_ipo_where_all_rewards_differ_alike():
     batch, logprobs = pairs()
     batch = batch.replace(reward=torch.tensor([1.0, 0, 3, 2, 0, -1]))
     own, results = rebel_pairs.Config(type="rebel_pairs", eta=2.5), []
-    for loss, settings in ((rebel_pairs.policy_loss, own), (policy_loss, config(link="ipo", beta=0.2))):
+    for loss, settings in ((rebel_pairs.policy_loss, own), (policy_loss, config(loss_type="ipo", beta=0.2))):
         live = logprobs.clone().requires_grad_()
         outputs = Outputs(logprobs=live, entropy=logprobs)
         value = loss(settings, outputs, rebel_pairs.estimate(own, batch)).total
@@ -150,14 +150,14 @@ def test_ktos_point_is_the_mean_over_mismatched_answers_and_never_below_zero():
         assert kept.side.tolist() == [1, -1, 1]
         assert kept.require("targets")[:, 0].tolist() == pytest.approx([max(0.0, float(mean))] * 3)
         assert (float(mean) > 0) == (gap > 0)
-        zero = kto.estimate(kto.Config(type="kto", point="zero"), batch.replace(old_logprobs=None))
+        zero = kto.estimate(kto.Config(type="kto", reference_point="zero"), batch.replace(old_logprobs=None))
         assert not zero.require("targets").any()
 
 
 def test_ktos_loss_in_parts_is_the_loss_of_the_whole():
     """z comes from the whole global batch, so that micro-batches of one answer give the same sum and gradient."""
     batch, logprobs = judged(0.4)
-    settings = kto.Config(type="kto", beta=0.5, good_weight=1.3)
+    settings = kto.Config(type="kto", beta=0.5, desirable_weight=1.3)
     kept = kto.estimate(settings, batch)
     said = logprobs[batch.token_index([0, 2, 4])]
     whole = kto.policy_loss(settings, Outputs(logprobs=said, entropy=said), kept)
@@ -190,7 +190,7 @@ def test_kto_refuses_a_batch_of_one():
     assert kto.requires(kto.Config(type="kto"), stage) == [
         "a single answer says too little of where gains begin: set train.batch to at least 2"
     ]
-    assert not kto.requires(kto.Config(type="kto", point="zero"), stage)
+    assert not kto.requires(kto.Config(type="kto", reference_point="zero"), stage)
 
 
 def test_small_beta_turns_dpo_into_a_plain_difference():
@@ -292,14 +292,14 @@ def test_sides_meet_by_their_group_whatever_the_order():
 
 def test_settings_that_do_not_fit_together_are_refused():
     refused = [
-        {"link": "robust"},
-        {"link": "exo"},
-        {"link": "ipo", "smoothing": 0.1},
+        {"loss_type": "robust"},
+        {"loss_type": "exo"},
+        {"loss_type": "ipo", "label_smoothing": 0.1},
         {"pool": "mean", "divergence": "forward_kl"},
     ]
     for settings in refused:
         assert len(requires(Config(type="dpo", **settings), None)) == 1
-    assert not requires(Config(type="dpo", link="ipo", pool="mean"), None)
+    assert not requires(Config(type="dpo", loss_type="ipo", pool="mean"), None)
 
 
 JUDGES = [found.name for found in list_content("algorithms") if (a := load(found)).judge and "policy" in a.losses]

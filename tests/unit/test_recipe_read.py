@@ -305,7 +305,7 @@ def test_explain_says_the_objective_the_reward_and_what_has_no_effect(folder):
     assert stage["models"] == ["policy"]
     assert stage["without_effect"] == [
         "optimizer.final_lr_fraction (the schedule is constant)",
-        "rollouts.refill_rounds (keep_zero_spread is true)",
+        "rollouts.refill_rounds (dynamic_sampling is false)",
     ]
     assert "reward centred in its group" in stage["objective"]
     with_kl = read_recipe(name, ["algorithm.kl=loss", "algorithm.kl_weight=0.01", "reference={}"])

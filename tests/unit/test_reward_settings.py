@@ -246,7 +246,7 @@ def test_an_episode_is_paid_by_its_environment_and_by_rewards_where_each_pays():
 def ppo_returns(rollout: Rollout, reward: float):
     batch = pack(items(rollout, reward=reward))
     batch = batch.replace(values=torch.zeros(batch.num_tokens, 1))
-    found = estimate(Config(type="ppo", trace=1.0, whiten_advantages=False), batch)
+    found = estimate(Config(type="ppo", gae_lambda=1.0, whiten_advantages=False), batch)
     return found.returns[batch.action_mask].tolist()
 
 
@@ -303,8 +303,8 @@ train: {steps: 2}
         (["rewards=[{name: exact_match, ensemble: {}}]", "rollouts.group=1"], "set `rollouts.group` to at least 2"),
         (["rewards.0.gate=true"], "a gate multiplies whole completions"),
         (["rewards.0.clip=[1, 1]"], r"must be \[lowest, highest\]; got \[1.0, 1.0\]"),
-        (["rewards.0.normalise={}", "rollouts.keep_zero_spread=false"], "is sampled in rounds"),
-        (["rollouts.guided=0.5"], "some steps of a guided completion are not the policy's"),
+        (["rewards.0.normalise={}", "rollouts.dynamic_sampling=true"], "is sampled in rounds"),
+        (["rollouts.guide_roll_in=0.5"], "a guide.s steps are not the policy's"),
     ],
 )
 def test_what_cannot_go_together_is_refused_with_its_cure(tmp_path, overrides, problem):

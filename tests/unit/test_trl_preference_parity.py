@@ -105,13 +105,13 @@ def ours(module: Any, batch: Batch, logprobs: Tensor, **settings: Any) -> tuple[
 
 SAME = {
     "sigmoid": ({}, {}),
-    "robust": ({"loss_type": "robust", "label_smoothing": 0.1}, {"link": "robust", "smoothing": 0.1}),
-    "hinge": ({"loss_type": "hinge"}, {"link": "hinge"}),
-    "ipo": ({"loss_type": "ipo"}, {"link": "ipo", "pool": "mean"}),
-    "exo_pair": ({"loss_type": "exo_pair", "label_smoothing": 1e-3}, {"link": "exo", "smoothing": 1e-3}),
-    "nca_pair": ({"loss_type": "nca_pair"}, {"link": "nca"}),
-    "apo_zero": ({"loss_type": "apo_zero"}, {"link": "apo_zero"}),
-    "apo_down": ({"loss_type": "apo_down"}, {"link": "apo_down"}),
+    "robust": ({"loss_type": "robust", "label_smoothing": 0.1}, {"loss_type": "robust", "label_smoothing": 0.1}),
+    "hinge": ({"loss_type": "hinge"}, {"loss_type": "hinge"}),
+    "ipo": ({"loss_type": "ipo"}, {"loss_type": "ipo", "pool": "mean"}),
+    "exo_pair": ({"loss_type": "exo_pair", "label_smoothing": 1e-3}, {"loss_type": "exo", "label_smoothing": 1e-3}),
+    "nca_pair": ({"loss_type": "nca_pair"}, {"loss_type": "nca"}),
+    "apo_zero": ({"loss_type": "apo_zero"}, {"loss_type": "apo_zero"}),
+    "apo_down": ({"loss_type": "apo_down"}, {"loss_type": "apo_down"}),
     "sigmoid_norm": ({"loss_type": "sigmoid_norm"}, {"pool": "mean"}),
     "forward_kl": ({"f_divergence_type": "forward_kl"}, {"divergence": "forward_kl"}),
     "js_divergence": ({"f_divergence_type": "js_divergence"}, {"divergence": "jensen_shannon"}),
@@ -140,7 +140,7 @@ def test_the_losses_compared_above_do_differ_from_one_another(batch, logprobs):
 def test_trls_sigmoid_ignores_the_label_smoothing_and_its_robust_loss_does_not(batch, logprobs):
     plain = theirs(batch, logprobs)[0]
     assert theirs(batch, logprobs, label_smoothing=0.2)[0] == plain
-    assert ours(dpo, batch, logprobs, smoothing=0.2)[0] != pytest.approx(plain, rel=1e-3)
+    assert ours(dpo, batch, logprobs, label_smoothing=0.2)[0] != pytest.approx(plain, rel=1e-3)
 
 
 def test_the_likelihood_term_is_per_answer_here_and_per_token_of_the_batch_there(batch, logprobs):
@@ -158,9 +158,9 @@ KTO = {
     "kto": ({"loss_type": "kto", "calculate_KL": True}, {}),
     "weighted": (
         {"loss_type": "kto", "calculate_KL": True, "desirable_weight": 1.3, "undesirable_weight": 0.7},
-        {"good_weight": 1.3, "bad_weight": 0.7},
+        {"desirable_weight": 1.3, "undesirable_weight": 0.7},
     ),
-    "apo_zero_unpaired": ({"loss_type": "apo_zero_unpaired", "calculate_KL": False}, {"point": "zero"}),
+    "apo_zero_unpaired": ({"loss_type": "apo_zero_unpaired", "calculate_KL": False}, {"reference_point": "zero"}),
 }
 
 
@@ -201,7 +201,7 @@ def test_simpo_is_that_of_trls_cpo_trainer(smoothing, batch, logprobs):
     trainer = stand_in(beta=2.0, alpha=0.0, loss_type="simpo", simpo_gamma=1.0, label_smoothing=smoothing)
     mean = batch.sum_per_sequence(logprobs) / batch.actions_per_sequence()
     wanted = experimental("cpo").CPOTrainer.cpo_loss(trainer, mean[0::2], mean[1::2])[0].mean()
-    assert ours(simpo, batch, logprobs, smoothing=smoothing)[0] == pytest.approx(float(wanted), rel=1e-5)
+    assert ours(simpo, batch, logprobs, label_smoothing=smoothing)[0] == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_orpos_odds_are_those_of_trl(batch, logprobs):

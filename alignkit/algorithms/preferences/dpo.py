@@ -2,8 +2,8 @@
 
     L = mean over pairs link(beta (D_w - D_l)) + nll_weight * -mean_t l_wt,   D = sum_t (l_t - l_ref_t)
 
-Variants are settings: cDPO smoothing > 0; rDPO (2403.00409) link robust, smoothing > 0; IPO (2310.12036) link ipo;
-SLiC's hinge (2305.10425); EXO, NCA, APO; f-DPO (2309.16240) divergence. With nll_weight as in RPO (2404.19733), which
+Variants are settings: cDPO label_smoothing > 0; loss_type robust, smoothed too, rDPO (2403.00409), ipo (2310.12036),
+SLiC's hinge (2305.10425), EXO, NCA, APO; f-DPO (2309.16240) divergence. With nll_weight as in RPO (2404.19733), which
 keeps the chosen answers likely: DPO alone lowers both sides.
 """
 
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 
 class Config(AlgorithmConfig):
-    link: Literal["sigmoid", "robust", "hinge", "ipo", "exo", "nca", "apo_zero", "apo_down"] = "sigmoid"
+    renamed = {"link": "loss_type", "smoothing": "label_smoothing"}
+
+    loss_type: Literal["sigmoid", "robust", "hinge", "ipo", "exo", "nca", "apo_zero", "apo_down"] = "sigmoid"
     """From the difference of the two sides to a loss."""
     beta: PositiveFloat = 0.1
     """Strength of the tie to the reference; in IPO 1 / (2 beta) is the log-ratio aimed at."""
-    smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Share of labels taken to be flipped (links sigmoid, robust, exo)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of labels taken to be flipped (loss types sigmoid, robust, exo)."""
     pool: Literal["sum", "mean"] = "sum"
     """Log-ratio of an answer: of its tokens the sum, or the mean (as TRL does for IPO), which takes out its length."""
     divergence: Literal["reverse_kl", "forward_kl", "jensen_shannon", "alpha"] = "reverse_kl"
@@ -56,8 +58,8 @@ def score(config: Config, outputs: Outputs, batch: Batch) -> Float[Tensor, " seq
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     chosen, rejected = ops.preference.sides(batch)
     scores = score(config, outputs, batch)
-    options = {"beta": config.beta, "smoothing": config.smoothing}
-    loss = ops.preference.pair_loss(config.link, scores[chosen], scores[rejected], **options)
+    options = {"beta": config.beta, "smoothing": config.label_smoothing}
+    loss = ops.preference.pair_loss(config.loss_type, scores[chosen], scores[rejected], **options)
     metrics = ops.preference.describe(batch, logprobs=outputs.logprobs, rewards=config.beta * scores)
     metrics |= {"policy/entropy": Mean.of(outputs.entropy[batch.action_mask])}
     if config.nll_weight:
@@ -68,11 +70,11 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
 
 
 def requires(config: Config, stage: Stage) -> list[str]:
-    noisy = config.link in ("robust", "exo")
+    kind, smoothed = config.loss_type, config.label_smoothing > 0
+    noisy = kind in ("robust", "exo")
     rules = {
-        f"link {config.link} without flipped labels is not defined: set smoothing above 0": config.smoothing
-        or not noisy,
-        f"link {config.link} has no smoothing: set it to 0": not config.smoothing or noisy or config.link == "sigmoid",
+        f"loss_type {kind} without flipped labels is not defined: set label_smoothing above 0": smoothed or not noisy,
+        f"loss_type {kind} has no label_smoothing: set it to 0": not smoothed or noisy or kind == "sigmoid",
         "f-divergences are of whole answers: set pool sum": config.pool == "sum" or config.divergence == "reverse_kl",
     }
     return [sentence for sentence, holds in rules.items() if not holds]
@@ -81,9 +83,9 @@ def requires(config: Config, stage: Stage) -> list[str]:
 def explain(config: Config) -> str:
     score = f"{config.pool} of log-ratios to the reference"
     score += "" if config.divergence == "reverse_kl" else f" under {config.divergence}"
-    smoothing = f", labels smoothed by {config.smoothing}" if config.smoothing else ""
+    smoothing = f", labels smoothed by {config.label_smoothing}" if config.label_smoothing else ""
     nll = f" + {config.nll_weight} x -log p(chosen) per token" if config.nll_weight else ""
-    return f"minimise the {config.link} loss of {config.beta} x (chosen - rejected {score}){smoothing}{nll}"
+    return f"minimise the {config.loss_type} loss of {config.beta} x (chosen - rejected {score}){smoothing}{nll}"
 
 
 ALGORITHM = Algorithm(

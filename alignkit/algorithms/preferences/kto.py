@@ -1,10 +1,10 @@
-"""KTO (arXiv 2402.01306): single answers called good or bad, valued as people value gains and losses.
+"""KTO (arXiv 2402.01306): unpaired feedback, answers called desirable or not, valued as people value gains and losses.
 
-    good_weight (1 - sigmoid(beta (D - z))),   bad_weight (1 - sigmoid(beta (z - D))),   D = sum_t (l_t - l_ref_t)
+    desirable_weight (1 - sigmoid(beta (D - z))),   undesirable_weight (1 - sigmoid(beta (z - D)))
 
-z, the point from which gains and losses are counted, is max(0, mean D) over answers to other prompts: an estimate of
-KL(policy || reference). It is a constant of the whole global batch, whatever the micro-batches. With point zero it is
-APO-zero on single answers (2408.06266).
+D is sum_t (l_t - l_ref_t). z, the reference point of gains and losses, is max(0, mean D) over answers to other prompts:
+an estimate of KL(policy || reference). It is a constant of the whole global batch, whatever the micro-batches. With
+reference_point zero it is APO-zero on single answers (2408.06266).
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 
 
 class Config(AlgorithmConfig):
+    renamed = {
+        "good_weight": "desirable_weight",
+        "bad_weight": "undesirable_weight",
+        "point": "reference_point",
+    }
+
     beta: PositiveFloat = 0.1
     """Strength of the tie to the reference."""
-    good_weight: PositiveFloat = 1.0
-    """Weight of good answers; good_weight x their number should be 1 to 4/3 times the same of bad ones."""
-    bad_weight: PositiveFloat = 1.0
+    desirable_weight: PositiveFloat = 1.0
+    """Weight of good answers; times their number, it should be 1 to 4/3 times the same of bad ones."""
+    undesirable_weight: PositiveFloat = 1.0
     """Weight of bad answers."""
-    point: Literal["mismatched", "zero"] = "mismatched"
+    reference_point: Literal["mismatched", "zero"] = "mismatched"
     """Where gains begin: at the estimated KL, or at 0."""
 
 
@@ -39,7 +45,7 @@ def estimate(config: Config, batch: Batch) -> Batch:
     mismatched = batch.side == 0
     kept = batch.select((~mismatched).nonzero().squeeze(-1).tolist())
     point = batch.reward.new_zeros(())
-    if config.point == "mismatched" and bool(mismatched.any()):
+    if config.reference_point == "mismatched" and bool(mismatched.any()):
         gap = batch.sum_per_sequence(batch.require("old_logprobs") - batch.require("ref_logprobs"))
         point = gap[mismatched].mean().clamp(min=0)
     return kept.replace(targets=point.expand(kept.num_sequences, 1).clone())
@@ -48,7 +54,7 @@ def estimate(config: Config, batch: Batch) -> Batch:
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     ratio = ops.preference.pool(outputs.logprobs - batch.require("ref_logprobs"), batch, "sum")
     gain = config.beta * (ratio - batch.require("targets")[:, 0]) * batch.side
-    weight = (batch.side == 1) * config.good_weight + (batch.side == -1) * config.bad_weight
+    weight = (batch.side == 1) * config.desirable_weight + (batch.side == -1) * config.undesirable_weight
     loss = weight * (1 - gain.sigmoid())
     metrics = ops.preference.describe_sides(batch, logprobs=outputs.logprobs, rewards=config.beta * ratio)
     metrics |= {"loss/policy": Mean.of(loss), "pairs/zero_point": Mean.of(config.beta * batch.require("targets"))}
@@ -57,21 +63,21 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
 
 
 def requires(config: Config, stage: Stage) -> list[str]:
-    if config.point == "mismatched" and (stage.train.batch or 1) < 2:
+    if config.reference_point == "mismatched" and (stage.train.batch or 1) < 2:
         return ["a single answer says too little of where gains begin: set train.batch to at least 2"]
     return []
 
 
 def explain(config: Config) -> str:
-    point = "max(0, mean D of answers to other prompts)" if config.point == "mismatched" else "0"
-    weights = f"good x {config.good_weight}, bad x {config.bad_weight}"
+    point = "max(0, mean D of answers to other prompts)" if config.reference_point == "mismatched" else "0"
+    weights = f"good x {config.desirable_weight}, bad x {config.undesirable_weight}"
     return f"minimise 1 - sigmoid(+-{config.beta} x (D - z)), + for good and - for bad answers ({weights}), z = {point}"
 
 
 ALGORITHM = Algorithm(
     config=Config,
     source="unpaired_feedback",
-    needs=lambda config: REFERENCE_KL if config.point == "mismatched" else REFERENCE,
+    needs=lambda config: REFERENCE_KL if config.reference_point == "mismatched" else REFERENCE,
     estimate=estimate,
     losses={"policy": policy_loss},
     requires=requires,

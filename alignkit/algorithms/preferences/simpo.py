@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 
 class Config(AlgorithmConfig):
+    renamed = {"smoothing": "label_smoothing"}
+
     beta: PositiveFloat = 2.0
     """Scale of the mean log-prob; the paper uses 2 to 10."""
     margin: NonNegativeFloat = 0.5
     """How much more likely the chosen answer should be, in nats per token; the paper's gamma is beta times this."""
-    smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of labels taken to be flipped."""
     nll_weight: NonNegativeFloat = 0.0
     """Weight of the chosen answers' negative log-likelihood per token."""
@@ -39,7 +41,7 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     chosen, rejected = ops.preference.sides(batch)
     mean = ops.preference.pool(outputs.logprobs, batch, "mean")
     logits = config.beta * (mean[chosen] - mean[rejected] - config.margin)
-    loss = ops.preference.logistic(logits, config.smoothing) - config.nll_weight * mean[chosen]
+    loss = ops.preference.logistic(logits, config.label_smoothing) - config.nll_weight * mean[chosen]
     metrics = ops.preference.describe(batch, logprobs=outputs.logprobs, rewards=config.beta * mean)
     metrics |= {"loss/policy": Mean.of(loss), "loss/nll": Mean.of(-mean[chosen])}
     metrics |= {"policy/entropy": Mean.of(outputs.entropy[batch.action_mask])}
@@ -53,7 +55,7 @@ def requires(config: Config, stage: Stage) -> list[str]:
 def explain(config: Config) -> str:
     nll = f" + {config.nll_weight} x -log p(chosen) per token" if config.nll_weight else ""
     logits = f"{config.beta} x (mean log p(chosen) - mean log p(rejected) - {config.margin})"
-    return f"minimise -log sigmoid({logits}), labels smoothed by {config.smoothing}{nll}; no reference"
+    return f"minimise -log sigmoid({logits}), labels smoothed by {config.label_smoothing}{nll}; no reference"
 
 
 ALGORITHM = Algorithm(

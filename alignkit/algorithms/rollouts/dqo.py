@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 
 class Config(AlgorithmConfig):
+    renamed = {"trace": "value_lambda", "policy_trace": "policy_lambda"}
+
     beta: PositiveFloat = 0.03
     """Of the KL to the reference: a reward of beta is worth one nat of log-ratio."""
-    trace: Fraction = 1.0
+    value_lambda: Fraction = 1.0
     """Lambda of the critic's targets: 1 is the soft return as it came, 0 one step of it and the next value."""
-    policy_trace: Fraction = 0.0
+    policy_lambda: Fraction = 0.0
     """The same of the Q-values that the policy aims at; above 0 it trusts less in a critic that has yet to learn."""
     value_weight: PositiveFloat = 1.0
     """Coefficient of the critic's loss; it matters where critic and policy share layers."""
@@ -46,8 +48,8 @@ def estimate(config: Config, batch: Batch) -> Batch:
     soft = ops.advantages.paid(batch, kl_weight=config.beta, missing_eos_penalty=config.missing_eos_penalty)
     how = {"segment": batch.segment[mask], "discount": 1.0}
     kl = config.beta * (batch.require("old_logprobs") - batch.require("ref_logprobs"))[mask]
-    aims = kl + ops.advantages.gae(soft, before, final, trace=config.policy_trace, **how)
-    returns = before + ops.advantages.gae(soft, before, final, trace=config.trace, **how)
+    aims = kl + ops.advantages.gae(soft, before, final, trace=config.policy_lambda, **how)
+    returns = before + ops.advantages.gae(soft, before, final, trace=config.value_lambda, **how)
     return batch.replace(advantages=batch.scatter(aims), returns=batch.scatter(returns))
 
 
@@ -74,7 +76,7 @@ def requires(config: Config, stage: Stage) -> list[str]:
 def explain(config: Config) -> str:
     return (
         f"minimise (Q - r - V(next))^2 per token, Q = {config.beta:g} x log-ratio to the reference + V, "
-        f"V(next) of trace {config.policy_trace:g}; V fitted to the soft return, trace {config.trace:g}"
+        f"V(next) of lambda {config.policy_lambda:g}; V fitted to the soft return, lambda {config.value_lambda:g}"
     )
 
 

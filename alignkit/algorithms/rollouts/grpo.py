@@ -3,7 +3,7 @@
     L = aggregate_t( w_t surrogate(rho_t, A_i) + kl_weight kl_t ),   rho_t = exp(l_t - l_old_t)
 
 Variants are settings: Dr.GRPO (2503.20783) scale none, aggregate sequence_mean_constant; DAPO (2503.14476) clip_high
-0.28, rollouts.keep_zero_spread false; GSPO (2507.18071) ratio sequence; CISPO (2506.13585) surrogate cispo; SAPO
+0.28, rollouts.dynamic_sampling true; GSPO (2507.18071) ratio sequence; CISPO (2506.13585) surrogate cispo; SAPO
 (2511.20347) sapo. w_t is for the gap between sampler and trainer. By default token_mean, no KL, unlike the paper.
 """
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 class Config(AlgorithmConfig):
+    renamed = {"trace": "gae_lambda"}
+
     clip_low: Fraction = 0.2
     """Ratios below 1 - clip_low give no further incentive."""
     clip_high: PositiveFloat = 0.2
@@ -34,8 +36,8 @@ class Config(AlgorithmConfig):
     """Coefficient of the critic's loss; it matters where critic and policy share layers."""
     discount: Fraction = 1.0
     """Of the next action token's value."""
-    trace: Fraction = 0.95
-    """GAE's lambda: 1 is the whole return minus the value, 0 one step of it."""
+    gae_lambda: Fraction = 0.95
+    """1 is the whole return minus the value, 0 one step of it."""
     whiten_advantages: bool = True
     """Mean 0 and variance 1 over all action tokens of the batch."""
     whiten_rewards: bool = False
@@ -60,7 +62,7 @@ def estimate(config: Config, batch: Batch) -> Batch:
     rewards = ops.advantages.whiten(rewards, everything, keep_mean=True) if config.whiten_rewards else rewards
     values = batch.require("values")[:, 0]
     before, final = values[batch.parent[mask]], values[batch.last_token()] * batch.truncated
-    how = {"segment": batch.segment[mask], "discount": config.discount, "trace": config.trace}
+    how = {"segment": batch.segment[mask], "discount": config.discount, "trace": config.gae_lambda}
     advantages = ops.advantages.gae(rewards, before, final * config.bootstrap_truncated, **how)
     returns = advantages + before
     advantages = ops.advantages.whiten(advantages, everything) if config.whiten_advantages else advantages
@@ -89,7 +91,7 @@ def critic_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
 def explain(config: Config) -> str:
     steered = f" at first, steered to {config.kl_target:g} per sequence" if config.kl_target else ""
     kl = f"KL to the reference paid per token, weight {config.kl_weight:g}{steered}" if config.kl_weight else "no KL"
-    gae = f"GAE of a token critic, discount {config.discount:g}, trace {config.trace:g}"
+    gae = f"GAE of a token critic, discount {config.discount:g}, lambda {config.gae_lambda:g}"
     return f"maximise E[A] by ratios held in {1 - config.clip_low:g} to {1 + config.clip_high:g}; {gae}; {kl}"
 
 

@@ -45,7 +45,7 @@ def estimate(config: Config, batch: Batch) -> Batch:
     for name in config.costs:  # paid as a reward of -cost, so that the KL comes out as +cost
         costly = batch.replace(reward=-batch.channels[COST + name], rewards=None)
         paid.append(-ops.advantages.paid(costly, kl_weight=config.kl_weight))
-    how = {"segment": batch.segment[mask], "discount": config.discount, "trace": config.trace}
+    how = {"segment": batch.segment[mask], "discount": config.discount, "trace": config.gae_lambda}
     parts = [ops.advantages.gae(each, before[:, k], final[:, k], **how) for k, each in enumerate(paid)]
     returns = torch.stack([batch.scatter(part + before[:, k]) for k, part in enumerate(parts)], dim=-1)
     advantages = parts[0]

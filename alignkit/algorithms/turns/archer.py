@@ -6,7 +6,7 @@ answered and all later turns; member 1 is a fresh utterance u' of the present po
     Q_j(o, u) -> r + discount Vb_j(o')  (r alone at the end),   V_j(o) -> Qb_j(o, u')
     L = -A sum_t l_t over u',   A = min_j Q_j(o, u') - min_j V_j(o)
 
-Every turn of member 0 trains Q; a trace above 0 makes its target the lambda-return of the turns that followed. The
+Every turn of member 0 trains Q; q_lambda above 0 makes its target the lambda-return of the turns that followed. The
 critics read states off one backbone: V before an utterance, Q after its last token. Unlike the paper's code, tokens
 stay as they were sampled (the stop token is trained too), and each optimizer clips its own gradient.
 """
@@ -31,11 +31,13 @@ REPLAYED, FRESH = 0, 1
 
 
 class Config(AlgorithmConfig):
+    renamed = {"trace": "q_lambda"}
+
     discount: Fraction = 0.95
     """Of the next turn."""
     target_rate: Fraction = Field(default=0.1, gt=0)
     """Share of the way that the slow critics go towards the critics after each step."""
-    trace: Fraction = 0.0
+    q_lambda: Fraction = 0.0
     """Lambda of Q's targets. 0, the paper's: one turn, then Vb. 1: the return, of what older policies said later."""
     v_target: Literal["own", "min"] = "own"
     """Each V chases the slow Q of its own number, or the smaller of both."""
@@ -51,7 +53,7 @@ def estimate(config: Config, batch: Batch) -> Batch:
     targets = slow.new_zeros(slow.shape)
     for j in range(2):
         before, final = slow[start, V][~fresh, j], slow[last, V][:, j] * ~over
-        how = {"segment": sequence[~fresh], "discount": config.discount, "trace": config.trace}
+        how = {"segment": sequence[~fresh], "discount": config.discount, "trace": config.q_lambda}
         ahead = ops.advantages.gae(batch.placed_rewards()[end][~fresh], before, final, **how)
         targets[end[~fresh], j] = before + ahead
     chased = slow[end, Q][fresh]
@@ -92,7 +94,7 @@ def critic_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
 
 def explain(config: Config) -> str:
     baseline = ", minus a token baseline" if config.token_baseline else ""
-    how = f"discount {config.discount:g}, trace {config.trace:g}, slow copies at rate {config.target_rate:g}"
+    how = f"discount {config.discount:g}, lambda {config.q_lambda:g}, slow copies at rate {config.target_rate:g}"
     objective = "maximise E[A sum log p(utterance)], A = min Q - min V of double utterance critics"
     return f"{objective}{baseline}; critics by TD with {how}"
 

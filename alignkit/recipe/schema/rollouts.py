@@ -25,6 +25,12 @@ class Environment(Section):
 
 
 class Rollouts(Section):
+    renamed = {
+        "guided": "guide_roll_in",
+        "finished": "guide_roll_out",
+        "keep_zero_spread": "not dynamic_sampling",
+    }
+
     engine: Literal["vllm", "hf"] = "vllm"
     """`vllm` (fast), or `hf` (slow, exact reference)."""
     prompts: PositiveInt = 16
@@ -35,15 +41,15 @@ class Rollouts(Section):
     """Longest completion, in tokens."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature; the trainer computes its log-probs at the same temperature."""
-    guided: Fraction = 0.0
+    guide_roll_in: Fraction = 0.0
     """Share of prompts whose completions begin with part of the task's own `completion` (RLGF): scored, not trained."""
-    finished: Fraction = 0.0
+    guide_roll_out: Fraction = 0.0
     """Share of completions (of utterances, in an environment) that go over to a guide at a random place (RLGF): its
     part is scored, not trained."""
     guide: str | None = None
     """Model that finishes those, a transformers folder of the policy's tokens; null: the reference."""
-    keep_zero_spread: bool = True
-    """False drops groups whose rewards are all equal (DAPO's dynamic sampling) and samples new prompts instead."""
+    dynamic_sampling: bool = False
+    """Drop groups whose rewards are all equal and sample new prompts instead (DAPO)."""
     refill_rounds: PositiveInt = 10
     """At most this many sampling rounds a step when groups are dropped."""
     memory_gib: PositiveInt = 2

@@ -16,6 +16,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Older keys that recipes may still have: dotted path -> dotted path, both from this section."""
+    """Older keys that recipes may still have: dotted path -> dotted path, both from this section.
+    `not ` before the new one: it says the opposite."""
     renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """Older values: dotted path of a setting -> older name -> name."""

@@ -39,7 +39,7 @@ def build_examples(stage: Stage, policy: Policy, *, recipe: Recipe, report: Call
     if stage.environment is not None:  # its first observation is the prompt
         return [Example(task=task, prompt=()) for task in tasks]
     row_filter = _row_filter(recipe, stage.data, policy, report=report)
-    if stage.rollouts.guided:
+    if stage.rollouts.guide_roll_in:
         completed = make_sft([replace(task, conversation=False) for task in tasks], row_filter)
         examples = [replace(one, opened=opened(row_filter.tokenizer, one.task, row_filter.data)) for one in completed]
     else:

@@ -55,7 +55,7 @@ class StageBuilder:
         """Whether the weights with which the stage begins are asked for later: by a reference or a guide."""
         algorithm, config = build.algorithm_of(self.recipe, stage)
         _, needs = _hooks_and_needs(stage, algorithm, config)
-        return "reference" in needs.models or stage.rollouts.finished > 0
+        return "reference" in needs.models or stage.rollouts.guide_roll_out > 0
 
     def build_stage(
         self,

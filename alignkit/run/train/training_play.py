@@ -13,8 +13,8 @@ from alignkit.models.load import load_policy
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.schema import Recipe, Stage
 from alignkit.rollout.episodes import Episodes
-from alignkit.rollout.finished import Finished
-from alignkit.rollout.guided import Guided
+from alignkit.rollout.guide_roll_in import GuideRollIn
+from alignkit.rollout.guide_roll_out import GuideRollOut
 from alignkit.rollout.play import Play
 from alignkit.rollout.resets import Resets
 from alignkit.run.train.build import Policy, algorithm_of, beside, build_reference
@@ -32,16 +32,16 @@ def training_play(
     if kind_of(algorithm_of(recipe, stage)[0].source).goes_back:
         assert isinstance(play, Episodes), "the recipe's rules want an environment"
         play = Resets(episodes=play)
-    if stage.rollouts.finished:
+    if stage.rollouts.guide_roll_out:
         play = _finished(play, recipe, stage, policy, initial)
-    if stage.rollouts.guided:
-        play = Guided(play=play, share=stage.rollouts.guided)
+    if stage.rollouts.guide_roll_in:
+        play = GuideRollIn(play=play, share=stage.rollouts.guide_roll_in)
     return play
 
 
 def _finished(
     play: Play, recipe: Recipe, stage: Stage, policy: Policy, initial: Mapping[str, torch.Tensor] | None
-) -> Finished:
+) -> GuideRollOut:
     """With `rollouts.guide` to finish its utterances; without a path the guide is the reference."""
     path = stage.rollouts.guide
     if path is None:
@@ -54,4 +54,4 @@ def _finished(
     config: Any = guide.config
     context = min(policy.context, config.max_position_embeddings)
     engine = HfEngine(guide, dtype=recipe.model.dtype, share=True)  # nothing else moves its weights
-    return Finished(play=play, share=stage.rollouts.finished, guide=engine, context=context)
+    return GuideRollOut(play=play, share=stage.rollouts.guide_roll_out, guide=engine, context=context)

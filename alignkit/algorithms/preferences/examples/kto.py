@@ -8,7 +8,7 @@ EXAMPLES = (
     # z = mean of D = 0 and D = 2 log 2 of the other answers = log 2
     # good, D = 2 log 2: 1 - sigmoid(log 2) = 1/3;  bad, D = -log 2: 2 (1 - sigmoid(2 log 2)) = 2/5
     WorkedExample(
-        settings={"beta": 1.0, "bad_weight": 2.0},
+        settings={"beta": 1.0, "undesirable_weight": 2.0},
         batch={
             "group": (0, 0, 1, 1),
             "side": (1, 0, -1, 0),

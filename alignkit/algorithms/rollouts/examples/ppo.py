@@ -11,7 +11,7 @@ EXAMPLES = (
     # R = A + V.  Ratios 1 and 3/2, clipped to 1.2;  1/2 of A < 0, clipped to 0.8
     # the critic now says 1/4 and 1, which counts as 0.7;  1/4
     WorkedExample(
-        settings={"discount": 0.5, "trace": 0.5, "kl_weight": 0.5, "whiten_advantages": False},
+        settings={"discount": 0.5, "gae_lambda": 0.5, "kl_weight": 0.5, "whiten_advantages": False},
         batch={
             "reward": (1.0, 0.0),
             "old_logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 2),)),

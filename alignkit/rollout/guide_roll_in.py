@@ -13,8 +13,8 @@ from alignkit.types.seeds import child
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guided:
-    """Another play, of which the share `share` of the prompts is begun for the policy (2310.06147).
+class GuideRollIn:
+    """Another play, of which the share `share` of the prompts is begun for the policy (2306.11816).
 
     Which, and how much of them, is drawn by the seed and the same for all members of a group.
     """

@@ -15,8 +15,8 @@ from alignkit.types.seeds import child
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
-    """Another play, of whose utterances the share `share` goes over to `guide` (2310.06147).
+class GuideRollOut:
+    """Another play, of whose utterances the share `share` goes over to `guide` (2306.11816).
 
     Where one goes over is drawn by the seed before anything of it is said: a place that depended on what the policy
     said would select among its tokens, and bias their gradient. An utterance that has ended by then stays whole.

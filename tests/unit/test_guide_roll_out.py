@@ -22,7 +22,7 @@ from alignkit.recipe.schema import Rollouts
 from alignkit.rewards.serve.wire import group_to_wire
 from alignkit.rollout.answers import Answers
 from alignkit.rollout.collect import Collector
-from alignkit.rollout.finished import Finished
+from alignkit.rollout.guide_roll_out import GuideRollOut
 from alignkit.rollout.items import pack_rollouts
 from alignkit.rollout.play import Prompt
 from alignkit.run.train.build import build_collector, build_policy
@@ -73,11 +73,11 @@ def collector(
     guide = guide or Scripted(GUIDE, version=0)
     return Collector(
         engine=policy or Scripted(POLICY, version=3),
-        play=Finished(play=Answers(decode=letters), share=finished, guide=guide, context=context),
+        play=GuideRollOut(play=Answers(decode=letters), share=finished, guide=guide, context=context),
         scorer=Length(),
         decode=letters,
         stop_token_ids=(END,),
-        settings=Rollouts(engine="hf", prompts=prompts, group=2, max_new_tokens=longest, finished=finished),
+        settings=Rollouts(engine="hf", prompts=prompts, group=2, max_new_tokens=longest, guide_roll_out=finished),
         seed=5,
     )
 
@@ -237,7 +237,7 @@ def test_a_dead_guide_is_an_engine_error_not_a_short_completion():
 
 def test_the_guide_is_the_reference_or_the_given_model(tmp_path: Path):
     """Of a later stage the reference is the policy as it began, which `initial` holds."""
-    recipe = read_recipe(write_recipe(tmp_path, steps=4, every=2), ["stages.1.rollouts.finished=0.5"])
+    recipe = read_recipe(write_recipe(tmp_path, steps=4, every=2), ["stages.1.rollouts.guide_roll_out=0.5"])
     policy = build_policy(recipe, Group())
     plain = build_collector(recipe, recipe.stages[1], policy, Scripted(POLICY, version=3), None).play
     later = {name: p.detach() + 0.1 * torch.sin(100 * p.detach()) for name, p in policy.model.named_parameters()}
@@ -258,7 +258,7 @@ def test_the_guide_is_the_reference_or_the_given_model(tmp_path: Path):
 
 
 def test_a_guide_of_other_tokens_is_refused_by_name(tmp_path: Path):
-    recipe = read_recipe(write_recipe(tmp_path, steps=4, every=2), ["stages.1.rollouts.finished=0.5"])
+    recipe = read_recipe(write_recipe(tmp_path, steps=4, every=2), ["stages.1.rollouts.guide_roll_out=0.5"])
     policy = build_policy(recipe, Group())
     scratch = recipe.model.scratch.model_copy(update={"characters": "abcdef"})
     other = recipe.model_copy(update={"model": recipe.model.model_copy(update={"scratch": scratch})})
@@ -276,7 +276,7 @@ data: {source: "generator:arithmetic", options: {digits: 1, operations: "+", sty
 rewards: [{name: exact_match}]
 algorithm: {type: %s}
 optimizer: {lr: 1e-3}
-rollouts: {engine: hf, max_new_tokens: 8, finished: 0.5}
+rollouts: {engine: hf, max_new_tokens: 8, guide_roll_out: 0.5}
 train: {steps: 1}
 """
 
@@ -286,21 +286,25 @@ train: {steps: 1}
     [
         ("grpo", [], None),
         ("grpo", ["rollouts.guide=some/model"], None),
-        ("grpo", ["rollouts.finished=0", "rollouts.guide=some/model"], "has nothing to finish; set `finished` above 0"),
+        (
+            "grpo",
+            ["rollouts.guide_roll_out=0", "rollouts.guide=some/model"],
+            "has nothing to finish; set `guide_roll_out` above 0",
+        ),
         ("grpo", ["rollouts.guide=./nowhere"], "there is no .*nowhere"),
         ("grpo", ["rollouts.max_new_tokens=1"], "one token cannot be shared; raise `rollouts.max_new_tokens`"),
         ("grpo", ['environment={"name": "guess_number"}'], None),
         ("refuel", ['environment={"name": "guess_number"}', "rewards=[]"], None),
         ("archer", ['environment={"name": "guess_number"}', "train.batch=4"], "archer keeps .* alone; remove it"),
         ("sft", ["train.batch=4"], "sft samples no answers; set it in the stages that do"),
-        ("reinforce", ['rewards=[{"name": "exact_match", "steps": {"place": "step"}}]'], "remove `finished`"),
+        ("reinforce", ['rewards=[{"name": "exact_match", "steps": {"place": "step"}}]'], "remove `guide_roll_out`"),
     ],
 )
 def test_what_cannot_be_finished_is_refused_with_its_cure(tmp_path: Path, algorithm, overrides, problem):
     file = tmp_path / "recipe.yaml"
     file.write_text(RECIPE % algorithm)
     if problem is None:
-        assert read_recipe(file, overrides).stages[0].rollouts.finished == 0.5
+        assert read_recipe(file, overrides).stages[0].rollouts.guide_roll_out == 0.5
     else:
         with pytest.raises(RecipeError, match=problem):
             read_recipe(file, overrides)

@@ -13,7 +13,7 @@ from alignkit.data.offline.example import Example
 from alignkit.recipe.schema import Rollouts
 from alignkit.rollout.answers import Answers
 from alignkit.rollout.collect import Collector
-from alignkit.rollout.guided import Guided
+from alignkit.rollout.guide_roll_in import GuideRollIn
 from alignkit.train.source import Order, RolloutSource
 from alignkit.types.rollout import Completion, StopReason
 from alignkit.types.score import Score
@@ -51,7 +51,7 @@ def letters(ids: Sequence[int]) -> str:
 def source(guided: float) -> RolloutSource:
     collector = Collector(
         engine=Player(),
-        play=Guided(play=Answers(decode=letters), share=guided),
+        play=GuideRollIn(play=Answers(decode=letters), share=guided),
         scorer=Length(),
         decode=letters,
         stop_token_ids=(),
