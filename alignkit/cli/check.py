@@ -68,6 +68,10 @@ def _print_settings(*, as_markdown: bool) -> None:
 def _check_recipe(target: str, overrides: list[str], *, quick: bool, rows: int, as_json: bool) -> None:
     try:
         recipe = read_recipe(target, overrides)
+        if not quick:
+            from alignkit.run.check.named_models import check_models
+
+            check_models(recipe)
     except RecipeError as error:
         if as_json:
             print_json({"ok": False, "problems": error.problems})

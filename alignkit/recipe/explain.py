@@ -121,8 +121,8 @@ def _reward(stage: Stage) -> str:
 def _besides(stage: Stage, *, mixed: bool) -> Iterator[str]:
     """What the stage does to the algorithm's objective from outside: what is sampled, paid, left out and taken back."""
     rollouts, train = stage.rollouts, stage.train
-    if rollouts.guide_roll_in:
-        yield f"{rollouts.guide_roll_in:g} of the prompts go on from part of their completion, which is not trained on"
+    if share := rollouts.guide_roll_in:
+        yield f"{share:g} of the prompts go on from part of their task's completion, which is not trained on"
     if rollouts.guide_roll_out:
         guide, what = rollouts.guide or "the reference", "completions" if stage.environment is None else "utterances"
         yield f"{rollouts.guide_roll_out:g} of the {what} go over to {guide} midway, whose part is not trained on"

@@ -38,6 +38,7 @@ from alignkit.rollout.answers import Answers
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.episodes import Episodes
 from alignkit.rollout.play import Play
+from alignkit.run.check.named_models import under
 from alignkit.run.check.training import training_of
 from alignkit.run.launch.launch import deepspeed_file
 from alignkit.types.seeds import child
@@ -81,12 +82,20 @@ def build_reference(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None) 
     initial: the stage's first weights by parameter name; None when these are the recipe's own initial weights.
     """
     path = recipe.reference.path if recipe.reference else None
-    elsewhere = {"path": path, "scratch": None, "lora": None}
-    model_section = recipe.model.model_copy(update=elsewhere) if path else recipe.model
-    model, _ = load_policy(model_section, seed=child(recipe.seed, "model"), beside=beside(recipe))
+    if path:
+        model, _ = load_other(recipe, "reference.path", path)
+    else:
+        model, _ = load_policy(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
     if initial is not None and path is None:
         model.load_state_dict(initial, strict=False)
     return model.requires_grad_(False).eval()
+
+
+def load_other(recipe: Recipe, key: str, path: str) -> tuple[nn.Module, Any]:
+    """The model, with its tokenizer, that a recipe names under `key` beside its own, in the same arithmetic."""
+    section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
+    with under(key):
+        return load_policy(section, seed=recipe.seed, beside=beside(recipe))
 
 
 def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn.Module:
@@ -97,8 +106,7 @@ def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn
     """
     path = stage.critic.path if stage.critic else None
     if path:
-        section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
-        model, tokenizer = load_policy(section, seed=child(recipe.seed, "critic"), beside=beside(recipe))
+        model, tokenizer = load_other(recipe, "critic.path", path)
         check_reads("critic.path", path, model, tokenizer, policy.tokenizer)
     else:
         model = copy.deepcopy(policy.model)

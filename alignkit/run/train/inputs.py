@@ -16,6 +16,7 @@ from alignkit.recipe.lookup.data_file import data_file
 from alignkit.recipe.lookup.find import find
 from alignkit.recipe.lookup.source_files import source_files
 from alignkit.recipe.schema import Data, Recipe
+from alignkit.run.check.named_models import named_models
 from alignkit.run.evaluate.evaluate import plan
 from alignkit.run.train.build import Policy, beside
 from alignkit.train.inputs import Input
@@ -165,14 +166,9 @@ def _digest(text: str) -> str:
 
 def _models(recipe: Recipe) -> Iterator[Input]:
     """Every model that the recipe names: the policy's, the reference, critics and guides."""
-    wanted = [("model", recipe.model.path, recipe.model.revision)]
-    wanted += [("reference", recipe.reference.path, None)] if recipe.reference else []
-    for stage in recipe.stages:
-        wanted += [("model", stage.critic.path, None)] if stage.critic else []
-        wanted.append(("model", stage.rollouts.guide, None))
-    for kind, path, revision in dict.fromkeys(wanted):
-        folder = _folder(path, revision, beside(recipe)) if path else None
-        if path and folder is not None:
+    for kind, path, revision in dict.fromkeys((one.kind, one.path, one.revision) for one in named_models(recipe)):
+        folder = _folder(path, revision, beside(recipe))
+        if folder is not None:
             files = [file for file in folder.iterdir() if file.name.endswith((".safetensors", "config.json"))]
             newest = max((file.stat().st_mtime for file in files), default=None)
             parts = fingerprint_folder(folder)

@@ -18,6 +18,7 @@ from alignkit.recipe.rules import evaluates_offline
 from alignkit.recipe.schema import Recipe
 from alignkit.report.terminal import open_display
 from alignkit.report.tracker import open_tracker
+from alignkit.run.check.named_models import check_models
 from alignkit.run.train import build
 from alignkit.run.train.inputs import inputs_of
 from alignkit.run.train.journal import Journal
@@ -78,6 +79,7 @@ def _open(
     """Checks all that a start can be refused for, then writes, then starts the engine."""
     path = run_folder(recipe)
     start = on_first(group, lambda: begin(recipe, path, resume=resume, resources=resources))
+    on_first(group, lambda: check_models(recipe))
     policy = build.build_policy(recipe, group)
     inputs = on_first(group, lambda: inputs_of(recipe, policy))
     on_first(group, lambda: start.compare(inputs, accept))

@@ -9,7 +9,6 @@ import torch
 
 from alignkit.engines.hf import HfEngine
 from alignkit.models.critic import check_reads
-from alignkit.models.load import load_policy
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.schema import Recipe, Stage
 from alignkit.rollout.episodes import Episodes
@@ -17,8 +16,7 @@ from alignkit.rollout.guide_roll_in import GuideRollIn
 from alignkit.rollout.guide_roll_out import GuideRollOut
 from alignkit.rollout.play import Play
 from alignkit.rollout.resets import Resets
-from alignkit.run.train.build import Policy, algorithm_of, beside, build_reference
-from alignkit.types.seeds import child
+from alignkit.run.train.build import Policy, algorithm_of, build_reference, load_other
 
 
 def training_play(
@@ -47,8 +45,7 @@ def _finished(
     if path is None:
         guide = build_reference(recipe, initial)
     else:
-        section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
-        guide, tokenizer = load_policy(section, seed=child(recipe.seed, "guide"), beside=beside(recipe))
+        guide, tokenizer = load_other(recipe, "rollouts.guide", path)
         check_reads("rollouts.guide", path, guide, tokenizer, policy.tokenizer)
     guide.to(next(policy.model.parameters()).device).requires_grad_(True)  # autocast keeps its casts of such ones only
     config: Any = guide.config
