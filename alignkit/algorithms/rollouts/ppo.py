@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 class Config(AlgorithmConfig):
     renamed = {"trace": "gae_lambda"}
-
     clip_low: Fraction = 0.2
     """Ratios below 1 - clip_low give no further incentive."""
     clip_high: PositiveFloat = 0.2
@@ -74,8 +73,7 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     ratio = terms.ratio
     loss = ops.policy.clipped(ratio, terms.advantages, low=low, high=high, dual=config.clip_dual)
     loss = terms.weighed(loss, cap=config.correction_cap, entropy_weight=config.entropy_weight)
-    metrics = terms.metrics | ops.policy_terms.clipping(ratio, low=low, high=high)
-    metrics |= {"loss/policy": Mean.of(loss)}
+    metrics = terms.metrics | ops.policy_terms.clipping(ratio, low=low, high=high) | {"loss/policy": Mean.of(loss)}
     return Loss(total=loss.sum(), count=len(loss), metrics=metrics)
 
 
