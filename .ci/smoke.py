@@ -1,6 +1,6 @@
 """Trains recipes of recipes/smoke/ and checks what recipes/smoke/promises.toml promises of them.
 
-python .ci/smoke.py [--all | NAME ...] [--workers 2] [--json FILE]
+python .ci/smoke.py [--all | NAME ...] [--workers 2] [--json FILE] [--stamp]
 
 Without names those that are marked quick. The models that recipes begin with are made first, where they are not there,
 by the commands that their makers' headers give. One line a recipe: measured, promised, seconds; exit 1 when one missed.
@@ -15,8 +15,10 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from statistics import fmean
 
@@ -45,12 +47,13 @@ class Promise:
 
 @dataclass(frozen=True)
 class Row:
-    """What is promised of one recipe. minutes: of one core that does nothing else."""
+    """What is promised of one recipe. minutes: of one idle core. checked: the day on which it was last kept."""
 
     recipe: str
     minutes: float
     promises: tuple[Promise, ...]
     quick: bool
+    checked: date
 
     @property
     def file(self) -> Path:
@@ -86,14 +89,14 @@ def read_table(text: str) -> dict[str, Row]:
     return {name: _row(name, **settings) for name, settings in tomllib.loads(text).items()}
 
 
-def _row(recipe: str, *, minutes: float, promises: str, quick: bool = False) -> Row:
+def _row(recipe: str, *, minutes: float, promises: str, checked: date, quick: bool = False) -> Row:
     found = [PROMISE.fullmatch(each) for each in promises.split(" and ")]
     if None in found:
         raise ValueError(
             f"{TABLE.name}: {recipe}: wants `METRIC at least|most NUMBER`, joined by `and`; got '{promises}'"
         )
     read = tuple(Promise(each[1], each[2], float(each[3])) for each in found if each)
-    return Row(recipe, minutes, read, quick)
+    return Row(recipe, minutes, read, quick, checked)
 
 
 def measure(run: Path, name: str) -> float:
@@ -164,12 +167,19 @@ def chosen(rows: dict[str, Row], names: list[str], everything: bool) -> list[Row
     return sorted(wanted, key=lambda row: -row.minutes)
 
 
+def stamp(text: str, kept: Iterable[str], day: date) -> str:
+    """The table with `day` as that on which the rows `kept` were last checked."""
+    names = "|".join(map(re.escape, kept))
+    return re.sub(rf"^((?:{names}) += .*checked = )[\d-]+", rf"\g<1>{day}", text, flags=re.MULTILINE) if names else text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--all", action="store_true", help="every row; hours of one core")
     parser.add_argument("--workers", type=int, default=2, help="recipes that run at a time")
     parser.add_argument("--json", type=Path, help="where the outcomes are written, one object a recipe")
+    parser.add_argument("--stamp", action="store_true", help="write today into the rows whose promises were kept")
     options = parser.parse_args()
     rows = chosen(read_table(TABLE.read_text()), options.names, options.all)
     for row in rows:
@@ -177,7 +187,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
         outcomes = list(pool.map(lambda row: check(row, Path(folder)), rows))
     if options.json:
-        options.json.write_text(json.dumps([asdict(each) | {"kept": each.kept} for each in outcomes], indent=2) + "\n")
+        options.json.write_text(
+            json.dumps([asdict(each) | {"kept": each.kept} for each in outcomes], indent=2, default=str) + "\n"
+        )
+    if options.stamp:
+        kept = [outcome.row.recipe for outcome in outcomes if outcome.kept]
+        TABLE.write_text(stamp(TABLE.read_text(), kept, date.today()))
     missed = [outcome.row.recipe for outcome in outcomes if not outcome.kept]
     sys.exit(f"missed: {', '.join(missed)}" if missed else 0)
 

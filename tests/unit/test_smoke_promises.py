@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ SMOKE = runpy.run_path(str(ROOT / ".ci" / "smoke.py"))
 Outcome, Promise, Row = SMOKE["Outcome"], SMOKE["Promise"], SMOKE["Row"]
 TABLE = SMOKE["read_table"](SMOKE["TABLE"].read_text())
 RECIPES = {path.stem: path.read_text() for path in (ROOT / "recipes" / "smoke").glob("*.yaml")}
-ROW = Row("r", 1.0, (Promise("eval/accuracy", "least", 0.9), Promise("rollout/length_mean", "most", 3.4)), False)
+DAY = date(2026, 11, 29)
+ROW = Row("r", 1.0, (Promise("eval/accuracy", "least", 0.9), Promise("rollout/length_mean", "most", 3.4)), False, DAY)
 
 
 def test_every_smoke_recipe_has_a_row_and_every_row_a_recipe():
@@ -51,14 +53,27 @@ def test_rows_are_chosen_by_name_or_all_and_the_longest_comes_first():
 
 
 def test_a_row_is_read_as_bounds_and_one_that_promises_nothing_is_refused():
-    text = 'r = {minutes = 2.5, promises = "eval/reward_mean at least -3.8 and eval/accuracy at most 1"}'
+    both = "eval/reward_mean at least -3.8 and eval/accuracy at most 1"
+    text = f'r = {{minutes = 2.5, promises = "{both}", checked = 2026-11-29}}'
     promises = (Promise("eval/reward_mean", "least", -3.8), Promise("eval/accuracy", "most", 1.0))
-    assert SMOKE["read_table"](text) == {"r": Row("r", 2.5, promises, False)}
+    assert SMOKE["read_table"](text) == {"r": Row("r", 2.5, promises, False, DAY)}
     for wrong in ("", "eval/accuracy", "eval/accuracy about 0.9", "eval/accuracy at least 0.9, or so"):
         with pytest.raises(ValueError, match=r"promises\.toml: r: wants `METRIC at least\|most NUMBER`"):
-            SMOKE["read_table"](f'r = {{minutes = 1, promises = "{wrong}"}}')
+            SMOKE["read_table"](f'r = {{minutes = 1, promises = "{wrong}", checked = 2026-11-29}}')
     with pytest.raises(TypeError, match="promises"):
         SMOKE["read_table"]("r = {minutes = 1}")
+
+
+def test_every_row_says_on_which_day_it_was_last_kept_and_a_check_that_keeps_it_writes_the_day():
+    assert all(row.checked >= date(2026, 11, 1) for row in TABLE.values())
+    text, later = SMOKE["TABLE"].read_text(), max(row.checked for row in TABLE.values()) + timedelta(days=1)
+    kept = ["grpo", "guess-number-archer", "two-tasks"]
+    stamped = SMOKE["read_table"](SMOKE["stamp"](text, kept, later))
+    assert {name for name, row in stamped.items() if row.checked == later} == set(kept)
+    assert {name: (row.promises, row.quick) for name, row in stamped.items()} == {
+        name: (row.promises, row.quick) for name, row in TABLE.items()
+    }
+    assert SMOKE["stamp"](text, [], later) == text
 
 
 def test_evaluations_are_read_from_the_last_one_and_metrics_over_the_last_twenty_steps(tmp_path):
