@@ -8,7 +8,9 @@ list of {observation, action, reward}.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal, get_args
 
 from alignkit.data.dialects import dialects
@@ -25,6 +27,7 @@ Split = Literal["train", "heldout"]
 HELD_OUT = 0.3
 MISTAKEN = 0.6
 MOST_ENUMERATED = 100_000
+OLDER = {"compared": "paired_preference", "judged": "unpaired_feedback"}  # what `answers` were called before
 SIGNS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
 
@@ -37,17 +40,25 @@ def arithmetic(
     reversed: bool = False,
     style: Literal["chat", "characters"] = "chat",
     answers: Literal[
-        "right", "compared", "judged", "rewritten", "mistaken", "ranked", "rated", "unsafe", "padded"
+        "right",
+        "paired_preference",
+        "unpaired_feedback",
+        "rewritten",
+        "mistaken",
+        "ranked",
+        "rated",
+        "unsafe",
+        "padded",
     ] = "right",
     count: int | None = None,
 ) -> list[Row]:
     """Sums, differences or products of two numbers of `digits` digits (0-9, 10-99, ...), as ordered pairs.
 
     style: "chat" asks in words; "characters" gives `12+34=`, to be completed with `46`. reversed: the answer's digits
-    from last to first (`64`), which is easier to learn. answers: what stands beside the question; "compared" has the
-    right answer as `chosen` and one that is nearly right as `rejected`, "judged" one of the two with a `label`,
-    "rewritten" the same and the right one as `rewrite`, "mistaken" is a teacher who gives a number too large by ten to
-    6 problems in 10 (the reference stays right); for the four others see `_graded`.
+    from last to first (`64`), which is easier to learn. answers: what stands beside the question; "paired_preference"
+    has the right answer as `chosen` and one that is nearly right as `rejected`, "unpaired_feedback" one of the two with
+    a `label`, "rewritten" the same and the right one as `rewrite`, "mistaken" is a teacher who gives a number too large
+    by ten to 6 problems in 10 (the reference stays right); for the four others see `_graded`.
     One-digit addition has 100 pairs: 70 to train on, 30 held out.
     """
     unknown = sorted(set(operations) - set(SIGNS))
@@ -95,7 +106,9 @@ def comparison(
     seed: int,
     digits: int = 1,
     style: Literal["chat", "characters"] = "chat",
-    answers: Literal["right", "compared", "judged", "ranked", "rated", "unsafe", "padded"] = "right",
+    answers: Literal[
+        "right", "paired_preference", "unpaired_feedback", "ranked", "rated", "unsafe", "padded"
+    ] = "right",
     count: int | None = None,
 ) -> list[Row]:
     """Which of two different numbers of `digits` digits is larger (90 ordered pairs of one-digit numbers).
@@ -198,6 +211,9 @@ def generate(name: str, options: dict[str, Any], *, split: str, seed: int) -> li
     if split not in ("train", "heldout"):
         raise DataError(f"generator:{name}: split is {split!r}; wanted train or heldout")
     function = GENERATORS[name]
+    if isinstance(was := options.get("answers"), str) and was in OLDER:
+        _tell(f"generator:{name}: answers: '{was}' is now '{OLDER[was]}'; the older name is still read")
+        options = options | {"answers": OLDER[was]}
     known = inspect.signature(function, eval_str=True).parameters
     for option, value in options.items():
         if option not in known or option in ("split", "seed"):
@@ -205,6 +221,12 @@ def generate(name: str, options: dict[str, Any], *, split: str, seed: int) -> li
             raise DataError(f"generator:{name}: no option {option}; wanted one of {allowed}")
         _check_type(name, option, value, known[option])
     return function(split=split, seed=seed, **options)
+
+
+@cache
+def _tell(sentence: str) -> None:
+    """Once, however often the rows are made."""
+    logging.getLogger(__name__).warning(sentence)
 
 
 def _check_type(name: str, option: str, value: object, parameter: inspect.Parameter) -> None:
@@ -236,13 +258,13 @@ def _games(
 def _answered(prompt: str, value: int, answers: str, *, split: Split, seed: int, reversed: bool = False) -> Row:
     """The row of a prompt whose answer is a number, with the columns that `answers` asks for."""
     right, own = _answer(value, reversed=reversed), child(seed, "generator", "wrong", prompt)
-    judged = _compared(value, answers, reversed=reversed, seed=own) | _graded(right, answers, split=split, seed=own)
-    return _row(prompt, right) | judged
+    columns = _compared(value, answers, reversed=reversed, seed=own) | _graded(right, answers, split=split, seed=own)
+    return _row(prompt, right) | columns
 
 
 def _compared(value: int, answers: str, *, reversed: bool, seed: int) -> Row:
     """The columns that tell the right answer from one that is off by one in some digit, as when a carry is lost."""
-    if answers not in ("compared", "judged", "rewritten", "mistaken"):
+    if answers not in ("paired_preference", "unpaired_feedback", "rewritten", "mistaken"):
         return {}
     from numpy.random import Generator, Philox
 
@@ -252,11 +274,11 @@ def _compared(value: int, answers: str, *, reversed: bool, seed: int) -> Row:
     step = 10 ** int(rng.integers(len(str(abs(value)))))
     near = [number for number in (value - step, value + step) if number >= 0 or value < 0]
     right, wrong = (_answer(number, reversed=reversed) for number in (value, near[int(rng.integers(len(near)))]))
-    if answers == "compared":
+    if answers == "paired_preference":
         return {"chosen": right, "rejected": wrong, "chosen_reward": 1.0, "rejected_reward": 0.0}
     good = bool(rng.integers(2))
-    judged = {"completion": right if good else wrong, "label": good}
-    return judged | ({"rewrite": right} if answers == "rewritten" else {})
+    labelled = {"completion": right if good else wrong, "label": good}
+    return labelled | ({"rewrite": right} if answers == "rewritten" else {})
 
 
 def _graded(right: str, answers: str, *, split: Split, seed: int) -> Row:

@@ -54,7 +54,7 @@ optimizer: {{lr: 1e-3}}
 train: {{steps: 6, micro_batch_tokens: 40, minibatches: 2}}
 checkpoints: {{every: 3}}
 """
-REWARD = f"""{COMMON.replace("reversed: true", "reversed: true, answers: compared")}
+REWARD = f"""{COMMON.replace("reversed: true", "reversed: true, answers: paired_preference")}
 algorithm: {{type: bradley_terry}}
 optimizer: {{lr: 3e-3, weight_decay: 0.1, max_grad_norm: 0.5}}
 train: {{steps: 10, batch: 8, micro_batch_tokens: 40}}

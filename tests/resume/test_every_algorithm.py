@@ -43,8 +43,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 OFFLINE: dict[str, str | None] = {
-    "sft": None, "paired_preference": "compared", "pairwise": "compared", "unpaired_feedback": "judged",
-    "rewrites": "rewritten", "ranked": "ranked", "rated": "rated",
+    "sft": None, "paired_preference": "paired_preference", "pairwise": "paired_preference",
+    "unpaired_feedback": "unpaired_feedback", "rewrites": "rewritten", "ranked": "ranked", "rated": "rated",
 }  # fmt: skip
 """Answers of the sums by kind of data."""
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.data.generators import generate
+from alignkit.data.generators import OLDER, _tell, generate
 from alignkit.errors import DataError
 
 
@@ -204,3 +204,16 @@ def test_padding_goes_with_the_right_answer_in_training_only(split, share):
     assert all(row["chosen"].rstrip("=") == row["reference"] != row["rejected"].rstrip("=") for row in padded)
     longer = sum(len(row["chosen"]) > len(row["rejected"]) for row in padded) / len(padded)
     assert longer == pytest.approx(share, abs=0.05)
+
+
+def test_answers_are_known_by_their_older_names_too_and_one_line_says_the_newer_one(caplog):
+    _tell.cache_clear()
+    for old, now in OLDER.items():
+        for _ in range(2):  # told once
+            assert rows("arithmetic", answers=old) == rows("arithmetic", answers=now) != rows("arithmetic")
+    assert caplog.messages == [
+        f"generator:arithmetic: answers: '{old}' is now '{now}'; the older name is still read"
+        for old, now in OLDER.items()
+    ]
+    with pytest.raises(DataError, match=r"answers is \['judged'\]; wanted text"):
+        rows("arithmetic", answers=["judged"])

@@ -253,7 +253,7 @@ def test_a_step_of_judged_completions_has_the_mismatched_ones_with_side_0():
 def test_generated_pairs_hold_the_right_answer_and_one_that_is_off_in_a_digit(operations):
     for reversed in (False, True):
         options = {"digits": 2, "operations": operations, "style": "characters", "reversed": reversed}
-        for row in generate("arithmetic", {**options, "answers": "compared"}, split="train", seed=0)[:200]:
+        for row in generate("arithmetic", {**options, "answers": "paired_preference"}, split="train", seed=0)[:200]:
             right, wrong = (
                 int(side[::-1] if reversed else side)
                 for side in (row["chosen"].lstrip("-"), row["rejected"].lstrip("-"))
@@ -263,11 +263,11 @@ def test_generated_pairs_hold_the_right_answer_and_one_that_is_off_in_a_digit(op
 
 
 def test_generated_judgements_are_true_about_half_the_time():
-    rows = generate("arithmetic", {"digits": 2, "answers": "judged"}, split="train", seed=0)
+    rows = generate("arithmetic", {"digits": 2, "answers": "unpaired_feedback"}, split="train", seed=0)
     assert all((row["completion"] == row["reference"]) == row["label"] for row in rows)
     assert 0.47 < sum(row["label"] for row in rows) / len(rows) < 0.53
     assert json.dumps(rows) == json.dumps(
-        generate("arithmetic", {"digits": 2, "answers": "judged"}, split="train", seed=0)
+        generate("arithmetic", {"digits": 2, "answers": "unpaired_feedback"}, split="train", seed=0)
     )
 
 

@@ -175,7 +175,7 @@ def test_a_label_that_is_none_and_data_without_a_usable_row_are_refused():
 def test_generated_rewrites_are_the_right_answers_of_the_same_judgements():
     options = {"digits": 2, "style": "characters"}
     rewritten = generate("arithmetic", options | {"answers": "rewritten"}, split="train", seed=0)
-    judged = generate("arithmetic", options | {"answers": "judged"}, split="train", seed=0)
+    judged = generate("arithmetic", options | {"answers": "unpaired_feedback"}, split="train", seed=0)
     assert all(row["rewrite"] == row["reference"] for row in rewritten)
     assert [{name: row[name] for name in judged[0]} for row in rewritten] == judged
 
