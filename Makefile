@@ -1,39 +1,62 @@
 # Two commands do everything on a fresh machine: `make quickstart` and `make test`. Both set up .venv first.
+# With an NVIDIA GPU: `make quickstart-gpu` and `make test-gpu`, which set up .venv-gpu.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
+GPU_VENV := .venv-gpu
+GPU_BIN := $(GPU_VENV)/bin
+PIP := bin/python -m pip --disable-pip-version-check install --quiet --no-deps
 STAMP := $(VENV)/.installed
+GPU_STAMP := $(GPU_VENV)/.installed
 # threads that spin while they wait make processes that share few cores 10 times slower
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: mutate fuzz licences trust-table data-docs evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation
+.PHONY: setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## create .venv and install the pinned packages (done by every target that needs it)
 
-# Every step can be interrupted and repeated: pip keeps what it has installed, and the stamp is written last.
+setup-gpu: $(GPU_STAMP) ## the same for NVIDIA GPUs, in .venv-gpu: vLLM and its own torch (about 10 GB)
+
 $(STAMP): requirements-cpu.txt pyproject.toml
+	$(call install,$(VENV),requirements-cpu.txt,1.5)
+
+$(GPU_STAMP): requirements-gpu.txt pyproject.toml
+	@$(PYTHON) -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' || { echo "make: $(PYTHON) has no Python.h; install python3-dev (Triton compiles with it)" >&2; exit 2; }
+	$(call install,$(GPU_VENV),requirements-gpu.txt,10)
+
+# Every step can be interrupted and repeated: pip keeps what it has installed, and the stamp is written last.
+# $(1) the environment's folder, $(2) its pins, $(3) their size in GB
+define install
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or newer, or set PYTHON=" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; set PYTHON=python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; install python3-venv" >&2; exit 2; }
-	@command -v $(CXX) >/dev/null || { echo "make: no C++ compiler ($(CXX)); install g++ (DeepSpeed and vLLM compile small kernels)" >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing the pinned packages into $(VENV) (about 1.5 GB once)"
-	@grep -vE '^(#|deepspeed==)' requirements-cpu.txt > $(VENV)/without-deepspeed.txt
-	$(PIP) -r $(VENV)/without-deepspeed.txt
+	@command -v $(CXX) >/dev/null || { echo "make: no C++ compiler ($(CXX)); install g++ (DeepSpeed, vLLM and Triton compile small kernels)" >&2; exit 2; }
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@echo "installing the pinned packages into $(1) (about $(3) GB once)"
+	@grep -vE '^(#|deepspeed==)' $(2) > $(1)/without-deepspeed.txt
+	$(1)/$(PIP) -r $(1)/without-deepspeed.txt
 	@# deepspeed's own build looks at the installed torch
-	$(PIP) --no-build-isolation $$(grep '^deepspeed==' requirements-cpu.txt)
-	$(PIP) --no-build-isolation -e .
-	@$(BIN)/python -c 'import transformers, vllm, deepspeed' >/dev/null 2>&1 || { echo "make: the installed packages do not import; run: $(BIN)/python -c 'import transformers, vllm, deepspeed'" >&2; exit 2; }
-	@touch $@
+	$(1)/$(PIP) --no-build-isolation $$(grep '^deepspeed==' $(2))
+	$(1)/$(PIP) --no-build-isolation -e .
+	@$(1)/bin/python -c 'import transformers, vllm, deepspeed' >/dev/null 2>&1 || { echo "make: the installed packages do not import; run: $(1)/bin/python -c 'import transformers, vllm, deepspeed'" >&2; exit 2; }
+	@touch $(1)/.installed
+endef
 
 quickstart: $(STAMP) ## train SmolLM2-135M on one-digit addition and print before and after
 	$(BIN)/alignkit train recipes/quickstart.yaml run=runs/quickstart $$(test -d runs/quickstart/checkpoints && echo --resume)
 	$(BIN)/alignkit report runs/quickstart
+
+quickstart-gpu: $(GPU_STAMP) ## look over the machine, then the same on a GPU
+	$(GPU_BIN)/alignkit doctor
+	$(GPU_BIN)/alignkit train recipes/quickstart.yaml run=runs/quickstart-gpu $$(test -d runs/quickstart-gpu/checkpoints && echo --resume)
+	$(GPU_BIN)/alignkit report runs/quickstart-gpu
+
+test-gpu: $(GPU_STAMP) ## what only a card can say, in at most 8 minutes: runs/gpu.json and runs/gpu.md (docs/gpu.md)
+	$(GPU_BIN)/python -m benchmarks.gpu --out runs/gpu
 
 test: $(STAMP) ## all checks and the fast tests
 	$(BIN)/ruff format --check .
@@ -42,6 +65,8 @@ test: $(STAMP) ## all checks and the fast tests
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/counts.py
 	$(BIN)/python .ci/pins.py
+	$(BIN)/python .ci/pins.py requirements-gpu.txt
+	$(BIN)/python .ci/requires.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: $(STAMP) ## tests that take minutes: kill -9 and resume, vLLM, SmolLM2, two processes, 20,000 fuzzed conversations
@@ -59,8 +84,10 @@ check: $(STAMP) ## formatting, lint, types and layers only
 format: $(STAMP) ## rewrite the code in the house format
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-lock: $(STAMP) ## resolve requirements-cpu.txt anew
-	$(BIN)/python .ci/lock.py > requirements-cpu.new && mv requirements-cpu.new requirements-cpu.txt
+lock: lock-cpu lock-gpu ## resolve requirements-cpu.txt and requirements-gpu.txt anew
+
+lock-cpu lock-gpu: lock-%: $(STAMP)
+	$(BIN)/python .ci/lock.py $*
 
 data-docs: $(STAMP) ## write the layouts of rows into docs/data.md and the chat templates of families into docs/templates.md
 	$(BIN)/python .ci/data_docs.py docs/data.md
@@ -105,4 +132,4 @@ counts: $(STAMP) ## lines of the reading path, checked against the promised limi
 	$(BIN)/python .ci/counts.py
 
 clean: ## remove what can be made again
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) runs .pytest_cache .ruff_cache .hypothesis

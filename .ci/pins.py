@@ -1,4 +1,4 @@
-"""Holds the pins of requirements-cpu.txt against .ci/vulnerability_floors.toml; exit 1 when one lies below its floor.
+"""Holds the pins of a requirements file against .ci/vulnerability_floors.toml; exit 1 when one lies below its floor.
 
 python .ci/pins.py [REQUIREMENTS [FLOORS]]
 
@@ -31,8 +31,9 @@ class Floor:
     pin: str = ""
 
     @property
-    def pinned_as(self) -> str:
-        return canonical(self.pin or self.package)
+    def names(self) -> list[str]:
+        """What it may be pinned as."""
+        return [canonical(name) for name in (self.pin, self.package) if name]
 
 
 def canonical(name: str) -> str:
@@ -62,13 +63,11 @@ def below(pins: dict[str, str], wanted: list[Floor]) -> list[str]:
     """One line for each pin that is older than a floor, and for each floor of what is not pinned any more."""
     lines = []
     for floor in wanted:
-        version = pins.get(floor.pinned_as)
-        if version is None:
-            lines.append(
-                f"{floor.pinned_as} has a floor ({floor.id}) but no pin; take the floor out, or name its `pin`"
-            )
-        elif Version(version) < Version(floor.version):
-            lines.append(f"{floor.pinned_as}=={version} lies below {floor.version}: {floor.id}, {floor.what}")
+        name = next((name for name in floor.names if name in pins), None)
+        if name is None:
+            lines.append(f"{floor.names[0]} has a floor ({floor.id}) but no pin; take it out, or name its `pin`")
+        elif Version(pins[name]) < Version(floor.version):
+            lines.append(f"{name}=={pins[name]} lies below {floor.version}: {floor.id}, {floor.what}")
     return lines
 
 
@@ -82,7 +81,7 @@ def main(arguments: list[str]) -> int:
         return 2
     for fault in faults:
         print(f"BROKEN {fault}")
-    covered = {floor.pinned_as for floor in wanted} & pins.keys()
+    covered = {name for floor in wanted for name in floor.names} & pins.keys()
     without = len(pins) - len(covered)
     print(f"{len(pins)} pins: {len(covered)} have a floor ({len(wanted)} vulnerabilities), {without} none")
     return int(bool(faults))

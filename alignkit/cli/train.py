@@ -16,7 +16,15 @@ from alignkit.cli.output import JsonOption, OverridesArgument, RecipeArgument
 from alignkit.errors import AlignkitError
 from alignkit.recipe.lookup.find import Found, find
 from alignkit.recipe.read import read_recipe
-from alignkit.run.launch.launch import accelerate_command, is_launched, quiet, run_launched, slurm_script, submit
+from alignkit.run.launch.launch import (
+    accelerate_command,
+    is_launched,
+    quiet,
+    run_launched,
+    slurm_script,
+    submit,
+    visible_gpus,
+)
 from alignkit.run.train.stop import Stop
 from alignkit.train.inputs import parse_kinds
 
@@ -68,6 +76,10 @@ def train(
 def _train_here(recipe: Recipe, *, resume: bool, as_json: bool, accept: Sequence[str]) -> None:
     # read when torch is imported: threads that wait by spinning make a shared CPU machine 10 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from alignkit.engines.vllm.process import TRAINERS_ALLOCATOR
+
+    if "PYTORCH_ALLOC_CONF" not in os.environ:  # micro-batches differ in size: fixed segments would fall to pieces
+        os.environ.setdefault(*TRAINERS_ALLOCATOR)
     with Stop() as stop:  # before torch is imported: a start may take longer than whoever stops it will wait
         from alignkit.run.train.train import run as run_training
 
@@ -88,7 +100,9 @@ def _train_launched(
         script = slurm_script(profile, arguments, job_name=job_name, beside=beside)
         typer.echo(script if print_only else submit(script))
         return
-    command = accelerate_command(profile, arguments, processes=processes, environ=os.environ)
+    gpus = visible_gpus(os.environ)
+    seen = None if print_only and not gpus else gpus  # a command can be read on a machine without GPUs
+    command = accelerate_command(profile, arguments, processes=processes, gpus=seen, environ=os.environ)
     if print_only:
         typer.echo(shlex.join(command))
         return

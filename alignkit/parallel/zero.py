@@ -1,4 +1,4 @@
-"""Several processes: DeepSpeed ZeRO-2 or ZeRO-3 shards gradients, optimizer state and (stage 3) weights.
+"""Several processes: DeepSpeed ZeRO shards optimizer state, gradients (stage 2) and weights (stage 3).
 
 Weights, gradients and optimizer state are float32; bfloat16 arithmetic is done by autocast inside the forward, as in
 one process. What is gathered when, and what was measured: docs/distributed.md.
@@ -153,8 +153,8 @@ def _settings(sharding: dict[str, Any], optimizer: Optimizer, group: Group) -> d
     stage = sharding.get("zero_optimization", {}).get("stage")
     if taken:
         raise RecipeError(f"launch profile: its DeepSpeed file sets {', '.join(taken)}: remove it, the recipe decides")
-    if stage not in (2, 3):
-        raise RecipeError(f"launch profile: zero_optimization.stage of its DeepSpeed file is {stage}, wanted 2 or 3")
+    if stage not in (1, 2, 3):
+        raise RecipeError(f"launch profile: zero_optimization.stage of its DeepSpeed file is {stage}, wanted 1, 2 or 3")
     return {
         **sharding,
         "train_batch_size": group.world,

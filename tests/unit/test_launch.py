@@ -14,8 +14,11 @@ import pytest
 
 from alignkit.cli import main
 from alignkit.errors import AlignkitError, ContentError
+from alignkit.parallel.group import Group
+from alignkit.parallel.zero import _settings
 from alignkit.recipe.document import read_document
 from alignkit.recipe.lookup.find import find, list_content
+from alignkit.recipe.schema import Optimizer
 from alignkit.run.launch.launch import (
     DEEPSPEED_FILE,
     REPORT_FOLDER,
@@ -28,6 +31,7 @@ from alignkit.run.launch.launch import (
     run_launched,
     slurm_script,
     submit,
+    visible_gpus,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +44,7 @@ algorithm: {type: grpo}
 optimizer: {lr: 1e-3}
 train: {steps: 3}
 """
-SHARDED = {"zero2": 2, "zero3": 3, "zero3-offload": 3, "zero2-cpu": 2, "zero3-cpu": 3, "multi-node": 3}
+SHARDED = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3-offload": 3, "zero2-cpu": 2, "zero3-cpu": 3, "multi-node": 3}
 
 
 @pytest.fixture
@@ -56,23 +60,123 @@ def profile(name: str):
     return find("launch", name)
 
 
+def command_on(gpus: int | None, name: str, processes: int | None = None, environ: dict | None = None) -> list[str]:
+    return accelerate_command(profile(name), ["train"], processes=processes, gpus=gpus, environ=environ or {})
+
+
 @pytest.mark.parametrize(("name", "stage"), SHARDED.items())
 def test_every_sharded_profile_names_a_deepspeed_file_of_its_stage(folder, name, stage):
     command = accelerate_command(
-        profile(name), ["train", "r.yaml"], processes=None, environ={"MACHINE_RANK": "1", "MASTER_ADDR": "head"}
+        profile(name),
+        ["train", "r.yaml"],
+        processes=None,
+        gpus=None,
+        environ={"MACHINE_RANK": "1", "MASTER_ADDR": "head"},
     )
     file = Path(command[command.index("--deepspeed_config_file") + 1])
     assert json.loads(file.read_text())["zero_optimization"]["stage"] == stage
 
 
-def test_every_accelerate_profile_is_a_config_that_accelerate_accepts():
+def test_every_accelerate_profile_is_read_by_accelerates_own_parser_as_it_is_meant(folder):
+    """The parser of configs refuses keys that it does not know; the launcher's reads the command that we start."""
     from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
 
     names = [found.name for found in list_content("launch") if found.path.suffix == ".yaml"]
     assert set(names) == {*SHARDED, "cpu", "single-gpu"}
     for name in names:
         config = load_config_from_file(str(profile(name).path))
-        assert config.num_processes == read_document(profile(name).path, name).tree["num_processes"]
+        tree = read_document(profile(name).path, name).tree
+        assert config.num_processes == tree.get("num_processes", -1)  # -1: to be given
+        command = command_on(8, name, environ={"MACHINE_RANK": "1", "MASTER_ADDR": "head"})
+        parsed = launch_command_parser().parse_args(command[2:])
+        assert parsed.config_file == str(profile(name).path)
+        wanted = {"cpu": None, "zero2-cpu": None, "zero3-cpu": None, "single-gpu": 1, "multi-node": 16}.get(name, 8)
+        assert parsed.num_processes == wanted
+        assert (parsed.deepspeed_config_file is not None) == (name in SHARDED)
+        assert parsed.training_script_args == ["train"]
+
+
+@pytest.mark.parametrize(("name", "stage"), SHARDED.items())
+def test_deepspeeds_own_parser_reads_every_sharded_profile_and_leaves_no_key_unread(name, stage):
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    command = command_on(8, name, environ={"MACHINE_RANK": "1", "MASTER_ADDR": "head"})
+    sharding = json.loads(Path(command[command.index("--deepspeed_config_file") + 1]).read_text())
+    config = DeepSpeedConfig(_settings(sharding, Optimizer(lr=1e-3), Group(0, 1)))
+    zero = config.zero_config
+    assert zero.stage == stage
+    said = sharding["zero_optimization"]
+    known = {name for key, field in type(zero).model_fields.items() for name in (key, field.alias)}
+    assert not said.keys() - known
+    assert zero.overlap_comm is said["overlap_comm"]
+    assert (zero.offload_optimizer is not None) == (name == "zero3-offload")
+
+
+@pytest.mark.parametrize(("gpus", "asked", "given"), [(1, None, 1), (4, None, 4), (4, 2, 2), (8, 8, 8)])
+def test_a_gpu_profile_has_a_process_for_each_visible_gpu(gpus, asked, given):
+    command = command_on(gpus, "zero3", asked)
+    assert command[command.index("--num_processes") + 1] == str(given)
+
+
+def test_a_profile_of_several_machines_counts_the_gpus_of_one_on_each():
+    environ = {"MACHINE_RANK": "0", "MASTER_ADDR": "head"}
+    command = command_on(8, "multi-node", environ=environ)
+    assert command[command.index("--num_processes") + 1] == "16"  # what the profile says
+    with pytest.raises(AlignkitError, match="wants 16 GPUs on 2 machines, 4 visible here: use --processes 8"):
+        command_on(4, "multi-node", environ=environ)
+    command = command_on(4, "multi-node", 8, environ=environ)
+    assert command[command.index("--num_processes") + 1] == "8"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "words"),
+    [
+        (4, 8, "wants 8 GPUs, 4 visible here: use --processes 4"),
+        (
+            0,
+            None,
+            r"wants a GPU for each process, none is visible here \(nvidia-smi -L, CUDA_VISIBLE_DEVICES\): use a CPU",
+        ),
+        (0, 2, "wants 2 GPUs, none is visible here"),
+    ],
+)
+def test_more_processes_than_gpus_are_refused_in_one_sentence(gpus, asked, words):
+    with pytest.raises(AlignkitError, match=f"launch profile 'zero2' {words}"):
+        command_on(gpus, "zero2", asked)
+
+
+def test_cpu_profiles_do_not_count_gpus():
+    assert "--num_processes" not in command_on(0, "zero2-cpu")
+    assert command_on(0, "zero3-cpu", 3)[-5:-3] == ["--num_processes", "3"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "count"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": value}, n)
+        for value, n in [("0,1,2", 3), ("", 0), ("-1", 0), ("2,-1,3", 1), ("MIG-a", 1)]
+    ]
+    + [({}, 2)],
+)
+def test_visible_gpus_are_those_of_the_variable_or_all_that_the_driver_lists(environ, count, tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA A (UUID: GPU-1)'\necho 'GPU 1: NVIDIA A (UUID: GPU-2)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert visible_gpus(environ) == count
+    tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    assert visible_gpus(environ) == (0 if not environ else count)
+    tool.unlink()
+    assert visible_gpus(environ) == (0 if not environ else count)
+
+
+def test_a_gpu_profile_can_be_printed_but_not_started_without_gpus(folder, capsys, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert main.run(["train", "r.yaml", "--launch", "zero2", "--print"]) == 0
+    assert "zero2.yaml" in capsys.readouterr().out
+    assert main.run(["train", "r.yaml", "--launch", "zero2"]) == 2
+    assert "none is visible here" in capsys.readouterr().err
 
 
 def test_print_shows_the_exact_command_and_starts_nothing(folder, capsys):
@@ -110,18 +214,18 @@ def test_a_users_profile_beside_the_recipe_wins_and_finds_its_deepspeed_file(fol
     text = profile("zero2").path.read_text().replace("launch/deepspeed/zero2.json", "mine.json")
     (folder / "launch" / "zero2.yaml").write_text(text)
     found = find("launch", "zero2", beside=folder)
-    command = accelerate_command(found, [], processes=None, environ={})
+    command = accelerate_command(found, [], processes=None, gpus=None, environ={})
     assert command[command.index("--deepspeed_config_file") + 1] == str(folder / "launch" / "mine.json")
     (folder / "launch" / "mine.json").unlink()
     with pytest.raises(ContentError, match=r"there is no DeepSpeed file 'mine\.json'"):
-        accelerate_command(found, [], processes=None, environ={})
+        accelerate_command(found, [], processes=None, gpus=None, environ={})
 
 
 def test_several_machines_need_to_know_which_one_this_is(folder):
     with pytest.raises(AlignkitError, match="MACHINE_RANK"):
-        accelerate_command(profile("multi-node"), [], processes=None, environ={"MASTER_ADDR": "head"})
+        accelerate_command(profile("multi-node"), [], processes=None, gpus=None, environ={"MASTER_ADDR": "head"})
     environ = {"MASTER_ADDR": "head", "SLURM_NODEID": "1"}
-    command = accelerate_command(profile("multi-node"), [], processes=None, environ=environ)
+    command = accelerate_command(profile("multi-node"), [], processes=None, gpus=None, environ=environ)
     assert command[command.index("--machine_rank") + 1] == "1"
     assert command[command.index("--main_process_ip") + 1] == "head"
 
@@ -131,6 +235,10 @@ def test_the_slurm_script_is_valid_bash_with_the_machines_of_the_profile(folder)
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert "#SBATCH --nodes=2\n" in script
     assert "#SBATCH --gpus-per-node=8\n" in script
+    for line in ("#SBATCH --exclusive\n", "#SBATCH --mem=0\n", "#SBATCH --cpus-per-task=32\n"):
+        assert line in script
+    assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_ON_NODE:-32}"\n' in script
+    assert script.index("SRUN_CPUS_PER_TASK") < script.index("\nsrun ")
     assert "-m alignkit train 'it'\"'\"'s.yaml' --launch multi-node $resume &" in script
 
 
@@ -227,7 +335,7 @@ def test_the_cpu_profile_starts_two_processes_that_know_their_ranks(folder, monk
         f"import json, os\nrank = os.environ['RANK']\n"
         f"open(f'rank{{rank}}.json', 'w').write(json.dumps({{k: os.environ.get(k) for k in {keys}}}))\n"
     )
-    command = accelerate_command(profile("zero2-cpu"), [], processes=None, environ=os.environ)
+    command = accelerate_command(profile("zero2-cpu"), [], processes=None, gpus=None, environ=os.environ)
     command = [*command[: command.index("-m")], str(script)]
     assert run_launched(command) == 0
     seen = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]

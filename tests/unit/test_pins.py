@@ -46,7 +46,7 @@ def test_an_old_pin_is_named_with_its_floor_and_its_id(version, code, tmp_path, 
 
 def test_each_real_floor_would_name_the_version_before_it():
     for floor in floors():
-        lines = PINS["below"]({floor.pinned_as: "0.0.0"}, [floor])
+        lines = PINS["below"]({floor.names[0]: "0.0.0"}, [floor])
         assert len(lines) == 1
         assert floor.id in lines[0]
         assert floor.version in lines[0]
@@ -105,4 +105,4 @@ def floors() -> list:
 
 
 def covered() -> set[str]:
-    return {floor.pinned_as for floor in floors()} & pins().keys()
+    return {name for floor in floors() for name in floor.names} & pins().keys()

@@ -163,13 +163,17 @@ def test_a_folder_without_weights_is_a_clear_error(tmp_path: Path, monkeypatch: 
 
 
 def test_the_process_stays_out_of_the_launchers_group_and_sees_its_ranks_gpu(monkeypatch: Any):
-    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_PORT": "29500"}.items():
+    launcher = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_PORT": "29500", "ROLE_WORLD_SIZE": "8"}
+    launcher |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "ACCELERATE_MIXED_PRECISION": "no"}
+    for name, value in (launcher | {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     environment = vllm_process.environment(threads=3, memory_gib=2)
-    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"} & environment.keys()
+    assert not (launcher.keys() | {"PYTORCH_CUDA_ALLOC_CONF"}) & environment.keys()
     assert (environment["OMP_NUM_THREADS"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("3", "2")
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")  # the user's own word
+    assert "PYTORCH_CUDA_ALLOC_CONF" in vllm_process.environment(threads=3, memory_gib=2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert vllm_process.environment(threads=3, memory_gib=2)["CUDA_VISIBLE_DEVICES"] == "6"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # GPUs are hidden on purpose

@@ -7,6 +7,7 @@ a socket pair, the child's output goes to a log file.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,16 +20,12 @@ from alignkit.errors import EngineError
 from alignkit.processes.channel import Channel
 from alignkit.processes.session import how_it_ended, kill_session, start_session
 
-# Set by launchers for the trainer's process group; the child must not join it.
-LAUNCHER_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
+# Set by launchers for the trainer's process group; the child must not join it, nor look for its store.
+LAUNCHER_VARIABLES = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|(TORCHELASTIC|ACCELERATE)_.*"
 )
+# as alignkit sets it for the trainer, whose micro-batches vary in size; vLLM's sleep has a memory pool of its own
+TRAINERS_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 LOG_LINES = 3  # last lines of the log that an error quotes
 
 
@@ -44,7 +41,7 @@ class VllmProcess:
     def __init__(self, *, log_file: Path, timeout_s: float):
         if find_spec("vllm") is None:
             raise EngineError(
-                "vllm engine: vLLM is not installed; run: make setup (CPU), or pip install 'alignkit[gpu]' (GPU); "
+                "vllm engine: vLLM is not installed; run: make setup (CPU), or make setup-gpu (GPU); "
                 "or set rollouts.engine: hf (of a reward, engine: transformers), which needs nothing and is slower"
             )
         self._log_file, self._timeout_s = log_file, timeout_s
@@ -116,8 +113,12 @@ class VllmProcess:
 
 
 def environment(threads: int | None, memory_gib: int) -> dict[str, str]:
-    """The child's environment: this one's without the launcher's process group, and with vLLM's settings."""
-    own = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+    """The child's environment: this one's without what was meant for the trainer alone, and with vLLM's settings."""
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if not LAUNCHER_VARIABLES.fullmatch(name) and (name, value) != TRAINERS_ALLOCATOR
+    }
     return (
         own
         | _own_device()

@@ -24,6 +24,7 @@ from alignkit.types.scratch import scratch
 EXIT_PREEMPTED = 85  # the run wrote a checkpoint because it was asked to stop
 DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 REPORT_FOLDER = "ALIGNKIT_REPORT_FOLDER"
+CPUS_PER_GPU = 4  # that a Slurm job asks for at least; a machine that is its alone gives it all it has
 LAUNCHER_MARKS = ("RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION")
 
 
@@ -33,19 +34,23 @@ def is_launched(environ: Mapping[str, str]) -> bool:
 
 
 def accelerate_command(
-    profile: Found, arguments: Sequence[str], *, processes: int | None, environ: Mapping[str, str]
+    profile: Found, arguments: Sequence[str], *, processes: int | None, gpus: int | None, environ: Mapping[str, str]
 ) -> list[str]:
     """The exact command that runs `alignkit ARGUMENTS` under an accelerate profile.
 
-    processes: total number, instead of the profile's. A profile of several machines takes this machine's number from
+    processes: total number, instead of the profile's; a profile without one has a process for each GPU. gpus: visible
+    on this machine, None to ask nothing of it. A profile of several machines takes this machine's number from
     MACHINE_RANK (or SLURM_NODEID) and the first machine's address from MASTER_ADDR.
-    Raises ContentError when the profile's DeepSpeed file is missing, AlignkitError when those variables are.
+    Raises ContentError when the profile's DeepSpeed file is missing, AlignkitError when those variables are, or when
+    more processes are asked for than there are GPUs.
     """
     config = read_document(profile.path, profile.path.name).tree
     command = [_accelerate(), "launch", "--config_file", str(profile.path)]
     deepspeed = (config.get("deepspeed_config") or {}).get("deepspeed_config_file")
     if deepspeed:
         command += ["--deepspeed_config_file", str(_locate_deepspeed(deepspeed, profile.path.parent))]
+    if gpus is not None and _on_gpus(config):
+        processes = _fitting(profile.name, config, processes, gpus)
     if processes is not None:
         command += ["--num_processes", str(processes)]
     if config.get("num_machines", 1) > 1:
@@ -59,6 +64,19 @@ def accelerate_command(
     return [*command, "-m", "alignkit", *arguments]
 
 
+def visible_gpus(environ: Mapping[str, str]) -> int:
+    """GPUs that a process started here would see: those of CUDA_VISIBLE_DEVICES, else all that the driver lists."""
+    named = environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        devices = [device.strip() for device in named.split(",")]
+        return next((place for place, device in enumerate(devices) if device in ("", "-1")), len(devices))
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
+
+
 def slurm_script(profile: Found, arguments: Sequence[str], *, job_name: str, beside: Path | None) -> str:
     """The batch script of a Slurm profile: on each machine `alignkit ARGUMENTS --launch multi-node`."""
     from jinja2 import Environment, StrictUndefined
@@ -70,6 +88,7 @@ def slurm_script(profile: Found, arguments: Sequence[str], *, job_name: str, bes
         job_name=job_name,
         nodes=nodes["num_machines"],
         gpus_per_node=nodes["num_processes"] // nodes["num_machines"],
+        cpus_per_node=CPUS_PER_GPU * nodes["num_processes"] // nodes["num_machines"],
         command=shlex.join(command),
     )
 
@@ -155,6 +174,24 @@ def deepspeed_file(environ: Mapping[str, str]) -> Path | None:
     """
     named = environ.get(DEEPSPEED_FILE)
     return _locate_deepspeed(named, Path()) if named else None
+
+
+def _on_gpus(config: Mapping[str, Any]) -> bool:
+    """Whether a profile's processes are one a GPU: it neither forbids them nor hides them."""
+    return not config.get("use_cpu") and config.get("gpu_ids") != ""
+
+
+def _fitting(name: str, config: Mapping[str, Any], processes: int | None, gpus: int) -> int:
+    """How many processes a GPU profile gets in all. Raises AlignkitError when this machine's share has no GPUs."""
+    machines = config.get("num_machines", 1)
+    wanted = processes or config.get("num_processes") or gpus * machines
+    here = f"{gpus} visible here" if gpus else "none is visible here (nvidia-smi -L, CUDA_VISIBLE_DEVICES)"
+    cure = f"--processes {gpus * machines}" if gpus else "a CPU profile such as zero2-cpu"
+    if not gpus or wanted > gpus * machines:
+        asked = f"wants {wanted} GPUs" if wanted else "wants a GPU for each process"
+        on = f" on {machines} machines" if machines > 1 else ""
+        raise AlignkitError(f"launch profile '{name}' {asked}{on}, {here}: use {cure}")
+    return wanted
 
 
 def _locate_deepspeed(named: str, beside: Path) -> Path:
