@@ -37,7 +37,8 @@ def _try_gpu(as_json: bool) -> None:
     """A table to paste into a report; exit 2 without a GPU, 1 when one of the trials failed."""
     import torch
 
-    from alignkit.run.check.trial import markdown, trial
+    from alignkit.run.check.row import markdown
+    from alignkit.run.check.trial import trial
 
     if not torch.cuda.is_available():
         typer.echo("no GPU that torch can use: run alignkit doctor to see why", err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from alignkit.errors import HealthError
 from alignkit.models.weights import named_policy_weights
 from alignkit.parallel.trainer import ADAM_STATE, check_names, parameter_groups, store_tensors, stored_tensors
-from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
+
+if TYPE_CHECKING:
+    from alignkit.recipe.schema import Optimizer
 
 
 class SingleTrainer:

@@ -58,7 +58,7 @@ class Case:
 
     def forward(self, model: nn.Module, *, fast: bool = True) -> Forward:
         # a copy: a forward sets its models' attention while it runs, and ranks are threads here
-        reference = copy.deepcopy(REFERENCE)
+        reference = copy.deepcopy(REFERENCE).to(next(model.parameters()).device)
         return Forward(model=model, dtype=torch.float32, fast=fast, want=self.want, reference=reference)
 
     def losses(self, outputs: Outputs, batch: Batch) -> list[Loss]:

@@ -15,10 +15,11 @@ from alignkit.engines.hf import HfEngine
 from alignkit.errors import EngineError
 from alignkit.models import forward as forward_module
 from alignkit.run.check import machine as machine_module
-from alignkit.run.check import trial as trial_module
 from alignkit.run.check.diagnosis import Finding, findings
+from alignkit.run.check.distance import distance, random_batch, random_model
 from alignkit.run.check.machine import Gpu, Machine, this_machine, version
-from alignkit.run.check.trial import markdown, trial
+from alignkit.run.check.row import markdown
+from alignkit.run.check.trial import trial
 
 H100 = Gpu(name="NVIDIA H100 80GB HBM3", total_gib=79.6, free_gib=79.1, capability=(9, 0))
 SMALL = ((9, (13, 4, 2)), (5, (6, 7)), (20, (1, 12)), (2, (9,)))
@@ -248,8 +249,8 @@ def test_the_trial_notices_a_packed_path_that_forgets_the_prompt(monkeypatch):
         )
 
     monkeypatch.setattr(forward_module, "packed", forgetful)
-    batch = trial_module.random_batch(SMALL)
-    row = trial_module.distance(trial_module.random_model("cpu"), batch, torch.bfloat16)
+    batch = random_batch(SMALL)
+    row = distance(random_model("cpu"), batch, torch.bfloat16)
     assert row.level == "wrong"
 
 

@@ -1,0 +1,77 @@
+"""What whole engines and whole runs say of a card: engine and sync, kill and resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from alignkit.run.check.row import Row
+from benchmarks.gpu.sizes import Sizes
+
+ROOT = Path(__file__).parents[2]
+STEPS, EVERY = 8, 2
+DETERMINISTIC: tuple[str, ...] = ()  # the overrides that promise equal bits on CUDA, once there is a switch for it
+
+
+def engine(sizes: Sizes, device: str) -> list[Row]:
+    """vLLM's start, a first call, and one weight sync with read-back and canary."""
+    from alignkit.run.check.distance import random_model
+    from alignkit.run.check.trial import engine_rows, start_vllm
+
+    return engine_rows(random_model(device), device, start_vllm)
+
+
+def resume(sizes: Sizes, device: str) -> list[Row]:
+    """A run that is killed after a checkpoint and resumed, against one that never stopped."""
+    from tests.resume.runs import fingerprint, write_recipe
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        recipe = write_recipe(folder, steps=STEPS, every=EVERY)
+        straight, broken = folder / "straight", folder / "broken"
+        _finish(_train(recipe, straight, device))
+        _kill_at_checkpoint(_train(recipe, broken, device), broken)
+        _finish(_train(recipe, broken, device, "--resume"))
+        return [compared(fingerprint(straight), fingerprint(broken), promised=device == "cpu" or bool(DETERMINISTIC))]
+
+
+def compared(straight: dict[str, object], broken: dict[str, object], *, promised: bool) -> Row:
+    """Equal or not, and what differs. promised: equal bits are promised here, so that a difference is wrong."""
+    apart = [name for name in straight if straight[name] != broken[name]]
+    same = "weights, metrics and prompts are the same bits"
+    return Row(
+        name="killed and resumed against never stopped",
+        value=f"differ: {', '.join(apart)}" if apart else same,
+        level=("wrong" if promised else "note") if apart else "ok",
+        numbers={"differ": len(apart)},
+    )
+
+
+def _train(recipe: Path, run: Path, device: str, *arguments: str) -> subprocess.Popen[Any]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = [sys.executable, "-m", "alignkit", "train", str(recipe), f"run={run}", *DETERMINISTIC, *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _finish(process: subprocess.Popen[Any]) -> None:
+    output, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"alignkit train ended with {process.returncode}: {output.strip().splitlines()[-1:]}")
+
+
+def _kill_at_checkpoint(process: subprocess.Popen[Any], run: Path) -> None:
+    """kill -9 once a checkpoint is whole; raises RuntimeError when the run ends before."""
+    while not any((run / "checkpoints").glob("step-*")):
+        if process.poll() is not None:
+            raise RuntimeError("the run ended before its first checkpoint")
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
