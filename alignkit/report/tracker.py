@@ -144,5 +144,5 @@ def _load(module: str, extra: str) -> ModuleType:
     except ImportError as error:
         raise ContentError(
             f"tracker: {extra} needs the package {module}, which is not installed; "
-            f"run `pip install 'alignkit[{extra}]'` or set tracker: none"
+            f"run `pip install {extra}` or set tracker: none"
         ) from error

@@ -20,7 +20,7 @@ from alignkit.types.task import Task
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("ALIGNKIT_DATA") or ROOT.parent / "shared" / "data")
-pytest.importorskip("lm_eval", reason="lm-eval is a test-only dependency: pip install 'alignkit[evals]'")
+pytest.importorskip("lm_eval", reason="lm-eval is a test-only dependency: pip install lm-eval==0.4.13")
 pytestmark = pytest.mark.skipif(not (DATA / "gsm8k").is_dir(), reason="no GSM8K and MATH rows: set ALIGNKIT_DATA")
 
 

@@ -80,6 +80,16 @@ def test_trl_deepspeed_and_transformers_are_the_versions_that_the_cpu_tests_run_
         assert PINS[name] == cpu[name] == importlib.metadata.version(name).partition("+")[0], name
 
 
+def test_no_text_tells_to_install_an_extra_of_a_package_that_no_index_has():
+    folders = ("alignkit", "docs", "launch", "recipes", "reward_models", "evals", "benchmarks")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*")]
+    files = [file for file in files if file.suffix in (".py", ".md", ".yaml", ".j2")]
+    files += [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile"]
+    assert len(files) > 300
+    said = [str(file) for file in files for words in ("alignkit[", "install flash-attn") if words in file.read_text()]
+    assert said == []
+
+
 @pytest.mark.slow
 def test_the_index_has_every_pin_for_linux_and_says_of_each_what_the_snapshot_says():
     """`pip install --dry-run`: nothing is installed, and of the wheels only their metadata is read."""

@@ -23,7 +23,7 @@ from alignkit.types.rollout import Completion, StopReason
 from tests.unit.eval_parts import ScriptedEngine as Scripted
 from tests.unit.eval_parts import scripted_model
 
-pytest.importorskip("lm_eval", reason="lm-eval is a test-only dependency: pip install 'alignkit[evals]'")
+pytest.importorskip("lm_eval", reason="lm-eval is a test-only dependency: pip install lm-eval==0.4.13")
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("ALIGNKIT_DATA") or ROOT.parent / "shared" / "data")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.test_lm_eval import lm_eval_imports  # noqa: F401  # the same stand-ins for what lm-eval imports
 
-pytest.importorskip("lm_eval", reason="lm-eval is a test-only dependency: pip install 'alignkit[evals]'")
+pytest.importorskip("lm_eval", reason="lm-eval is a test-only dependency: pip install lm-eval==0.4.13")
 
 CONTEXT = 512
 CHATML = (

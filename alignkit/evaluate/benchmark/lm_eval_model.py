@@ -40,7 +40,7 @@ def lm_eval_model(
     try:
         from lm_eval.api.model import TemplateLM
     except ImportError as error:
-        raise ContentError("lm-eval is not installed; run `pip install 'alignkit[evals]'`") from error
+        raise ContentError("lm-eval is not installed; run `pip install lm-eval==0.4.13`") from error
     kind: Any = type("AlignkitLM", (EngineLM, TemplateLM), {})
     stops = tuple(stop_token_ids) if stop_token_ids is not None else (tokenizer.eos_token_id,)
     return kind(engine, tokenizer, context=context, stop_token_ids=stops, seed=seed)

@@ -160,7 +160,7 @@ def _libraries() -> tuple[Any, Any]:
 
         from alignkit.rewards.serve.server import build_app
     except ModuleNotFoundError as error:
-        raise RewardError(f"serving needs {error.name}: pip install 'alignkit[serve]'") from error
+        raise RewardError(f"serving needs {error.name}: pip install fastapi uvicorn httpx") from error
     return uvicorn, build_app
 
 
