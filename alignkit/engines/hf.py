@@ -75,18 +75,16 @@ class HfEngine:
 
     @contextmanager
     def _evaluating(self) -> Generator[None]:
-        """No gradients, no dropout, stock attention; the shared model is left as it was."""
+        """No gradients and no dropout; the shared model is left as it was."""
         model = self._model
-        training, attention = model.training, model.config._attn_implementation
+        training = model.training
         enabled = self._dtype != torch.float32
         model.eval()
-        model.config._attn_implementation = "sdpa"
         try:
             with torch.inference_mode(), torch.autocast(model.device.type, self._dtype, enabled=enabled):
                 yield
         finally:
             model.train(training)
-            model.config._attn_implementation = attention
 
     def _generate(self, requests: Sequence[Request]) -> list[Completion]:
         with self._evaluating():
@@ -102,7 +100,7 @@ class HfEngine:
         prompts = {prompt: index for index, prompt in enumerate(dict.fromkeys(row.request.prompt_ids for row in rows))}
         mask, logits, cache = self._read(list(prompts))
         members = torch.tensor([prompts[row.request.prompt_ids] for row in rows], device=logits.device)
-        cache.batch_select_indices(members)
+        cache.reorder_cache(members)
         mask, logits = mask[members], logits[members]
         live = rows
         while True:
@@ -112,7 +110,7 @@ class HfEngine:
                 return rows
             if 2 * len(unfinished) <= len(live):  # dropping finished rows copies the cache: it must halve the work
                 members = torch.tensor(unfinished, device=logits.device)
-                cache.batch_select_indices(members)
+                cache.reorder_cache(members)
                 live, tokens, mask = [live[index] for index in unfinished], tokens[members], mask[members]
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             logits = self._forward(tokens[:, None], mask, mask.sum(-1, keepdim=True) - 1, cache)
@@ -125,7 +123,7 @@ class HfEngine:
         ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         ids, mask = ids.to(self._model.device), mask.to(self._model.device)
-        cache = DynamicCache()
+        cache = DynamicCache(config=self._model.config)
         return mask, self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache), cache
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Float[Tensor, "row vocabulary"]:

@@ -6,15 +6,17 @@ block's continuations attend fully to its prompt. A prompt with a single continu
 kernel that returns its log-normaliser; the parts are merged by these, and given the merged output and normaliser each
 kernel's own backward is exact.
 
-On CPU the kernel is torch's flash attention; on CUDA it is flash-attn's varlen kernel over gathered keys. Registered
-with transformers' AttentionInterface under NAME by `install`, so stock models run unchanged.
+That is for the CPU. Sliding windows, soft caps and sinks, and CUDA's varlen kernels, read each span's keys gathered:
+`alignkit/models/kernels`. Registered with transformers' AttentionInterface under NAME by `install`, so stock models run
+unchanged.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from alignkit.types.batch import Block
 
+Made = TypeVar("Made")
 NAME = "alignkit_packed"
 PADDING_WASTE = 1.25  # spans share one kernel call while padding them costs at most this factor in tokens
 ALONE = 256  # tokens; a longer span is worth a call of its own
@@ -43,12 +46,20 @@ class Layout:
 
     buckets: packed indices (span, padded length) of spans of similar length; padding points one past the last token.
     crosses: the same, for blocks with prompts of one length and continuations of similar length, of all that continues
-    each prompt, and of the prompts.
+    each prompt, and of the prompts. longest: tokens of the longest sequence, its prompt included.
     """
 
     spans: tuple[Span, ...]
     buckets: tuple[Tensor, ...]
     crosses: tuple[tuple[Tensor, Tensor], ...]
+    longest: int
+    _made: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, make: Callable[..., Made], *of: Any) -> Made:
+        """make(spans, *of), computed when the first layer asks for it."""
+        if (make, of) not in self._made:
+            self._made[make, of] = make(self.spans, *of)
+        return self._made[make, of]
 
 
 def layout(blocks: tuple[Block, ...]) -> Layout:
@@ -69,12 +80,13 @@ def layout(blocks: tuple[Block, ...]) -> Layout:
     crosses = [
         (_index(bucket, padding), _index([Span(span.begin - prompt, prompt) for span in bucket], padding))
         for prompt, bodies in continued.items()
-        for bucket in _buckets(bodies)
+        for bucket in alike(bodies)
     ]
-    return Layout(tuple(spans), tuple(_index(bucket, padding) for bucket in _buckets(spans)), tuple(crosses))
+    longest = max(span.prompt + span.length for span in spans)
+    return Layout(tuple(spans), tuple(_index(bucket, padding) for bucket in alike(spans)), tuple(crosses), longest)
 
 
-def _buckets(spans: list[Span]) -> list[list[Span]]:
+def alike(spans: list[Span]) -> list[list[Span]]:
     """Spans for one kernel call each: long ones alone, of short ones as many as PADDING_WASTE allows."""
     groups: list[list[Span]] = []
     total = 0
@@ -157,14 +169,25 @@ class _PackedAttention(torch.autograd.Function):
 def packed_attention(
     query: Float[Tensor, "head token width"],
     key: Float[Tensor, "kvhead token width"],
-    value: Float[Tensor, "kvhead token width"],
+    value: Float[Tensor, "kvhead token value_width"],
     plan: Layout,
     *,
     scale: float,
-) -> Float[Tensor, "head token width"]:
-    """softmax(query key^T scale) value over each token's ancestors. Key heads are repeated to the query heads."""
-    if query.device.type == "cuda":
-        return _varlen_attention(query, key, value, plan, scale)
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " head"] | None = None,
+) -> Float[Tensor, "head token value_width"]:
+    """softmax(query key^T scale) value over each token's ancestors, in value's dtype; key heads serve several queries'.
+
+    window: how many tokens are seen at most, the token itself included. softcap: c of c tanh(score / c). sinks: of each
+    head, the logit of a token that is attended to and has no value (arXiv 2309.17453).
+    """
+    window = None if window is None or window >= plan.longest else window
+    extras = window is not None or softcap is not None or sinks is not None
+    if extras or query.shape[-1] != value.shape[-1] or not on_cpu(query):
+        from alignkit.models.kernels.choose import by_kernel
+
+        return by_kernel(query, key, value, plan, scale=scale, window=window, softcap=softcap, sinks=sinks)
     repeat = query.shape[0] // key.shape[0]
     if repeat > 1:
         key, value = key.repeat_interleave(repeat, 0), value.repeat_interleave(repeat, 0)
@@ -172,34 +195,17 @@ def packed_attention(
     return _PackedAttention.apply(query.float(), key.float(), value.float(), plan, scale).to(value.dtype)
 
 
-def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, plan: Layout, scale: float) -> Tensor:
-    """The same through flash-attn: every span is a sequence whose keys are its prompt's, if any, and its own."""
-    from flash_attn import flash_attn_varlen_func
-
-    spans = sorted(plan.spans, key=lambda span: span.begin)
-    keys = [
-        torch.arange(*ends)
-        for span in spans
-        for ends in ((span.prompt_begin, span.prompt_begin + span.prompt), (span.begin, span.begin + span.length))
-    ]
-    query_lengths = [span.length for span in spans]
-    key_lengths = [span.prompt + span.length for span in spans]
-    index = torch.cat(keys).to(key.device)
-    offsets = [torch.tensor([0, *n], device=key.device).cumsum(0).int() for n in (query_lengths, key_lengths)]
-    out = flash_attn_varlen_func(
-        *(query.transpose(0, 1), key[:, index].transpose(0, 1), value[:, index].transpose(0, 1)),
-        *(offsets[0], offsets[1], max(query_lengths), max(key_lengths)),
-        softmax_scale=scale,
-        causal=True,  # aligned to the last key, so the prompt is visible in full
-    )
-    return out.transpose(0, 1)
+def on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
-def _interface(module, query, key, value, attention_mask, *, scaling, alignkit_layout: Layout, **kwargs):
+def _interface(module, query, key, value, attention_mask, *, alignkit_layout: Layout | None = None, **kwargs):
     """transformers' attention function: (1, head, token, width) in, (1, token, head, width) out."""
-    if kwargs.get("sliding_window") is not None or kwargs.get("softcap") is not None:
-        raise ValueError("packed attention has no sliding window and no soft cap; set train.fast_paths: false")
-    out = packed_attention(query[0], key[0], value[0], alignkit_layout, scale=scaling)
+    if alignkit_layout is None:
+        raise ValueError("the model's attention layers do not hand on what they are to be told")
+    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+    extras = {"window": kwargs.get("sliding_window"), "softcap": kwargs.get("softcap"), "sinks": kwargs.get("s_aux")}
+    out = packed_attention(query[0], key[0], value[0], alignkit_layout, scale=scale, **extras)
     return out.transpose(0, 1)[None], None
 
 

@@ -43,7 +43,10 @@ class Encoder(nn.Module):
         own = self._states(input_ids, attention_mask)
         real = attention_mask[..., None].to(torch.float32)
         means = (own * real).cumsum(1) / real.cumsum(1).clamp(min=1)
-        return SimpleNamespace(hidden_states=(own + means,), logits=None)
+        return SimpleNamespace(last_hidden_state=own + means)
+
+    def get_decoder(self) -> Encoder:
+        return self
 
     def _states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The encoder's states; rows of like lengths are read together, so that little of it is padding (right)."""

@@ -20,7 +20,7 @@ BUFFERS = ("attn.bias", "masked_bias")  # what old checkpoints hold beside their
 
 @lent(FOR_THE_HUB)
 def load_pretrained(path: str, revision: str | None = None) -> tuple[Module, Any]:
-    """A causal language model (or encoder) and its tokenizer from a folder or hub id; float32, SDPA, safetensors only.
+    """A causal language model (or encoder) and its tokenizer from a folder or hub id; float32, safetensors only.
 
     The tokenizer is as it was saved. Raises ContentError when either cannot be found, is damaged, does not have the
     sizes that its config says, or holds numbers that are not finite.
@@ -38,13 +38,14 @@ def load_pretrained(path: str, revision: str | None = None) -> tuple[Module, Any
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it reports of lacking weights in many lines is said below in one
     try:
-        config = _without_dropout(AutoConfig.from_pretrained(path, **options))
+        config = without_dropout(AutoConfig.from_pretrained(path, **options))
         reads_only = is_encoder(config)
-        loaded: Any = (AutoModel if reads_only else AutoModelForCausalLM).from_pretrained(
+        auto: Any = AutoModel if reads_only else AutoModelForCausalLM
+        loaded: Any = auto.from_pretrained(
             path,
             config=config,
             dtype=torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=own_attention(config, auto),
             use_safetensors=True,  # other formats can hold code
             ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
@@ -72,6 +73,17 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
         return recognise(AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options))
     except Exception as error:  # the Rust tokenizer raises bare Exception
         raise _unusable(f"the tokenizer of {path}", error, place=path) from error
+
+
+def own_attention(config: Any, auto: Any) -> str:
+    """transformers' attention that computes all that an architecture asks for: SDPA, "eager" where it lacks something.
+
+    auto: AutoModel or AutoModelForCausalLM. SDPA would leave out a soft cap of scores without a word.
+    """
+    kind = auto._model_mapping.get(type(config), None)
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return "sdpa" if not capped and getattr(kind, "_supports_sdpa", True) else "eager"
 
 
 def _unusable(what: str, error: Exception, place: str | None = None) -> ContentError:
@@ -156,7 +168,7 @@ def _check_numbers(path: str, model: Any) -> None:
             raise ContentError(f"model.path: {path}: {name} holds numbers that are not finite; fetch or save it again")
 
 
-def _without_dropout(config: Any) -> Any:
+def without_dropout(config: Any) -> Any:
     for name, value in vars(config).items():
         if isinstance(value, float) and ("dropout" in name or "pdrop" in name):
             setattr(config, name, 0.0)

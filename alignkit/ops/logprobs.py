@@ -17,14 +17,14 @@ class _ChunkedLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, rows):
+    def forward(ctx, hidden, weight, targets, temperature, softcap, rows):
         tiles = _tiles(hidden.shape[0], weight.shape[0], rows)
         normalisers = hidden.new_empty((len(tiles), hidden.shape[0]), dtype=torch.float32)
-        entropies, chosen = torch.empty_like(normalisers), torch.empty_like(normalisers[0])
+        entropies, chosen = torch.empty_like(normalisers), torch.zeros_like(normalisers[0])
         for number, tile in enumerate(tiles):
-            logits = _logits(hidden, weight[tile], temperature)
-            row, column = _targets_in(tile, targets)
-            chosen[row] = logits[row, column]
+            logits = _logits(hidden, weight[tile], temperature, softcap)
+            column, inside = _targets_in(tile, targets)
+            chosen = torch.where(inside, logits.gather(-1, column).squeeze(-1), chosen)
             probabilities, largest = logits.softmax(-1), logits.amax(-1)
             excess = -probabilities.amax(-1).log()  # of the log-normaliser over the largest logit
             normalisers[number] = largest + excess
@@ -35,7 +35,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         shares = log_shares.exp()
         entropy = (shares * (entropies - log_shares)).sum(0)
         ctx.save_for_backward(hidden, weight, targets, shares, normaliser, entropy)
-        ctx.temperature, ctx.tiles = temperature, tiles
+        ctx.temperature, ctx.softcap, ctx.tiles = temperature, softcap, tiles
         ctx.set_materialize_grads(False)  # most losses read no entropy and no normaliser: they then cost nothing
         return chosen - normaliser, entropy, normaliser
 
@@ -49,20 +49,20 @@ class _ChunkedLogprobs(torch.autograd.Function):
         # d logprob / d logit_j = (1[j = target] - p_j) / temperature, d normaliser / d logit_j = p_j / temperature
         spread = scale if grads[2] is None else scale - grads[2] / ctx.temperature
         for tile, share in zip(ctx.tiles, shares, strict=True):
-            logits = _logits(hidden, weight[tile], ctx.temperature)
-            grad_logits = logits.softmax(-1)
+            logits = _logits(hidden, weight[tile], ctx.temperature, ctx.softcap)
+            slope, grad_logits = _slope(logits, ctx.temperature, ctx.softcap), logits.softmax(-1)
             if grads[1] is None:
                 grad_logits.mul_((-spread * share)[:, None])
             else:  # d entropy / d logit_j = -p_j (log p_j + entropy) / temperature
                 pull = logits.sub_((normaliser - entropy)[:, None]).mul_((grads[1] / ctx.temperature)[:, None])
                 grad_logits.mul_(share[:, None]).mul_(pull.add_(spread[:, None]).neg_())
-            row, column = _targets_in(tile, targets)
-            grad_logits[row, column] += scale[row]
-            grad_logits = grad_logits.to(hidden.dtype)
+            column, inside = _targets_in(tile, targets)
+            grad_logits.scatter_add_(-1, column, torch.where(inside, scale, 0.0)[:, None])
+            grad_logits = (grad_logits if slope is None else grad_logits.mul_(slope)).to(hidden.dtype)
             grad_hidden += grad_logits @ weight[tile]
             if grad_weight is not None:
                 grad_weight[tile] = grad_logits.t() @ hidden
-        return grad_hidden.to(hidden.dtype), grad_weight, None, None, None
+        return grad_hidden.to(hidden.dtype), grad_weight, None, None, None, None
 
 
 def _tiles(num_rows: int, vocabulary: int, rows: int) -> list[slice]:
@@ -71,15 +71,22 @@ def _tiles(num_rows: int, vocabulary: int, rows: int) -> list[slice]:
     return [slice(begin, min(begin + width, vocabulary)) for begin in range(0, vocabulary, width)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, temperature: float, softcap: float | None) -> Tensor:
     logits = (hidden @ weight.t()).float()
+    if softcap is not None:
+        logits = logits.div_(softcap).tanh_().mul_(softcap)
     return logits if temperature == 1 else logits.div_(temperature)
 
 
+def _slope(logits: Tensor, temperature: float, softcap: float | None) -> Tensor | None:
+    """d (logits x temperature) / d (hidden @ weight.T): 1 - tanh^2 of a soft cap; None where it is 1."""
+    return None if softcap is None else 1 - (logits * (temperature / softcap)).square()
+
+
 def _targets_in(tile: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(row, column within the tile) of the targets that lie in it."""
-    row = ((targets >= tile.start) & (targets < tile.stop)).nonzero().squeeze(-1)
-    return row, targets[row] - tile.start
+    """(the column of each row's target within the tile, whether it lies in it), found without asking the device."""
+    inside = (targets >= tile.start) & (targets < tile.stop)
+    return (targets - tile.start).clamp(0, tile.stop - tile.start - 1)[:, None], inside
 
 
 def chunked_logprobs(
@@ -88,34 +95,36 @@ def chunked_logprobs(
     targets: Int[Tensor, " row"],
     *,
     temperature: float = 1.0,
+    softcap: float | None = None,
     rows: int = 64,
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"], Float[Tensor, " row"]]:
     """log softmax(logits)[target], that softmax's entropy, and logsumexp(logits), per row, in float32.
 
-    logits: hidden @ weight.T / temperature. hidden and weight share a dtype; matmuls run in it, the softmax in float32.
+    logits: x / temperature of x = hidden @ weight.T, or of c tanh(x / c) with a `softcap` c. hidden and weight share a
+    dtype; matmuls run in it, the softmax in float32.
     At a time there are as many logits as `rows` rows have, in forward and backward; few enough for the cache is
     fastest. All three carry gradients to hidden and weight.
     """
-    return _ChunkedLogprobs.apply(hidden, weight, targets, temperature, rows)
+    return _ChunkedLogprobs.apply(hidden, weight, targets, temperature, softcap, rows)
 
 
 class _ChunkedKL(torch.autograd.Function):
     """Two heads tile by tile, by the chain rule of KL: of the tiles' shares, and within each tile."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, ref_hidden, ref_weight, temperature, rows):
+    def forward(ctx, hidden, weight, ref_hidden, ref_weight, temperature, softcap, rows):
         tiles = _tiles(hidden.shape[0], weight.shape[0], rows)
         normalisers = hidden.new_empty((len(tiles), hidden.shape[0]), dtype=torch.float32)
         ref_normalisers, within = torch.empty_like(normalisers), torch.empty_like(normalisers)
         for number, tile in enumerate(tiles):
-            logits = _logits(hidden, weight[tile], temperature)
-            ref_logits = _logits(ref_hidden, ref_weight[tile], temperature)
+            logits = _logits(hidden, weight[tile], temperature, softcap)
+            ref_logits = _logits(ref_hidden, ref_weight[tile], temperature, softcap)
             normalisers[number], ref_normalisers[number] = logits.logsumexp(-1), ref_logits.logsumexp(-1)
             within[number] = _kl(ref_logits, logits)
         log_shares, ref_log_shares = normalisers.log_softmax(0), ref_normalisers.log_softmax(0)
         normaliser, ref_normaliser = normalisers.logsumexp(0), ref_normalisers.logsumexp(0)
         ctx.save_for_backward(hidden, weight, ref_hidden, ref_weight, normaliser, ref_normaliser)
-        ctx.temperature, ctx.tiles = temperature, tiles
+        ctx.temperature, ctx.softcap, ctx.tiles = temperature, softcap, tiles
         return (ref_log_shares.exp() * (ref_log_shares - log_shares + within)).sum(0)
 
     @staticmethod
@@ -124,13 +133,16 @@ class _ChunkedKL(torch.autograd.Function):
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32)
         for tile in ctx.tiles:  # d KL / d logit_j = (p_j - ref_j) / temperature
-            ours = _logits(hidden, weight[tile], ctx.temperature).sub_(normaliser[:, None]).exp_()
-            theirs = _logits(ref_hidden, ref_weight[tile], ctx.temperature).sub_(ref_normaliser[:, None]).exp_()
-            grad_logits = ours.sub_(theirs).mul_((grads[0] / ctx.temperature)[:, None]).to(hidden.dtype)
+            ours = _logits(hidden, weight[tile], ctx.temperature, ctx.softcap)
+            theirs = _logits(ref_hidden, ref_weight[tile], ctx.temperature, ctx.softcap)
+            slope = _slope(ours, ctx.temperature, ctx.softcap)
+            ours, theirs = ours.sub_(normaliser[:, None]).exp_(), theirs.sub_(ref_normaliser[:, None]).exp_()
+            grad_logits = ours.sub_(theirs).mul_((grads[0] / ctx.temperature)[:, None])
+            grad_logits = (grad_logits if slope is None else grad_logits.mul_(slope)).to(hidden.dtype)
             grad_hidden += grad_logits @ weight[tile]
             if grad_weight is not None:
                 grad_weight[tile] = grad_logits.t() @ hidden
-        return grad_hidden.to(hidden.dtype), grad_weight, None, None, None, None
+        return grad_hidden.to(hidden.dtype), grad_weight, None, None, None, None, None
 
 
 def _kl(ref_logits: Tensor, logits: Tensor) -> Tensor:
@@ -146,13 +158,14 @@ def chunked_kl(
     ref_weight: Float[Tensor, "vocab ref_width"],
     *,
     temperature: float = 1.0,
+    softcap: float | None = None,
     rows: int = 64,
 ) -> Float[Tensor, " row"]:
     """KL(reference || policy) over the whole vocabulary, per row, in float32; the softmaxes are at `temperature`.
 
-    Memory and dtypes as in `chunked_logprobs`. Carries gradients to hidden and weight, none to the reference's.
+    Logits, memory and dtypes as in `chunked_logprobs`. Carries gradients to hidden and weight, none to the reference's.
     """
-    return _ChunkedKL.apply(hidden, weight, ref_hidden, ref_weight, temperature, rows)
+    return _ChunkedKL.apply(hidden, weight, ref_hidden, ref_weight, temperature, softcap, rows)
 
 
 def full_kl(

@@ -60,5 +60,6 @@ class Sync:
         items = [Item(prompt_ids=ids[:1], completion_ids=ids[1:], group=i) for i, ids in enumerate(self.probe)]
         batch = pack(items)
         forward.model.eval()
+        forward.verify(batch, temperature=1.0)
         logprobs = forward(batch.to(forward.device), temperature=1.0).logprobs.cpu()
         return [logprobs[(batch.segment == i)].tolist() for i in range(len(items))]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -129,7 +130,14 @@ class Batch:
         """The same batch on `device`."""
         moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
         named = ("channels", "turn_channels")
-        return replace(self, **moved, **{n: {k: v.to(device) for k, v in getattr(self, n).items()} for n in named})
+        there = replace(self, **moved, **{n: {k: v.to(device) for k, v in getattr(self, n).items()} for n in named})
+        there.__dict__["actions"] = self.actions.to(device)  # counted here: there the host would have to wait for it
+        return there
+
+    @cached_property
+    def actions(self) -> Int[Tensor, " action"]:
+        """Packed indices of the action tokens."""
+        return self.action_mask.nonzero().squeeze(-1)
 
     def require(self, name: str) -> Tensor:
         """The optional column `name`; raises BatchError when nothing filled it."""
@@ -149,13 +157,13 @@ class Batch:
 
     def last_action(self) -> Int[Tensor, " sequence"]:
         """Packed index of each sequence's last action token; -1 for a sequence without any."""
-        index = self.action_mask.nonzero().squeeze(-1)
+        index = self.actions
         blank = torch.full((self.num_sequences,), -1, device=index.device)
         return blank.scatter_reduce(0, self.segment[index], index, "amax")
 
     def first_action(self) -> Int[Tensor, " sequence"]:
         """Packed index of each sequence's first action token; the number of tokens for a sequence without any."""
-        index = self.action_mask.nonzero().squeeze(-1)
+        index = self.actions
         blank = torch.full((self.num_sequences,), self.num_tokens, device=index.device)
         return blank.scatter_reduce(0, self.segment[index], index, "amin")
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alignkit.models.attention import _varlen_attention, layout, packed_attention
+from alignkit.models.attention import layout, packed_attention
 from alignkit.types.batch import Batch, Block
 from tests.tiny import SHAPE, random_batch
 
@@ -120,25 +117,3 @@ def test_short_spans_of_like_length_share_a_call_and_long_ones_do_not(spans, cal
     plan = layout(tuple(Block(start=start, prompt=length - 1, lengths=(1,)) for start, length in spans))
     assert len(plan.buckets) == calls
     assert not plan.crosses, "a prompt with one continuation is one span"
-
-
-def by_the_book(q, k, v, query_ends, key_ends, max_query, max_key, *, softmax_scale, causal):
-    """flash-attn's documented varlen function, sequence by sequence; causal aligns the last query with the last key."""
-    assert causal
-    assert (max_query, max_key) == tuple(int(ends.diff().max()) for ends in (query_ends, key_ends))
-    parts = []
-    for (a, b), (c, d) in zip(query_ends.unfold(0, 2, 1).tolist(), key_ends.unfold(0, 2, 1).tolist(), strict=True):
-        seen = torch.ones(b - a, d - c, dtype=torch.bool).tril(diagonal=(d - c) - (b - a))
-        parts.append(dense(*(x.transpose(0, 1) for x in (q[a:b], k[c:d], v[c:d])), seen, softmax_scale))
-    return torch.cat([part.transpose(0, 1) for part in parts])
-
-
-@settings(max_examples=20)
-@given(shapes)
-def test_the_keys_that_flash_attn_gets_are_each_tokens_ancestors(shape):
-    batch = random_batch(shape)
-    parts = random_parts(batch)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=by_the_book))
-        got = _varlen_attention(*parts, layout(batch.blocks), 0.35)
-    torch.testing.assert_close(got, dense(*parts, ancestor_mask(batch), 0.35), rtol=1e-5, atol=1e-5)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from alignkit.models import attention
+from alignkit.models import forward as paths
 from alignkit.models.forward import Forward, packed, padded_index, plain
+from alignkit.models.own_head import own_head
+from alignkit.models.verify import few, longest
 from alignkit.types.batch import Batch
+from alignkit.types.outputs import Outputs
 from tests.tiny import SHAPE, Shape, causal_lm, flat_gradient, random_batch, relative
 
 KINDS = ["llama", "llama_grouped", "llama_tied", "qwen2", "qwen3"]
@@ -136,10 +145,11 @@ def test_a_right_packed_path_is_kept_and_each_family_of_batches_is_checked_once(
     calls = spy(monkeypatch)
     for _ in range(3):
         runner.verify(random_batch(), temperature=1.0)
-    checked = len(calls)
-    assert {"packed", "plain"} == set(calls)
+    assert calls == ["plain", "plain", "packed"]  # the first for the head, which is checked once
+    checked = 2
+    calls.clear()
     runner.verify(random_batch([(40, [20, 20])]), temperature=1.0)
-    assert len(calls) == 2 * checked
+    assert len(calls) == checked
     assert runner.fast
     assert said == []
     calls.clear()
@@ -180,24 +190,146 @@ def test_attention_that_is_wrong_only_for_shared_prompts_is_found_when_the_first
     assert len(said) == 1
 
 
-def test_a_model_that_the_packed_path_does_not_know_is_run_plainly_from_the_start():
+def test_a_head_that_cannot_be_read_tile_by_tile_is_found_and_all_logits_are_held_at_once():
+    model, batch = causal_lm(), random_batch()
+    with torch.no_grad():
+        model.lm_head.bias = nn.Parameter(torch.randn(23))
+    runner, said = forward(model)
+    runner.verify(batch, temperature=1.0)
+    runner.verify(random_batch([(30, [30, 30])]), temperature=1.0)
+    assert (runner.fast, runner.tiled, len(said)) == (False, False, 1)
+    assert "all logits are held at once" in said[0]
+    assert torch.equal(
+        runner(batch, temperature=0.8).logprobs, own_head(model, batch, dtype=torch.float32, temperature=0.8).logprobs
+    )
+
+
+@pytest.mark.parametrize(
+    "config", [{"final_logit_softcapping": 2.0}, {"logit_scale": 0.3}, {"logits_scaling": 8.0}], ids=str
+)
+@pytest.mark.parametrize("path", [packed, plain])
+def test_what_a_model_makes_of_its_logits_is_in_log_probs_entropies_divergences_and_gradients(config, path):
+    """A LLaMA that does with its logits what Gemma 2, Cohere or Granite do with theirs."""
+    model, other, batch = shaped(causal_lm(), **config), shaped(causal_lm(seed=1), **config), random_batch()
+    results = []
+    for each in (path, own_head):
+        options = {"want": ("logprobs", "ref_kl"), "reference": other}
+        outputs = each(model, batch, dtype=torch.float32, temperature=0.8, **options)
+        weights = torch.randn(batch.num_tokens, generator=torch.Generator().manual_seed(5))
+        total = outputs.logprobs + 0.5 * outputs.entropy + 0.3 * outputs.ref_kl + 0.1 * outputs.normaliser
+        (total * weights).sum().backward()
+        said = (outputs.logprobs, outputs.entropy, outputs.ref_kl)
+        results.append((*(each.detach() for each in said), flat_gradient(model)))
+    for got, wanted in zip(*results, strict=True):
+        assert relative(got, wanted) < 1e-5
+    plain_llama = own_head(causal_lm(), batch, dtype=torch.float32, temperature=0.8).logprobs
+    assert relative(results[1][0], plain_llama) > 0.05
+
+
+def shaped(model: nn.Module, **config: float) -> nn.Module:
+    ((name, number),) = config.items()
+    setattr(model.config, name, number)
+    shape = {
+        "final_logit_softcapping": lambda logits: number * (logits / number).tanh(),
+        "logit_scale": lambda logits: logits * number,
+        "logits_scaling": lambda logits: logits / number,
+    }[name]
+    model.lm_head.register_forward_hook(lambda layer, inputs, logits: shape(logits))
+    return model
+
+
+@pytest.mark.parametrize("error", [RuntimeError("what?\nmore"), TypeError("what?"), AttributeError("what?")], ids=repr)
+def test_whatever_a_model_does_not_know_of_the_packed_path_is_a_sentence_and_no_traceback(monkeypatch, error):
+    def broken(*args, **options):
+        raise error
+
+    monkeypatch.setattr(attention, "packed_attention", broken)
+    runner, said = forward(causal_lm())
+    runner.verify(random_batch(), temperature=1.0)
+    assert said == [f"the packed forward is off for this run, the plain one is used: {type(error).__name__}: what?"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA"), RuntimeError("[enforce fail] DefaultCPUAllocator: no"), MemoryError("no")],
+    ids=repr,
+)
+def test_memory_that_runs_out_while_checking_keeps_its_own_message(monkeypatch, error):
+    def broken(*args, **options):
+        raise error
+
+    monkeypatch.setattr(attention, "packed_attention", broken)
+    runner, said = forward(causal_lm())
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        runner.verify(random_batch(), temperature=1.0)
+    assert said == []
+
+
+def test_at_most_512_tokens_of_a_sequence_are_compared_and_more_where_a_window_is_longer():
+    batch = random_batch([(700, [600, 600, 5, 5]), (3, [1])])
+    cut = few(batch, 512)
+    assert [(block.prompt, block.lengths) for block in cut.blocks] == [(256, (256, 256, 5)), (3, (1,))]
+    assert cut.tokens[:256].tolist() == batch.tokens[444:700].tolist()
+    assert cut.tokens[256:512].tolist() == batch.tokens[700:956].tolist()
     model = causal_lm()
-    model.config.final_logit_softcapping = 30.0
-    runner, said = forward(model)
-    runner.verify(random_batch(), temperature=1.0)
-    assert not runner.fast
-    assert len(said) == 1
-    assert "soft cap" in said[0]
+    assert longest(forward(model)[0]) == 512
+    model.config.sliding_window = 4096
+    assert longest(forward(model)[0]) == 4224
 
 
-def test_a_sliding_window_is_refused_by_the_packed_path():
-    model = causal_lm("qwen2")
-    for layer in model.model.layers:
-        layer.self_attn.sliding_window = 4
-    runner, said = forward(model)
-    runner.verify(random_batch(), temperature=1.0)
-    assert not runner.fast
-    assert "sliding window" in said[0]
+class Live(TorchDispatchMode):
+    """Bytes of the tensors that live, and the most that there were."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for made in tree_leaves(out):
+            if isinstance(made, Tensor) and made.untyped_storage()._cdata not in self.known:
+                storage = made.untyped_storage()
+                self.known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
+        return out
+
+    def gone(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def peak(work: Callable[[], object]) -> int:
+    with Live() as live:
+        work()
+    return live.peak
+
+
+def test_no_path_holds_logits_of_all_tokens_nor_does_the_check(monkeypatch):
+    """A vocabulary of 20,000, 4 sequences of 128 tokens: the logits alone would be 41 MB, verify once took five times
+    that."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    monkeypatch.setitem(paths.HEAD_ROWS, "cpu", 16)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=20_000, **sizes)).eval()
+    batch = random_batch([(8, [120] * 4)])
+    logits = 4 * 128 * 20_000 * 4
+
+    def train(path: Callable[..., Outputs]) -> None:
+        path(model, batch, dtype=torch.float32, temperature=1.0).logprobs.sum().backward()
+
+    def check() -> None:
+        runner, said = forward(model)
+        runner.families.add(("the head", 0, 0))  # which is checked on 64 tokens of a sequence, by its own logits
+        runner.verify(batch, temperature=1.0)
+        assert runner.fast, said
+
+    assert peak(lambda: train(own_head)) > logits
+    for work in (lambda: train(packed), lambda: train(plain), check):
+        assert peak(work) < logits / 4
 
 
 def test_turned_off_by_the_recipe_the_packed_path_is_never_run(monkeypatch):
@@ -205,4 +337,4 @@ def test_turned_off_by_the_recipe_the_packed_path_is_never_run(monkeypatch):
     runner = Forward(model=causal_lm(), dtype=torch.float32, fast=False)
     runner.verify(random_batch(), temperature=1.0)
     runner(random_batch(), temperature=1.0)
-    assert calls == ["plain"]
+    assert set(calls) == {"plain"}
