@@ -14,7 +14,8 @@ unchanged.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -216,3 +217,14 @@ def install() -> None:
 
     AttentionInterface.register(NAME, _interface)
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+
+
+@contextmanager
+def named(config: Any, name: str) -> Generator[None]:
+    """Within it the layers of a model with this config use the attention function `name`; they read it at each call."""
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

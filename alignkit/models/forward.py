@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -102,7 +101,7 @@ def _decoder(causal: Any) -> Any:
 
 def _packed_states(causal: Any, batch: Batch, dtype: torch.dtype, every: bool) -> tuple[Tensor, Tensor]:
     plan = attention.layout(batch.blocks)
-    with _attention(causal, attention.NAME), mixed(batch, dtype):
+    with attention.named(causal.config, attention.NAME), mixed(batch, dtype):
         hidden = _decoder(causal)(
             input_ids=batch.tokens[None],
             position_ids=batch.position[None],
@@ -154,17 +153,6 @@ def on_tokens(batch: Batch, said: Sequence[Tensor], values: Tensor | None, ref_k
 def mixed(batch: Batch, dtype: torch.dtype) -> torch.autocast:
     """Arithmetic in `dtype` over weights in float32."""
     return torch.autocast(batch.tokens.device.type, dtype, enabled=dtype != torch.float32)
-
-
-@contextmanager
-def _attention(model: Any, name: str) -> Generator[None]:
-    """Within it the model's layers use the attention function `name`; they read the config at each call."""
-    before = model.config._attn_implementation
-    model.config._attn_implementation = name
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
 
 
 @dataclass

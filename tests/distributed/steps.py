@@ -21,6 +21,7 @@ from alignkit.algorithms import sft
 from alignkit.algorithms.preferences import tdpo
 from alignkit.errors import CheckpointError, HealthError
 from alignkit.models.forward import Forward, packed
+from alignkit.models.recompute import set_recompute
 from alignkit.parallel.group import Group, join_group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.trainer import Trainer
@@ -28,6 +29,7 @@ from alignkit.recipe.schema import Optimizer
 from alignkit.train import checkpoint
 from alignkit.train.state import State
 from alignkit.train.step import Step
+from tests.model_families import FAMILIES, tiny
 from tests.tiny import VOCABULARY, causal_lm, random_batch
 
 MakeTrainer = Callable[[nn.Module, Optimizer], Trainer]
@@ -60,8 +62,20 @@ def adapted_pair(**settings: Any) -> nn.Module:
     return get_peft_model(base, config)
 
 
+def recomputed(model: Callable[[], nn.Module]) -> nn.Module:
+    """With activation checkpointing."""
+    made = model()
+    set_recompute(made, True)
+    return made
+
+
+def unpacked() -> nn.Module:
+    """A model that the packed forward does not know: its layers do not hand on the layout."""
+    return tiny(next(family for family in FAMILIES if family.name == "StableLM"))
+
+
 def sliding_window() -> nn.Module:
-    """A model that the packed forward does not know."""
+    """Layers that see the last four tokens only."""
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
@@ -86,6 +100,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "adapted pair": adapted_pair,
     "adapted pair by dora": partial(adapted_pair, use_dora=True),
     "sliding window": sliding_window,
+    "unpacked": unpacked,
+    "recomputed": partial(recomputed, partial(causal_lm, "qwen3")),
+    "recomputed lora": partial(recomputed, partial(lora, "llama_tied")),
 }
 
 

@@ -41,7 +41,7 @@ def test_losses_gradient_norms_and_weights_equal_those_of_one_process(ranks, mod
     results, _ = ranks
     expected = steps.alone(tmp_path, f"train {model}")
     assert_same(results[0][f"train {model}"], expected, tolerance=1e-6)
-    assert results[0][f"train {model}"]["fast"] == (model != "sliding window")
+    assert results[0][f"train {model}"]["fast"] == (model != "unpacked")
 
 
 @pytest.mark.slow

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from alignkit.models import attention
 from alignkit.models import forward as paths
@@ -20,6 +17,7 @@ from alignkit.models.own_head import own_head
 from alignkit.models.verify import few, longest
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
+from tests.live_bytes import peak
 from tests.tiny import SHAPE, Shape, causal_lm, flat_gradient, random_batch, relative
 
 KINDS = ["llama", "llama_grouped", "llama_tied", "qwen2", "qwen3"]
@@ -275,36 +273,6 @@ def test_at_most_512_tokens_of_a_sequence_are_compared_and_more_where_a_window_i
     assert longest(forward(model)[0]) == 512
     model.config.sliding_window = 4096
     assert longest(forward(model)[0]) == 4224
-
-
-class Live(TorchDispatchMode):
-    """Bytes of the tensors that live, and the most that there were."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for made in tree_leaves(out):
-            if isinstance(made, Tensor) and made.untyped_storage()._cdata not in self.known:
-                storage = made.untyped_storage()
-                self.known.add(storage._cdata)
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
-        return out
-
-    def gone(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
-
-
-def peak(work: Callable[[], object]) -> int:
-    with Live() as live:
-        work()
-    return live.peak
 
 
 def test_no_path_holds_logits_of_all_tokens_nor_does_the_check(monkeypatch):

@@ -48,6 +48,9 @@ class Train(Section):
     """Optimizer steps per pass over a rollout batch."""
     micro_batch_tokens: PositiveInt = 4096
     """Most packed tokens in one forward and backward; results do not depend on it, memory does."""
+    recompute: bool | None = None
+    """Activation checkpointing: layers are computed again in the backward pass instead of kept: a tenth of the memory
+    for a third more arithmetic. Default: on a GPU yes, on a CPU no."""
     critic_warmup_steps: NonNegativeInt = 0
     """In the first steps only a critic of its own learns; the policy waits."""
     max_update_kl: PositiveFloat | None = None

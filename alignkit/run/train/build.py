@@ -24,6 +24,7 @@ from alignkit.models.critic import add_value_head, check_reads, freeze_words
 from alignkit.models.effective import is_adapted
 from alignkit.models.encoder import packs
 from alignkit.models.load import load_policy, locate
+from alignkit.models.recompute import set_recompute
 from alignkit.models.save import save_pretrained
 from alignkit.models.tokenizer import stop_token_ids
 from alignkit.parallel.group import Group
@@ -192,6 +193,15 @@ def build_trainer(model: nn.Module, optimizer: Optimizer, group: Group) -> Train
     from alignkit.parallel.zero import ZeroTrainer
 
     return ZeroTrainer(model, optimizer, group, json.loads(sharding.read_text()))
+
+
+def recompute(model: nn.Module, stage: Stage) -> None:
+    """Sets what a model keeps for its backward pass, as `train.recompute` says."""
+    wanted = stage.train.recompute
+    try:
+        set_recompute(model, torch.cuda.is_available() if wanted is None else wanted)
+    except ValueError as error:
+        raise RecipeError(f"train.recompute: {error} Set it to false") from error
 
 
 def renderer_of(data: Data, policy: Policy) -> Renderer:

@@ -75,6 +75,8 @@ class StageBuilder:
         algorithm, config = build.algorithm_of(self.recipe, stage)
         kind, (hooks, needs) = kind_of(algorithm.source), _hooks_and_needs(stage, algorithm, config)
         shared, critic_model = self._heads(stage, algorithm, config, policy)
+        for trained in filter(None, (policy.model, critic_model)):
+            build.recompute(trained, stage)
         trainer = build.build_trainer(policy.model, stage.optimizer, self.group)
         fast = stage.train.fast_paths and packs(policy.model)
         reference = (
