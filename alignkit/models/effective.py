@@ -12,9 +12,12 @@ def effective_weight(layer: Any) -> Tensor:
     """W of a plain layer, W + s B A of one with LoRA, m (W + s B A) / |W + s B A| with DoRA (arXiv 2402.09353, eq. 5).
 
     layer: a linear or embedding layer as peft wraps it, or as it is; of one that is trained whole (`modules_to_save`)
-    the trained copy. s: alpha / rank, with rsLoRA alpha / sqrt(rank). DoRA's norm runs over the inputs of each output
-    and takes no gradient, as in peft's own forward. Carries gradients to whatever is trained.
+    the trained copy; where adapters are switched off W. s: alpha / rank, with rsLoRA alpha / sqrt(rank). DoRA's norm
+    runs over the inputs of each output and takes no gradient, as in peft's own forward. Carries gradients to whatever
+    is trained.
     """
+    if is_adapted(layer) and layer.disable_adapters:
+        return effective_weight(layer.original_module if is_trained_whole(layer) else layer.base_layer)
     if is_trained_whole(layer):
         return effective_weight(layer.modules_to_save[layer.active_adapters[0]])
     if not has_lora(layer):
@@ -49,7 +52,7 @@ def _adapted(layer: Any, adapter: str, weight: Tensor) -> Tensor:
     )
     inputs_first = embedding or layer.fan_in_fan_out  # (input, output), as embeddings and GPT-2's layers are stored
     delta = (second @ first) * layer.scaling[adapter]
-    whole = weight + (delta.T if inputs_first else delta).to(weight.dtype)
+    whole = weight + (delta.T if inputs_first else delta)  # in float32, also of a base that is held in less
     if adapter not in layer.lora_magnitude_vector:
         return whole
     along = 0 if inputs_first else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from alignkit.models import attention
 from alignkit.models.base_model import base_model
 from alignkit.models.critic import read_values
 from alignkit.models.effective import effective_weight
+from alignkit.models.frozen import without_adapter
 from alignkit.ops.logprobs import chunked_kl, chunked_logprobs
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
@@ -65,7 +67,8 @@ def outputs(
 ) -> Outputs:
     """What a model says of a batch, its head read tile by tile, so that memory does not grow with tokens x vocabulary.
 
-    reference: what "ref_kl" is measured from, another such model; it gets no gradient.
+    reference: what "ref_kl" is measured from, another such model, or the same, whose adapter is then switched off; it
+    gets no gradient.
     """
     causal = base_model(model)
     before, every = states(causal, batch, dtype, "values" in want)
@@ -76,7 +79,7 @@ def outputs(
     said, divergence = chunked_logprobs(before, weight, batch.tokens[batch.actions], **shape), None
     if "ref_kl" in want:
         frozen: Any = base_model(reference)
-        with torch.no_grad():
+        with torch.no_grad(), without_adapter(model) if reference is model else nullcontext():
             other, _ = states(frozen, batch, dtype, False)
         divergence = chunked_kl(before, weight, other, _head(frozen, dtype, temperature)[0], **shape)
     return on_tokens(batch, said, values, divergence)
@@ -166,6 +169,7 @@ class Forward:
     run: Trainer.run of a model whose weights a trainer may have sharded; None: the paths read the model as it is.
     want: what the model is asked for; the first of them is what the paths are compared by.
     reference: the frozen model that "ref_kl" is measured from.
+    adapter: whether a PEFT model speaks with its adapter; without, it is the frozen model that training began with.
     tiled: whether the head may be read tile by tile; without, `own_head` is the path.
     """
 
@@ -178,6 +182,7 @@ class Forward:
     want: tuple[Want, ...] = ("logprobs",)
     reference: nn.Module | None = None
     tiled: bool = True
+    adapter: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -195,7 +200,8 @@ class Forward:
         options["want"] = self.want
         if "ref_kl" in self.want:
             options["reference"] = self.reference
-        return path(self.model, batch, **options) if self.run is None else self.run(path, batch, **options)
+        with nullcontext() if self.adapter else without_adapter(self.model):
+            return path(self.model, batch, **options) if self.run is None else self.run(path, batch, **options)
 
     def verify(self, batch: Batch, *, temperature: float) -> None:
         """Checks the paths on `batch`, the same on every rank, if its family is new."""

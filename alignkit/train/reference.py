@@ -23,12 +23,14 @@ class Reference:
     forward: by the same path as the policy's, or rounding in bfloat16 would look like a distance between the two.
     file: an SQLite database that the first rank reads and writes; None for sampled data, which never comes again. A
     step's new log-probs are in it before the step trains, in one transaction: a resumed run reads what the killed one
-    computed, to the bit. report: is told once when the file cannot be used; training goes on without it.
+    computed, to the bit. identity: digest of the model's weights; None: of those of `forward`. report: is told once
+    when the file cannot be used; training goes on without it.
     """
 
     forward: Forward
     file: Path | None = None
     report: Callable[[str], None] = print
+    identity: str | None = None
     _memory: Memory | None = field(default=None, init=False)
     _broken: bool = field(default=False, init=False)
 
@@ -55,7 +57,8 @@ class Reference:
         if self._broken or self.file is None:
             return {}
         try:
-            self._memory = self._memory or Memory(self.file, f"{fingerprint(self.forward.model)} {self.forward.dtype}")
+            self.identity = self.identity or fingerprint(self.forward.model)
+            self._memory = self._memory or Memory(self.file, f"{self.identity} {self.forward.dtype}")
             known = self._memory.find(contents(batch, temperature))
         except sqlite3.Error as error:
             self._do_without(error)
@@ -121,10 +124,12 @@ def contents(batch: Batch, temperature: float) -> list[bytes]:
     return result
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Hex digest of all weights, names and shapes included."""
+def fingerprint(model: nn.Module, *, adapter: bool = True) -> str:
+    """Hex digest of all weights, names and shapes included. adapter: also of what peft has added."""
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(model.state_dict().items()):
+        if not adapter and (".lora_" in name or ".modules_to_save." in name):
+            continue
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} ".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -167,6 +167,22 @@ def train_beside_reference(make: MakeTrainer, group: Group) -> dict[str, Any]:
     return {"rows": rows, "weights": whole_weights(trainer)}
 
 
+def train_beside_itself(make: MakeTrainer, group: Group) -> dict[str, Any]:
+    """TDPO with an adapter: what is read beside is the model itself, without it."""
+    trainer = make(MODELS["recomputed lora"](), OPTIMIZER)
+    step = make_step(trainer, group, budget=BUDGETS[0])
+    step = replace(step, algorithm=tdpo.ALGORITHM, config=tdpo.Config(type="tdpo"))
+    step.forward.want, step.forward.reference = ("logprobs", "ref_kl"), trainer.model
+    off = replace(step.forward, adapter=False, want=("logprobs",))
+    rows = []
+    for number in range(3):
+        batch = random_batch([(5, (3, 7)), (2, (6, 2)), (9, (1, 4))], seed=number)
+        batch = batch.replace(side=1 - 2 * batch.member, ref_logprobs=step.read(batch, off, "logprobs"))
+        metrics, norm = step.update(batch, range(batch.num_sequences), lr=1e-2)
+        rows.append((metrics["loss/policy"].value, norm, float(batch.ref_logprobs.sum())))
+    return {"rows": rows, "weights": whole_weights(trainer)}
+
+
 def resume(make: MakeTrainer, group: Group, folder: Path, model: str) -> dict[str, Any]:
     """Six updates in one go, and three, a checkpoint, and three more in a new trainer of other weights."""
     folder = folder / f"checkpoint of {model}"
@@ -239,6 +255,7 @@ def cases(folder: Path) -> dict[str, Callable[[MakeTrainer, Group], Any]]:
         "train unclipped": train_unclipped,
         "train bfloat16": train_bfloat16,
         "train beside reference": train_beside_reference,
+        "train beside itself": train_beside_itself,
         **{f"resume {model}": partial(resume, folder=folder, model=model) for model in ("untied head", "lora")},
         "full disk": partial(full_disk, folder=folder),
         "survive nan": survive_nan,

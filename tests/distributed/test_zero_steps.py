@@ -52,6 +52,13 @@ def test_a_forward_that_reads_the_reference_too_does_what_one_process_does(ranks
 
 
 @pytest.mark.slow
+def test_an_adapter_that_is_switched_off_for_the_reference_does_what_it_does_in_one_process(ranks, tmp_path: Path):
+    expected = steps.alone(tmp_path, "train beside itself")
+    assert_same(ranks[0][0]["train beside itself"], expected, tolerance=5e-6)
+    assert len({row[2] for row in expected["rows"]}) == 3
+
+
+@pytest.mark.slow
 def test_every_rank_ends_with_the_same_weights(ranks):
     (first, second), _ = ranks
     for model in steps.MODELS:

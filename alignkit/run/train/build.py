@@ -19,10 +19,12 @@ from alignkit.data.turns import Renderer
 from alignkit.engines.engine import Engine
 from alignkit.environments.lift import find_environment
 from alignkit.errors import AlignkitError, RecipeError
+from alignkit.models.adapter_folder import AdapterFolder
 from alignkit.models.base_model import base_model
 from alignkit.models.critic import add_value_head, check_reads, freeze_words
 from alignkit.models.effective import is_adapted
 from alignkit.models.encoder import packs
+from alignkit.models.frozen import hold_frozen
 from alignkit.models.load import load_policy, locate
 from alignkit.models.recompute import set_recompute
 from alignkit.models.save import save_pretrained
@@ -65,9 +67,12 @@ class Policy:
 def build_policy(recipe: Recipe, group: Group) -> Policy:
     """Loads or builds the policy; the same weights on every rank and at every start.
 
-    One process moves it to its GPU. Several leave it on the host: DeepSpeed places the shards.
+    One process holds the base of an adapter in the recipe's dtype and moves the model to its GPU. Several leave it on
+    the host, in float32: DeepSpeed places the shards.
     """
     model, tokenizer = load_policy(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
+    if recipe.model.lora is not None and group.world == 1:
+        hold_frozen(model, getattr(torch, recipe.model.dtype))
     if torch.cuda.is_available() and group.world == 1:
         model.to(f"cuda:{torch.cuda.current_device()}")
     stop = stop_token_ids(tokenizer, model)
@@ -75,6 +80,14 @@ def build_policy(recipe: Recipe, group: Group) -> Policy:
     if settings is not None and len(stop) > 1:  # whoever loads the saved model stops where it was taught to
         settings.eos_token_id = list(stop)
     return Policy(model=model, tokenizer=tokenizer, stop=stop)
+
+
+def begins_as_base(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None) -> bool:
+    """Whether the stage's reference is the policy without its adapter: a fresh one, in its first stage."""
+    if recipe.model.lora is None or initial is not None or (recipe.reference and recipe.reference.path):
+        return False
+    path = recipe.model.path
+    return path is None or AdapterFolder.find(locate(path, beside(recipe)), recipe.model.revision) is None
 
 
 def build_reference(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None) -> nn.Module:

@@ -18,6 +18,7 @@ from alignkit.errors import RecipeError
 from alignkit.models.critic import add_value_head
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want
+from alignkit.models.frozen import hold_frozen
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.lookup.kind_of import kind_of
@@ -28,7 +29,7 @@ from alignkit.run.train.training_play import training_play
 from alignkit.train.hooks.build import hooks_of
 from alignkit.train.hooks.hook import Hook
 from alignkit.train.loop import Finish, StageLoop, SyncEngine
-from alignkit.train.reference import Reference
+from alignkit.train.reference import Reference, fingerprint
 from alignkit.train.source import Source
 from alignkit.train.step import Step
 from alignkit.train.target import Target
@@ -75,12 +76,15 @@ class StageBuilder:
         algorithm, config = build.algorithm_of(self.recipe, stage)
         kind, (hooks, needs) = kind_of(algorithm.source), _hooks_and_needs(stage, algorithm, config)
         shared, critic_model = self._heads(stage, algorithm, config, policy)
+        kept = "reference" in needs.models and not kind.samples
+        based = kept and self.group.first and build.begins_as_base(self.recipe, initial)
+        identity = fingerprint(policy.model, adapter=False) if based else None  # while the model is whole
         for trained in filter(None, (policy.model, critic_model)):
             build.recompute(trained, stage)
         trainer = build.build_trainer(policy.model, stage.optimizer, self.group)
         fast = stage.train.fast_paths and packs(policy.model)
         reference = (
-            self._reference(stage, trainer, initial, keep=not kind.samples) if "reference" in needs.models else None
+            self._reference(stage, trainer, initial, identity, keep=kept) if "reference" in needs.models else None
         )
         has_values = bool(algorithm.heads(config)) and shared
         words: tuple[Want, ...] = () if algorithm.trains_reward and has_values else ("logprobs",)
@@ -140,15 +144,24 @@ class StageBuilder:
         )
 
     def _reference(
-        self, stage: Stage, trainer: Trainer, initial: Mapping[str, Tensor] | None, *, keep: bool
+        self, stage: Stage, trainer: Trainer, initial: Mapping[str, Tensor] | None, identity: str | None, *, keep: bool
     ) -> Reference:
-        """The frozen reference. keep: what it says, in the run folder, of offline data, which comes back each epoch."""
-        frozen = build.build_reference(self.recipe, initial).to(next(trainer.model.parameters()).device)
-        dtype = getattr(torch, self.recipe.model.dtype)
+        """The frozen reference: of a fresh adapter the policy without it, else a model of its own.
+
+        identity: of the policy's base. keep: what it says, in the run folder, of offline data, which comes again.
+        """
+        dtype, fast = getattr(torch, self.recipe.model.dtype), stage.train.fast_paths
+        if build.begins_as_base(self.recipe, initial):
+            forward = Forward(trainer.model, dtype, fast=fast, report=self.report, run=trainer.run, adapter=False)
+        else:
+            frozen = hold_frozen(build.build_reference(self.recipe, initial), dtype)
+            frozen.to(next(trainer.model.parameters()).device)
+            forward, identity = Forward(frozen, dtype, fast=fast, report=self.report), None
         return Reference(
-            forward=Forward(frozen, dtype, fast=stage.train.fast_paths, report=self.report),
+            forward=forward,
             file=self.folder / "reference.sqlite" if keep else None,
             report=self.report,
+            identity=identity,
         )
 
     def _critic(self, policy: Step, stage: Stage, model: nn.Module, *, fast: bool) -> Step:

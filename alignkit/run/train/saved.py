@@ -17,6 +17,7 @@ from alignkit.models.base_model import base_model
 from alignkit.models.critic import add_value_head
 from alignkit.models.encoder import Encoder
 from alignkit.models.forward import Want, plain
+from alignkit.models.frozen import hold_frozen, is_held
 from alignkit.models.load import load_policy
 from alignkit.models.lora import quiet
 from alignkit.models.save import ADAPTER, save_pretrained
@@ -112,6 +113,8 @@ def _read_adapter(recipe: Recipe, folder: Path, trained: Any) -> Any:
         section = recipe.model.model_copy(update={"lora": None})
         base, _ = load_policy(section, seed=child(recipe.seed, "model"), beside=beside(recipe))
     inner = base.encoder if isinstance(base, Encoder) else base
+    if is_held(trained):  # of a base saved in more digits the trainer read as many as the recipe's dtype has
+        hold_frozen(inner.requires_grad_(False), getattr(torch, recipe.model.dtype))
     with quiet():
         adapted: Any = PeftModel.from_pretrained(inner, str(folder)).eval()
     return Encoder(adapted) if isinstance(base, Encoder) else adapted

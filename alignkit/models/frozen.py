@@ -1,0 +1,74 @@
+"""Weights that nothing trains, held in the recipe's dtype: half the memory for the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def hold_frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Rounds the frozen weights of linear layers to `dtype`, and of embeddings where nothing is lost by it.
+
+    Under autocast in `dtype` the model computes what it computed, to the bit: that rounds a linear layer's weights at
+    each use, and what an embedding says stays float32. In float32 arithmetic (without gradients) a layer's weights are
+    widened while it computes. Norms, and the stacked experts of mixtures, stay float32.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    if dtype == torch.float32:
+        return model
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    embedded = {id(p): type(module) is nn.Embedding for module in embeddings for p in module.parameters()}
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Linear, Conv1D, nn.Embedding)) or ".lora_" in name:
+            continue  # peft casts what an adapter reads to the adapter's dtype
+        for parameter in module.parameters(recurse=False):
+            adapted = isinstance(module, nn.Embedding) and name.endswith(".base_layer")
+            kept = adapted or not embedded.get(id(parameter), True) or parameter.requires_grad
+            if not kept and parameter.dtype == torch.float32 and _fits(parameter, dtype, id(parameter) in embedded):
+                parameter.data = parameter.data.to(dtype)
+        if module.weight.dtype == dtype and not hasattr(module, "_narrow"):
+            module._narrow = None
+            module.register_forward_pre_hook(_widen)
+            module.register_forward_hook(_narrow)
+    return model
+
+
+def is_held(model: nn.Module) -> bool:
+    """Whether `hold_frozen` has rounded weights of the model."""
+    return any(hasattr(module, "_narrow") for module in model.modules())
+
+
+def _fits(parameter: Tensor, dtype: torch.dtype, embedding: bool) -> bool:
+    return not embedding or torch.equal(parameter.to(dtype).float(), parameter)
+
+
+def _widen(module: Any, inputs: Any) -> None:
+    if not torch.is_autocast_enabled(module.weight.device.type):
+        module._narrow = [(p, p.data) for p in module.parameters(recurse=False)]
+        for parameter, narrow in module._narrow:
+            parameter.data = narrow.float()
+
+
+def _narrow(module: Any, inputs: Any, output: Tensor) -> Tensor | None:
+    for parameter, narrow in module._narrow or ():
+        parameter.data = narrow
+    module._narrow = None
+    return output.float() if isinstance(module, nn.Embedding) else None
+
+
+@contextmanager
+def without_adapter(model: nn.Module) -> Generator[None]:
+    """Within it a PEFT model computes what its base does. Unlike in peft's own, what is trained stays what it is."""
+    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "_disable_adapters")]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
