@@ -111,6 +111,7 @@ class Run:
         )
         initial = self._first_weights() if self.state.stage and builder.looks_back(self.stage) else None
         loop = builder.build_stage(self.state.stage, self.policy, initial, sync=self.sync, finish=self._finish)
+        self.group.barrier()  # the first rank has read the data and started rewards: the others wait for that here
         health, rollouts = self.recipe.health, self.stage.rollouts
         limits = HealthLimits(
             dead_steps=health.dead_steps,
