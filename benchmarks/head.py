@@ -146,7 +146,7 @@ def _heads() -> dict[str, Callable[..., Any]]:
         arguments = (None, targets, 1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, ("log_probs", "entropy"))
         return ChunkedLogProbFunction.apply(hidden, weight, *arguments)[0]
 
-    return {"chunked": lambda *x: chunked_logprobs(*x, rows=HEAD_ROWS)[0], "full": full, "trl": fused}
+    return {"chunked": lambda *x: chunked_logprobs(*x, rows=HEAD_ROWS["cpu"])[0], "full": full, "trl": fused}
 
 
 def _inputs(tokens: int, dtype: Any) -> tuple[Any, ...]:

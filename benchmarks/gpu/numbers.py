@@ -33,7 +33,7 @@ def head(sizes: Sizes, device: str) -> list[Row]:
     hidden = torch.randn(sizes.rows, width, generator=generator).to(device).requires_grad_()
     weight = torch.randn(vocabulary, width, generator=generator).mul_(3 / width**0.5).to(device).requires_grad_()
     targets = torch.randint(vocabulary, (sizes.rows,), generator=generator).to(device)
-    chunked = chunked_logprobs(hidden, weight, targets, temperature=1.0, rows=HEAD_ROWS)[0]
+    chunked = chunked_logprobs(hidden, weight, targets, temperature=1.0, rows=HEAD_ROWS[device])[0]
     full = full_logprobs(hidden @ weight.t(), targets, temperature=1.0)[0]
     gap = float((chunked - full).abs().max().detach())
     ours = torch.autograd.grad(chunked.sum(), (hidden, weight))

@@ -148,7 +148,7 @@ def _head_seconds(model: Any, rows: int, device: str, sizes: Sizes) -> float:
     targets = torch.randint(weight.shape[0], (rows,), device=device)
 
     def work() -> None:
-        said = chunked_logprobs(hidden, weight.to(torch.bfloat16), targets, temperature=1.0, rows=HEAD_ROWS)
+        said = chunked_logprobs(hidden, weight.to(torch.bfloat16), targets, temperature=1.0, rows=HEAD_ROWS[device])
         (-said[0].mean()).backward()
 
     return _median(work, sizes, device)
