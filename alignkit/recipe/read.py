@@ -83,7 +83,7 @@ def resolved(
             notes += _apply_override(document, override, number, path.parent, code=code)
         except RecipeError as error:
             problems += error.problems
-    for note in dict.fromkeys(notes):
+    for note in dict.fromkeys(notes) if os.environ.get("RANK", "0") == "0" else ():  # of many processes one says it
         logging.getLogger(__name__).warning(note)
     document = _expand_stages(document)
     located = Located(document.places)

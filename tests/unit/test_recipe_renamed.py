@@ -68,6 +68,13 @@ def test_a_recipe_with_older_keys_is_the_same_recipe_and_each_is_told_with_its_l
     ]
 
 
+def test_of_several_processes_the_first_one_says_it(monkeypatch, caplog):
+    for rank, lines in (("1", 0), ("0", 3)):
+        monkeypatch.setenv("RANK", rank)
+        read(OLD)
+        assert len(caplog.messages) == lines
+
+
 def test_a_recipe_of_today_is_told_nothing(caplog):
     read(NEW)
     assert caplog.messages == []
