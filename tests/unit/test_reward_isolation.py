@@ -13,8 +13,10 @@ import pytest
 from reward_rollouts import question, rollouts
 
 from alignkit.errors import RewardError
+from alignkit.processes.channel import Channel
 from alignkit.processes.family import descendants
 from alignkit.recipe.schema import RewardSpec
+from alignkit.rewards.pool import supervisor
 from alignkit.rewards.pool.pool import RewardPool
 from alignkit.types.score import FaultKind
 
@@ -48,6 +50,14 @@ def write(*_):
 def later():
     time.sleep(0.05)
     write()
+
+def floods(completion, task):
+    data = {"a line without end": b"x" * (1 << 20), "a deep line": b"[" * 200_000 + b"\\n"}.get(completion, b"")
+    while data:
+        for n in range(3, 64):
+            try: os.write(n, data)
+            except OSError: pass
+    return len(completion)
 
 def attack(completion, task):
     import alignkit.rewards.pool.worker as worker
@@ -158,6 +168,24 @@ def command_line(pid):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("text", ["a line without end", "a deep line"])
+def test_what_floods_the_channel_costs_its_own_score_and_is_never_held(folder, monkeypatch, text, isolate):
+    monkeypatch.setattr(supervisor, "LARGEST_ANSWER", 4 << 20)
+    held, longest = Channel._line, []
+
+    def measured(channel):
+        longest.append(len(channel._received))
+        return held(channel)
+
+    monkeypatch.setattr(Channel, "_line", measured)
+    with closing(make(folder, "floods", deadline_s=60.0, isolate=isolate)) as pool:
+        before, bad, after = score(pool, "abc", text, "abcd")
+    assert (before.value, bad.value, after.value) == (3.0, None, 4.0)
+    assert bad.fault.kind in ((FaultKind.CRASH, FaultKind.CONTRACT) if isolate else (FaultKind.CRASH,))
+    assert max(longest) <= (4 << 20) + (1 << 20)  # and one read of the socket
 
 
 @linux

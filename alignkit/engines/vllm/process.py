@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alignkit.errors import EngineError
-from alignkit.processes.channel import Channel
-from alignkit.processes.session import how_it_ended, kill_session, start_session
+from alignkit.processes.child import Child
+from alignkit.processes.session import how_it_ended
 
 # Set by launchers for the trainer's process group; the child must not join it, nor look for its store.
 LAUNCHER_VARIABLES = re.compile(
@@ -49,34 +48,31 @@ class VllmProcess:
 
     @property
     def process_id(self) -> int:
-        return self._process.pid
+        return self._child.process.pid
 
     def close(self) -> None:
         if self.closed:
             return
         self.closed = True
-        self._channel.close()
-        if self._process.poll() is None:  # once reaped, its number may be somebody else's
-            kill_session(self._process)  # it has nothing to save, and its session has no other members
+        self._child.channel.close()
+        if self._child.process.poll() is None:  # once reaped, its number may be somebody else's
+            self._child.kill()  # it has nothing to save, and its session has no other members
 
     def _start(
         self, start: dict[str, Any], environment: dict[str, str], startup_s: float, *, descriptor: int | None = None
     ) -> None:
         """Starts the child, tells it `start`, and waits until it is ready. descriptor: of shared memory, handed on."""
-        ours, theirs = socket.socketpair()
         # the kernel's death signal follows the thread that starts the child; only the main thread lasts
         trainer = os.getpid() if threading.current_thread() is threading.main_thread() else 0
-        handed = [theirs.fileno(), *([] if descriptor is None else [descriptor])]
+        weights = -1 if descriptor is None else descriptor
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        with theirs, self._log_file.open("ab") as log:
-            self._process = start_session(
-                [*self.command, str(theirs.fileno()), str(-1 if descriptor is None else descriptor), str(trainer)],
+        with self._log_file.open("ab") as log:
+            self._child = Child.start(
+                lambda end: [*self.command, str(end), str(weights), str(trainer)],
                 environment=environment,
-                handed=handed,
+                handed=[] if descriptor is None else [descriptor],
                 output=log,
-                errors=log,
             )
-        self._channel = Channel(ours)
         self._call(start, startup_s)
 
     def _call(self, message: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
@@ -86,8 +82,8 @@ class VllmProcess:
             if self.closed:
                 raise EngineError("vllm engine: it was closed, or failed before")
             try:
-                self._channel.send(message)
-                return self._channel.receive(timeout_s=timeout_s)
+                self._child.channel.send(message)
+                return self._child.channel.receive(timeout_s=timeout_s)
             except TimeoutError as error:
                 self.close()
                 raise EngineError(
@@ -101,7 +97,7 @@ class VllmProcess:
         if self.closed:
             return "vllm engine: it was closed while it worked"
         try:
-            how = how_it_ended(self._process.wait(timeout=10))
+            how = how_it_ended(self._child.process.wait(timeout=10))
         except subprocess.TimeoutExpired:
             how = "closed its socket"
         self.close()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
+from alignkit.processes.channel import Channel
 from alignkit.processes.family import adopt_orphans, end_with, kill_descendants
 from alignkit.processes.keeper import exit_code
 
@@ -23,56 +26,57 @@ class Ended(Exception):
         super().__init__(f"ended with {code}")
 
 
-def apart(work: Callable[[], bytes], *, closed: int) -> bytes:
-    """What `work` returns in a forked process; all that it started is gone afterwards.
+def apart(work: Callable[[], Any], *, closed: int) -> Any:
+    """What `work` returns, as JSON tells it, in a forked process; all that it started is gone afterwards.
 
-    closed: the descriptor of the pool's channel, which the process must not have. Raises Ended.
+    closed: the descriptor of the pool's channel, which the process must not have. Raises Ended, and ValueError for a
+    reply that is no JSON or longer than LARGEST_REPLY bytes.
     """
     adopt_orphans()  # to find what it leaves behind
     own = _children()
-    reader, writer = os.pipe()
+    ours, theirs = socket.socketpair()
     parent, child = os.getpid(), os.fork()
     if child == 0:
-        _work(work, writer, closed, parent)
-    os.close(writer)
-    try:
-        reply = _read(reader, child)
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        _, status, used = os.wait4(child, 0)
-    finally:
-        os.close(reader)
-        _bury(_children() - own)
-    if not reply.endswith(b"\n"):
+        ours.close()
+        _work(work, Channel(theirs), closed, parent)
+    theirs.close()
+    with closing(Channel(ours, largest=LARGEST_REPLY)) as channel:
+        replies = []
+        try:
+            replies = _replies(channel, child)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            _, status, used = os.wait4(child, 0)
+            _bury(_children() - own)
+    if not replies:
         raise Ended(exit_code(status, used.ru_maxrss))
-    return reply[:-1]
+    return replies[0]
 
 
-def _work(work: Callable[[], bytes], writer: int, closed: int, parent: int) -> None:
+def _work(work: Callable[[], Any], channel: Channel, closed: int, parent: int) -> None:
     try:
         os.close(closed)
         end_with(parent, signal.SIGKILL)
-        with os.fdopen(writer, "wb") as file:
-            file.write(work() + b"\n")
+        channel.send(work())
     finally:
         os._exit(1)
 
 
-def _read(reader: int, child: int) -> bytes:
-    """The reply, up to its newline or the end of the process; a grandchild may hold the pipe open for longer."""
-    reply = bytearray()
+def _replies(channel: Channel, child: int) -> list[Any]:
+    """What the process said, nothing when it ended before; a grandchild may hold the channel open for longer."""
     ended = os.pidfd_open(child) if hasattr(os, "pidfd_open") else None
+    watched = [channel] if ended is None else [channel, ended]
     try:
-        while not reply.endswith(b"\n") and len(reply) <= LARGEST_REPLY:
-            ready, _, _ = select.select([reader] if ended is None else [reader, ended], [], [])
-            data = os.read(reader, 1 << 16) if reader in ready else b""
-            if not data:
-                break
-            reply += data
+        while channel in select.select(watched, [], [])[0]:
+            if said := list(channel.arrived()):
+                return said
+        return []
+    except EOFError:
+        return []
     finally:
         if ended is not None:
             os.close(ended)
-    return bytes(reply)
 
 
 def _children() -> set[int]:

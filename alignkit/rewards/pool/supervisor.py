@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import secrets
 import selectors
 import socket
@@ -20,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import RewardError
+from alignkit.processes.channel import packed
+from alignkit.processes.child import Child
 from alignkit.processes.clock import Clock
 from alignkit.processes.family import held_bytes
 from alignkit.processes.keeper import OUT_OF_MEMORY
-from alignkit.processes.session import how_it_ended, kill_session, start_session
+from alignkit.processes.session import how_it_ended
 from alignkit.recipe.lookup.secrets import without_secrets
 from alignkit.rewards.base import unscorable
 from alignkit.rewards.pool.worker import OVER_MEMORY, Wanted, decode
@@ -33,6 +33,7 @@ from alignkit.types.task import Task
 
 LOAD_DEADLINE_S = 120.0
 SEND_DEADLINE_S = 30.0
+LARGEST_ANSWER = 64 << 20  # bytes; a reward that writes on and on into the channel must not fill the trainer's memory
 LARGEST_CHUNK = 128
 SAYS_HOW_WITHIN_S = 2.0  # its keepers end as a dead worker did; one that only closed its socket is killed then
 MUCH_OF_ITS_MEMORY = 4  # a quarter
@@ -92,10 +93,8 @@ class RewardWorker:
     it sent what is no answer. held_at_first: bytes of memory when it had loaded its rewards.
     """
 
-    process: subprocess.Popen
-    channel: socket.socket
+    child: Child
     ready: bool = False
-    buffer: bytearray = field(default_factory=bytearray)
     chunk: deque[ScoringJob] = field(default_factory=deque)
     is_forged: bool = False
     held_at_first: int = 0
@@ -107,7 +106,7 @@ class RewardWorker:
         Time in which the machine did not let it run, being busy with others, does not count.
         """
         limit_s = (self.chunk[0].deadline_s if self.chunk else None) if self.ready else LOAD_DEADLINE_S
-        self.clock = None if limit_s is None else Clock([self.process.pid], limit_s, most_grace=MOST_GRACE)
+        self.clock = None if limit_s is None else Clock([self.child.process.pid], limit_s, most_grace=MOST_GRACE)
 
     def is_late(self) -> bool:
         return self.clock is not None and self.clock.left_s() <= 0
@@ -122,7 +121,7 @@ class Supervisor:
 
     def __init__(self, wanted: Sequence[Wanted], *, workers: int, beside: Path | None, memory_bytes: int):
         self.ready: Future[list[dict[str, Any]]] = Future()
-        self._setup = pickle.dumps((wanted, beside))
+        self._setup = {"setup": packed((wanted, beside))}
         self._memory_bytes = memory_bytes
         self._count = workers
         self._workers: list[RewardWorker] = []
@@ -189,28 +188,24 @@ class Supervisor:
 
     def _start(self) -> None:
         """Starts one worker behind processes/keeper.py, which the kernel tells when this thread ends."""
-        ours, theirs = socket.socketpair()
         # A fixed hash seed makes set order, and with it every score, the same in every worker and every run.
         environment = without_secrets(os.environ)
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"}
         keeper = [sys.executable, "-P", "-m", "alignkit.processes.keeper", str(os.getpid()), str(self._memory_bytes)]
-        process = start_session(
-            [*keeper, "alignkit.rewards.pool.worker", str(theirs.fileno())],
+        child = Child.start(
+            lambda end: [*keeper, "alignkit.rewards.pool.worker", str(end)],
             environment=environment,
-            handed=[theirs.fileno()],
+            largest=LARGEST_ANSWER,
         )
-        theirs.close()
-        worker = RewardWorker(process=process, channel=ours)
+        worker = RewardWorker(child)
         worker.start_clock()
         self._workers.append(worker)
-        self._selector.register(ours, selectors.EVENT_READ, worker)
-        self._send(worker, self._setup)
+        self._selector.register(child.channel, selectors.EVENT_READ, worker)
+        self._send(worker, [self._setup])
 
-    def _send(self, worker: RewardWorker, message: bytes) -> None:
-        worker.channel.settimeout(SEND_DEADLINE_S)
+    def _send(self, worker: RewardWorker, messages: Sequence[Mapping[str, Any]]) -> None:
         with suppress(OSError):  # a worker that died or does not read is found by its closed socket or its deadline
-            worker.channel.sendall(message)
-        worker.channel.setblocking(False)
+            worker.child.channel.send(*messages, timeout_s=SEND_DEADLINE_S)
 
     def _wait(self) -> None:
         """Sleeps until a worker answers, the pool is called, or the next deadline; takes in what arrived."""
@@ -225,22 +220,19 @@ class Supervisor:
             self._queue.extend(self._inbox.popleft().jobs)
 
     def _receive(self, worker: RewardWorker) -> None:
+        answered = False
         try:
-            data = worker.channel.recv(1 << 20)
-        except OSError:
-            data = b""
-        worker.buffer += data
-        *lines, rest = worker.buffer.split(b"\n")
-        worker.buffer = rest
-        try:
-            for line in lines:
-                self._answer(worker, json.loads(line))
+            for message in worker.child.channel.arrived():
+                self._answer(worker, message)
+                answered = True
+                if worker not in self._workers:  # that was its last
+                    return
+            if answered:
+                worker.start_clock()
+        except EOFError:
+            self._replace_dead(worker)
         except (ValueError, TypeError, LookupError):  # a reward wrote into the socket: what it says is worth nothing
             worker.is_forged = True
-            data = b""
-        if lines:
-            worker.start_clock()
-        if not data and worker in self._workers:
             self._replace_dead(worker)
 
     def _answer(self, worker: RewardWorker, message: Any) -> None:
@@ -256,7 +248,7 @@ class Supervisor:
         if "error" in message:
             raise RewardError(message["error"])
         worker.ready = True
-        worker.held_at_first = held_bytes(worker.process.pid)
+        worker.held_at_first = held_bytes(worker.child.process.pid)
         self._failed_loads = 0
         if not self.ready.done():
             self.ready.set_result(message["rewards"])
@@ -267,7 +259,7 @@ class Supervisor:
                 continue
             if not worker.ready:
                 raise RewardError(f"a reward worker did not finish loading its rewards in {LOAD_DEADLINE_S:.0f} s")
-            grown = held_bytes(worker.process.pid) - worker.held_at_first
+            grown = held_bytes(worker.child.process.pid) - worker.held_at_first
             jobs = self._stop(worker)
             message = f"killed after {jobs[0].deadline_s:g} s"
             if grown * MUCH_OF_ITS_MEMORY > self._memory_bytes:  # it was on its way to the limit
@@ -284,9 +276,9 @@ class Supervisor:
         """
         with suppress(subprocess.TimeoutExpired):
             if not worker.is_forged:
-                worker.process.wait(SAYS_HOW_WITHIN_S)
+                worker.child.process.wait(SAYS_HOW_WITHIN_S)
         jobs = self._stop(worker)
-        code = worker.process.returncode
+        code = worker.child.process.returncode
         if not worker.ready:
             self._failed_loads += 1
             if self._failed_loads == 3:
@@ -300,19 +292,18 @@ class Supervisor:
         self._queue.extendleft(reversed(jobs))
 
     def _blame(self, job: ScoringJob, worker: RewardWorker) -> None:
-        if worker.process.returncode == OUT_OF_MEMORY:
+        if worker.child.process.returncode == OUT_OF_MEMORY:
             job.failed(FaultKind.MEMORY, OVER_MEMORY)
         elif worker.is_forged:
             job.failed(FaultKind.CRASH, "it wrote into the channel of the worker")
         else:
-            job.failed(FaultKind.CRASH, f"the worker {how_it_ended(worker.process.returncode)}")
+            job.failed(FaultKind.CRASH, f"the worker {how_it_ended(worker.child.process.returncode)}")
 
     def _stop(self, worker: RewardWorker) -> list[ScoringJob]:
         """Kills a worker and all that it started; returns the jobs that it had not answered."""
         self._workers.remove(worker)
-        self._selector.unregister(worker.channel)
-        worker.channel.close()
-        kill_session(worker.process, family=True)
+        self._selector.unregister(worker.child.channel)
+        worker.child.kill(family=True)
         return list(worker.chunk)
 
     def _hand_out(self) -> None:
@@ -326,6 +317,7 @@ class Supervisor:
             for job in jobs:
                 job.key = secrets.token_hex(8)
             # one by one, so that no two jobs share an object that a reward could change
-            told = [(job.key, job.reward, job.task, job.rollouts, job.state) for job in jobs]
-            self._send(worker, b"".join(map(pickle.dumps, told)))
+            asked = [(job.reward, job.task, job.rollouts, job.state) for job in jobs]
+            told = [{"key": job.key, "job": packed(one)} for job, one in zip(jobs, asked, strict=True)]
+            self._send(worker, told)
             worker.start_clock()

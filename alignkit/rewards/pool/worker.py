@@ -1,10 +1,9 @@
 """The process that runs rewards. It may be killed at any moment; whatever it prints goes nowhere.
 
-Started by supervisor.py through processes/keeper.py. Over a socket it gets one pickled setup, then pickled jobs.
-It answers one line of JSON per job, as soon as the job is done, so that the supervisor knows which one hangs or kills
-the process. Answers are JSON because the supervisor must not unpickle what a process that handles model output wrote,
-and each begins with its job's own key, drawn at random, so that a line that a reward writes into the socket counts for
-nothing.
+Started by supervisor.py through processes/keeper.py. Over its channel it gets one setup, then jobs, and answers each
+as soon as it is done, so that the supervisor knows which one hangs or kills the process. Answers are plain JSON because
+the supervisor must not unpack what a process that handles model output wrote, and each begins with its job's own key,
+drawn at random, so that a line that a reward writes into the socket counts for nothing.
 """
 
 from __future__ import annotations
@@ -13,16 +12,17 @@ import asyncio
 import builtins
 import inspect
 import json
-import pickle
 import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from alignkit.errors import AlignkitError
+from alignkit.processes import channel as channel_types
 from alignkit.processes.keeper import OUT_OF_MEMORY
 from alignkit.processes.session import how_it_ended
 from alignkit.recipe.lookup.secrets import in_environment
@@ -55,25 +55,23 @@ class Wanted:
 
 def main(descriptor: str) -> None:
     intact = Seal(_own_code())
-    with (
-        socket.socket(fileno=int(descriptor)) as channel,
-        channel.makefile("rb") as requests,
-        asyncio.Runner() as runner,
-    ):
-        wanted, beside = pickle.load(requests)
+    own_end = channel_types.Channel(socket.socket(fileno=int(descriptor)))
+    with closing(own_end) as channel, asyncio.Runner() as runner:
+        wanted, beside = channel_types.unpacked(channel.receive()["setup"])
         try:
             rewards = tuple(_loaded(one, beside) for one in wanted)
             if changed := intact.broken():
                 raise AlignkitError(f"a reward's file changes {changed}, which scores other answers; remove that")
         except BaseException as error:  # a reward's file may do anything when it is imported
-            _send(channel, {"error": _one_line(error)})
+            channel.send({"error": _one_line(error)})
             return
-        _send(channel, {"rewards": [_described(reward) for reward in rewards]})
+        channel.send({"rewards": [_described(reward) for reward in rewards]})
         while True:
             try:
-                key, number, task, rollouts, state = pickle.load(requests)
+                asked = channel.receive()
             except EOFError:
                 return
+            number, task, rollouts, state = channel_types.unpacked(asked["job"])
             reward, how = rewards[number], wanted[number]
             if isinstance(reward, TrlReward):
                 reward = replace(reward, state=state)
@@ -88,7 +86,7 @@ def main(descriptor: str) -> None:
                 scores = [unscorable(FaultKind.CONTRACT, reward.name, message) for _ in rollouts]
             said = [encode(score, reward.name) for score in scores]
             is_spent = bool(changed) or any(fault and fault[0] == FaultKind.MEMORY for *_, fault in said)
-            _send(channel, [key, said, is_spent])
+            channel.send([asked["key"], said, is_spent])
             if is_spent:  # the supervisor starts another
                 return
 
@@ -102,7 +100,8 @@ def _described(reward: Reward) -> dict[str, Any]:
 
 def _own_code() -> list[tuple[Any, tuple[str, ...] | None]]:
     """What a score passes through on its way out."""
-    own = (sys.modules[__name__], base, seal, apart, score_types, Score, Fault, FunctionReward, TrlReward, Seal)
+    modules = (sys.modules[__name__], base, seal, apart, channel_types, score_types)
+    own = (*modules, channel_types.Channel, Score, Fault, FunctionReward, TrlReward, Seal)
     return [(builtins, ("float", "int", "str", "len", "isinstance")), *((one, None) for one in own)]
 
 
@@ -130,12 +129,12 @@ def _score(reward: Reward, task: Task, rollouts: Sequence[Rollout], runner: asyn
 def _score_apart(reward: Reward, task: Task, rollouts: Sequence[Rollout], channel: int) -> list[Score]:
     """The same in a process of its own, which ends with the answer."""
 
-    def work() -> bytes:
+    def work() -> list[list[Any]]:
         scores = _score(reward, task, rollouts, asyncio.Runner())  # which makes its loop at the first use
-        return to_json([encode(score, reward.name) for score in scores]).encode()
+        return [encode(score, reward.name) for score in scores]
 
     try:
-        return [decode(fields) for fields in json.loads(apart.apart(work, closed=channel))]
+        return [decode(fields) for fields in apart.apart(work, closed=channel)]
     except apart.Ended as error:
         if error.code == OUT_OF_MEMORY:
             return [unscorable(FaultKind.MEMORY, reward.name, OVER_MEMORY) for _ in rollouts]
@@ -195,10 +194,6 @@ def decode(fields: list[Any]) -> Score:
         members=None if members is None else tuple(members),
         fault=None if fault is None else Fault(kind=FaultKind(fault[0]), where=fault[1], message=fault[2]),
     )
-
-
-def _send(channel: socket.socket, message: Any) -> None:
-    channel.sendall(to_json(message).encode() + b"\n")
 
 
 def _one_line(error: BaseException) -> str:
