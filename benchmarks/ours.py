@@ -62,7 +62,7 @@ class Ours:
         model = Model.model_validate({"path": "smollm2-135m-instruct", "dtype": dtype})
         self.model, tokenizer = load_policy(model, seed=0)
         self._prompts = [ids for ids in shape.prompt_ids(tokenizer) for _ in range(shape.group)]
-        self.config = grpo.Config(type="grpo", correction="none")
+        self.config = grpo.Config(type="grpo", loss=grpo.PolicyLoss(correction="none"))
         self.trainer = _Trainer(self.model, Optimizer(lr=LEARNING_RATE, max_grad_norm=MAX_GRAD_NORM))
         self.forward = Forward(self.model, getattr(torch, dtype), report=_refuse)
         self._probe = probe(tokenizer, vocab_size=len(tokenizer), seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import types
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -117,7 +118,16 @@ def _unknown(key: str, section: type[BaseModel] | None, top: type[BaseModel]) ->
     elsewhere = [path for path, name in _all_settings(top) if name == key]
     if elsewhere:
         return f"is not a setting here (did you mean {' or '.join(map(repr, elsewhere[:2]))}?)"
+    if section and (guess := _did_you_mean_inside(key, section)):
+        return f"is not a setting here{guess}"
     return f"is not a setting; the settings here are {', '.join(settings)}" if settings else "is not a setting"
+
+
+def _did_you_mean_inside(key: str, section: type[BaseModel]) -> str:
+    """The same for what is near in the sections below this one, by its path from here."""
+    inside = {name: path for path, name in _all_settings(section) if "." in path}
+    near = difflib.get_close_matches(key, inside, n=1)
+    return f" (did you mean {inside[near[0]]!r}?)" if near else ""
 
 
 def _missing(key: str, section: type[BaseModel] | None) -> str:

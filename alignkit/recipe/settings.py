@@ -43,6 +43,9 @@ def settings_markdown() -> str:
     for found in list_content("algorithms"):
         config = load_algorithm(found.name).config
         parts.append(_table(f"algorithm, type: {found.name}", config, skip=("type",)))
+        for name, model in _sections(config, "algorithm."):
+            if model.__module__ == config.__module__:  # told where it stands, not with whoever shares it
+                parts.append(_table(f"{name}, type: {found.name}", model))
     return "\n".join(parts)
 
 
@@ -50,8 +53,9 @@ def _algorithm_schema(definitions: dict[str, Any]) -> dict[str, Any]:
     """The settings of each shipped algorithm by its `type`; other types are open."""
     branches = []
     for found in list_content("algorithms"):
-        schema = load_algorithm(found.name).config.model_json_schema()
-        definitions.update(schema.pop("$defs", {}))
+        own = f"{found.name}."  # sections of two algorithms may have one name
+        schema = load_algorithm(found.name).config.model_json_schema(ref_template=f"#/$defs/{own}{{model}}")
+        definitions.update({own + name: section for name, section in schema.pop("$defs", {}).items()})
         schema["properties"]["type"] = {"const": found.name}
         branches.append({"if": {"properties": {"type": {"const": found.name}}}, "then": schema})
     description = Stage.model_fields["algorithm"].description

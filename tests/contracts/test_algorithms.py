@@ -1,22 +1,22 @@
 """What every algorithm on the shelf owes the trainer; a new file gets these tests without being named here.
 
-Each is tried with its default settings and with every alternative of every enumerated setting. Loss and gradient must
-not depend on how the batch is split, packed, shared, ordered or spread over ranks, nor on anything outside the mask.
+Each is tried with its default settings and with every alternative of every enumerated setting that is its own. Loss and
+gradient must not depend on how the batch is split, packed, shared, ordered or spread over ranks, nor on anything
+outside the mask.
 """
 
 from __future__ import annotations
 
 import copy
-import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from alignkit.algorithms.base import Algorithm, AlgorithmConfig
+from alignkit.algorithms.base import Algorithm
 from alignkit.models.critic import add_value_head
 from alignkit.models.forward import Forward, Want
 from alignkit.parallel.group import Group
@@ -25,6 +25,7 @@ from alignkit.recipe.schema import Optimizer, Stage, Train
 from alignkit.train.step import Step
 from alignkit.types.batch import FLOAT_COLUMNS, STATE_COLUMNS, Batch
 from alignkit.types.outputs import Loss, Outputs
+from tests.grid import alternatives, laid_over, weighed, words
 from tests.tiny import (
     ANNOTATED,
     SHAPE,
@@ -65,37 +66,13 @@ class Case:
         return [loss(self.config, outputs, batch) for loss in self.algorithm.losses.values()]
 
 
-def alternatives(config: type[AlgorithmConfig], source: str) -> Iterator[dict[str, Any]]:
-    """Each value of each enumerated or boolean setting, one setting at a time.
-
-    A setting of another algorithm's Config that this one's `source` does not name is read by the other's functions
-    alone, and tried there.
-    """
-    for name, field in config.model_fields.items():
-        if not any(name in one.__annotations__ for one in own_configs(config)) and f"config.{name}" not in source:
-            continue
-        kind = field.annotation
-        kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-        for one in kinds:
-            values = get_args(one) if get_origin(one) is Literal else (True, False) if one is bool else ()
-            yield from ({name: value} for value in values if value != field.default)
-
-
-def own_configs(config: type[AlgorithmConfig]) -> list[type]:
-    """Config and those of its bases that stand in the same file."""
-    return [one for one in config.__mro__ if one.__module__ == config.__module__]
-
-
 def cases() -> Iterator[Any]:
     for found in list_content("algorithms"):
         algorithm = load(found)
         assert isinstance(algorithm, Algorithm)
-        # coefficients that are off by default are on, so that the terms they weigh are tested too
-        fields = algorithm.config.model_fields.items()
-        weights = {name: 0.1 for name, field in fields if field.default == 0.0 and field.default is not False}
         for change in ({}, *alternatives(algorithm.config, found.path.read_text())):
-            config = algorithm.config(type=found.name, **(weights | change))
-            label = "-".join([found.name, *map(str, (*change, *change.values()))])
+            config = algorithm.config(type=found.name, **laid_over(weighed(algorithm.config), change))
+            label = "-".join([found.name, *words(change)])
             yield pytest.param(Case(algorithm, config, not change), id=label)
 
 

@@ -41,7 +41,7 @@ train: {{steps: 20, batch: 16, micro_batch_tokens: 40}}
 GRPO = f"""{COMMON}
 rewards: [{{name: length_penalty, options: {{max_tokens: 5, buffer: 4}}}}]
 rollouts: {{engine: hf, prompts: 4, group: 4, max_new_tokens: 5, canary_tolerance: 0.0001, reward_workers: 1}}
-algorithm: {{type: grpo, kl: loss, kl_weight: 0.05}}
+algorithm: {{type: grpo, loss: {{kl: loss, kl_weight: 0.05}}}}
 optimizer: {{lr: 1e-3, schedule: cosine, warmup_steps: 3}}
 train: {{steps: 40, micro_batch_tokens: 40, minibatches: 2}}
 checkpoints: {{every: 3}}
@@ -70,7 +70,7 @@ stages:
     train: {{steps: 5, batch: 16}}
   - name: grpo
     rewards: [{{name: length_penalty, options: {{max_tokens: 5, buffer: 4}}}}]
-    algorithm: {{type: grpo, kl: loss, kl_weight: 0.05}}
+    algorithm: {{type: grpo, loss: {{kl: loss, kl_weight: 0.05}}}}
     optimizer: {{lr: 1e-3}}
     train: {{steps: 5}}
 """

@@ -25,6 +25,7 @@ from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
 from alignkit.types.rollout import Request, StopReason
 from alignkit.types.task import Task, message_text
+from tests.grid import alternatives
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```\w+\n# [^\n:]+: (\S+)\n(.*?)```", PAGE, re.DOTALL))
@@ -92,6 +93,7 @@ def test_the_credit_rule_pays_what_lies_above_the_median_and_trains_by_grpos_los
     batch = algorithm.estimate(config, pack(items).validate())
     each = batch.advantages[batch.first_action()]
     assert each.tolist() == [0.0, 0.0, 1.0, -2.0, 5.0, 0.0]
+    assert list(alternatives(algorithm.config, BLOCKS["median.py"])) == []  # GRPO's grid is tried with GRPO
     logprobs = torch.zeros(batch.num_tokens, requires_grad=True)
     loss = algorithm.losses["policy"](config, Outputs(logprobs=logprobs, entropy=torch.zeros(batch.num_tokens)), batch)
     assert (loss.total.item(), loss.count) == (-2 * (1.0 - 2.0 + 5.0), 12)  # ratio 1 on two tokens of each

@@ -28,7 +28,7 @@ stages:
     train: {steps: 5, batch: 16}
   - name: grpo
     rewards: [{name: exact_match}, {name: ends_with_stop, weight: 0.2}]
-    algorithm: {type: grpo, kl: loss, kl_weight: 0.01}
+    algorithm: {type: grpo, loss: {kl: loss, kl_weight: 0.01}}
     optimizer: {lr: 1e-3, schedule: cosine, warmup_steps: 3}
     train: {steps: STEPS, minibatches: 2}
 checkpoints: {every: EVERY}

@@ -35,7 +35,7 @@ GAME = {"name": "guess_number", "options": {"numbers": 5, "guesses": 3}, "max_tu
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"kl_weight": 0.01, "kl_target": 0.5},
     "ppo_lagrangian": {"costs": ["length"], "kl_weight": 0.01},
-    "grpo": {"kl": "loss", "kl_weight": 0.01},
+    "grpo": {"loss": {"kl": "loss", "kl_weight": 0.01}},
     "bradley_terry": {"members": 2, "contrast": 0.1},
     "rating": {"classes": [0, 1, 2]},
 }

@@ -10,7 +10,7 @@ from tests.resume.forked import Forked
 from tests.resume.runs import fingerprint, read, write_recipe
 from tests.resume.test_resume import wait_for_steps
 
-FINISHED = ("stages.1.rollouts.guide_roll_out=0.5", "stages.1.algorithm.kl=none", "stages.1.algorithm.kl_weight=0")
+FINISHED = ("stages.1.rollouts.guide_roll_out=0.5", "stages.1.algorithm.loss={kl: none}")
 
 
 def test_a_killed_run_with_a_guide_goes_on_as_if_nothing_had_been(tmp_path):

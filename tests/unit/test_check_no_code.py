@@ -149,7 +149,7 @@ def test_a_mistake_that_needs_no_code_is_still_shown_where_it_stands(folder, che
 def test_the_settings_of_a_shipped_algorithm_are_checked_though_the_rewards_are_a_strangers(folder, check):
     code, out, err = check("r.yaml", "--no-code", "--json", "algorithm={type: grpo, clip_hihg: 0.3}")
     assert (code, canaries(folder)) == (2, [])
-    assert "algorithm.clip_hihg: is not a setting (did you mean 'clip_high'?)" in err
+    assert "algorithm.clip_hihg: is not a setting here (did you mean 'loss.clip_high'?)" in err
     answer = json.loads(out)
     assert answer["problems"] == err.splitlines()
     assert [one["key"] for one in answer["not_imported"]] == ["data.source", "rewards.0.name"]

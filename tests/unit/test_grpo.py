@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms.rollouts.grpo import ALGORITHM, Config, estimate, policy_loss
+from alignkit.algorithms.rollouts.grpo import ALGORITHM, Config, PolicyLoss, estimate, policy_loss
 from alignkit.errors import BatchError
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
@@ -22,8 +22,8 @@ from alignkit.types.outputs import Loss, Outputs
 from tests.tiny import Recorder, causal_lm, random_batch
 
 
-def config(**settings: Any) -> Config:
-    return Config(type="grpo", **settings)
+def config(*, scale: Any = "group", **loss: Any) -> Config:
+    return Config(type="grpo", scale=scale, loss=PolicyLoss(**loss))
 
 
 def one_token_each(rewards: list[float], *, groups: list[int] | None = None) -> Batch:

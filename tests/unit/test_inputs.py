@@ -30,7 +30,7 @@ data:
     trivia: {source: ./trivia.jsonl}
 rewards:
   - {name: "./mine.py:mine", options: {table: ./table.json}}
-algorithm: {type: "./own.py:ALGORITHM", kl: loss, kl_weight: 0.01}
+algorithm: {type: "./own.py:ALGORITHM", loss: {kl: loss, kl_weight: 0.01}}
 rollouts: {engine: hf, prompts: 2, group: 2, max_new_tokens: 3}
 optimizer: {lr: 1e-3}
 train: {steps: 4}

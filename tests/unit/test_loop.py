@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alignkit.algorithms.rollouts import raft
-from alignkit.algorithms.rollouts.grpo import ALGORITHM, Config
+from alignkit.algorithms.rollouts.grpo import ALGORITHM, Config, PolicyLoss
 from alignkit.errors import BatchError
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
@@ -58,7 +58,7 @@ class Rates(Recorder):
 class Run:
     """A StageLoop and what its callbacks were told."""
 
-    def __init__(self, *, train: dict[str, Any], optimizer: dict[str, Any] | None = None, stop_after: int = 99, **grpo):
+    def __init__(self, *, train: dict[str, Any], optimizer: dict[str, Any] | None = None, stop_after: int = 99, **loss):
         self.model = causal_lm()
         self.finished: list[tuple[State, Batch | None, dict[str, Any]]] = []
         self.synced: list[int] = []
@@ -67,7 +67,7 @@ class Run:
         self.stop_after = stop_after
         step = Step(
             algorithm=ALGORITHM,
-            config=Config(type="grpo", **grpo),
+            config=Config(type="grpo", loss=PolicyLoss(**loss)),
             trainer=self.trainer,
             forward=self.forward,
             group=Group(),

@@ -36,7 +36,7 @@ rewards:
     options: {strict: true}
 algorithm:
   type: grpo
-  clip_high: 0.28
+  loss: {clip_high: 0.28}
 optimizer:
   lr: 1e-3
   schedule: cosine
@@ -157,7 +157,7 @@ def removals() -> list[Mutation]:
     cut = {
         "model": "model:\n  scratch:\n    hidden: 32\n    heads: 4\n    context: 64\n",
         "data": GOOD[GOOD.index("data:") : GOOD.index("rollouts:")],
-        "algorithm": "algorithm:\n  type: grpo\n  clip_high: 0.28\n",
+        "algorithm": "algorithm:\n  type: grpo\n  loss: {clip_high: 0.28}\n",
         "optimizer": GOOD[GOOD.index("optimizer:") : GOOD.index("train:")],
         "train": "train:\n  steps: 10\n  minibatches: 2\n",
         "rewards": GOOD[GOOD.index("rewards:") : GOOD.index("algorithm:")],
@@ -182,7 +182,9 @@ RANGES = [
     replaced("null_section", "train:\n  steps: 10\n  minibatches: 2", "train:", key="train", words="wants a section"),
     replaced("unknown_engine", "engine: hf", "engine: vlm", key="rollouts.engine", words="did you mean 'vllm'"),
     replaced("unknown_schedule", "cosine", "cosin", key="optimizer.schedule", words="did you mean 'cosine'"),
-    replaced("unknown_scale", "clip_high: 0.28", "scale: grup", key="algorithm.scale", words="did you mean 'group'"),
+    replaced(
+        "unknown_scale", "loss: {clip_high: 0.28}", "scale: grup", key="algorithm.scale", words="did you mean 'group'"
+    ),
     replaced("moved_key", "steps: 10", "steps: 10\n  lr: 1", line=30, key="train.lr", words="'optimizer.lr'"),
     replaced("unknown_algorithm", "type: grpo", "type: grpoo", key="algorithm.type", words="did you mean 'grpo'"),
     replaced("algorithm_number", "type: grpo", "type: 3", key="algorithm.type", words="wants a name; got 3"),

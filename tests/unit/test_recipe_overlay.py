@@ -25,7 +25,7 @@ stages:
     algorithm: {type: sft}
     train: {steps: 2, batch: 4}
   - name: second
-    algorithm: {type: grpo, clip_high: 0.4}
+    algorithm: {type: grpo, loss: {clip_high: 0.4}}
     rewards: [{name: exact_match}, {name: ends_with_stop}]
     train: {steps: 7}
 """
@@ -56,7 +56,7 @@ def problems(name: str) -> list[str]:
 
 def test_a_stage_is_laid_over_the_one_of_its_name_key_by_key(folder):
     first, second = stages("  - name: second\n    train: {epochs: 3}\n    rollouts: {group: 2}\n")
-    assert (second.train.steps, second.train.epochs, second.algorithm["clip_high"]) == (7, 3, 0.4)
+    assert (second.train.steps, second.train.epochs, second.algorithm["loss"]["clip_high"]) == (7, 3, 0.4)
     assert (second.rollouts.group, second.rollouts.max_new_tokens) == (2, 8)
     assert (first.train.steps, first.train.batch, first.rollouts.group) == (2, 4, 8)
 
@@ -75,7 +75,7 @@ def test_new_stages_follow_those_of_the_other_recipe_whatever_order_they_are_wri
 def test_in_a_stage_too_lists_are_replaced_and_another_algorithm_starts_anew(folder):
     _, second = stages("  - name: second\n    algorithm: {type: rloo}\n    rewards: [{name: final_number}]\n")
     assert [reward.name for reward in second.rewards] == ["final_number"]
-    assert "clip_high" not in second.algorithm
+    assert "clip_high" not in second.algorithm["loss"]
 
 
 def test_a_stage_without_an_algorithm_is_left_out(folder):

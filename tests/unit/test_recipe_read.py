@@ -24,7 +24,7 @@ rewards:
 rollouts: {engine: hf, prompts: 4, group: 4, max_new_tokens: 8}
 algorithm:
   type: grpo
-  clip_high: 0.28
+  loss: {clip_high: 0.28}
 optimizer:
   lr: 1e-5
 train:
@@ -76,8 +76,8 @@ def test_numbers_are_read_as_yaml_1_2_and_defaults_are_filled_in(folder):
     assert stage.optimizer.lr == 1e-5
     assert recipe.run == "no"
     assert (stage.name, stage.rollouts.temperature, stage.train.epochs) == ("main", 1.0, 1)
-    assert stage.algorithm["clip_high"] == 0.28
-    assert stage.algorithm["clip_low"] == 0.2
+    assert stage.algorithm["loss"]["clip_high"] == 0.28
+    assert stage.algorithm["loss"]["clip_low"] == 0.2
     assert recipe.file == folder / "r.yaml"
 
 
@@ -85,12 +85,12 @@ def test_the_algorithm_of_a_stage_comes_with_its_checked_config(folder):
     recipe = read_recipe(write(folder, BASE))
     algorithm, config = resolve_algorithm(recipe.stages[0], recipe)
     assert algorithm.source == "rollouts"
-    assert config.model_dump()["clip_high"] == 0.28
+    assert config.model_dump()["loss"]["clip_high"] == 0.28
 
 
 def test_an_algorithm_may_be_a_file_beside_the_recipe(folder):
     write(folder, (Path(__file__).parents[2] / "alignkit/algorithms/sft.py").read_text(), "mine.py")
-    text = BASE.replace("type: grpo\n  clip_high: 0.28", "type: ./mine.py:ALGORITHM").replace(
+    text = BASE.replace("type: grpo\n  loss: {clip_high: 0.28}", "type: ./mine.py:ALGORITHM").replace(
         "rewards:\n  - name: exact_match\n", ""
     )
     recipe = read_recipe(write(folder, text), ["train.batch=2"])
@@ -147,10 +147,10 @@ def test_mistakes_in_the_file_and_on_the_command_line_are_reported_together(fold
 
 def test_extends_lays_a_recipe_over_another_and_each_error_names_its_own_file(folder):
     write(folder, BASE, "base.yaml")
-    child = "extends: ./base.yaml\ntrain: {steps: 8}\nalgorithm: {clip_high: 0.4}\n"
+    child = "extends: ./base.yaml\ntrain: {steps: 8}\nalgorithm: {loss: {clip_high: 0.4}}\n"
     recipe = read_recipe(write(folder, child))
     assert recipe.stages[0].train.steps == 8
-    assert recipe.stages[0].algorithm["clip_high"] == 0.4
+    assert recipe.stages[0].algorithm["loss"]["clip_high"] == 0.4
     assert recipe.stages[0].optimizer.lr == 1e-5
     write(folder, BASE.replace("lr: 1e-5", "lr: fast"), "base.yaml")
     found = problems(write(folder, child.replace("steps", "step")))
@@ -163,7 +163,7 @@ def test_extends_lays_a_recipe_over_another_and_each_error_names_its_own_file(fo
 def test_extends_with_another_algorithm_starts_its_section_anew(folder):
     write(folder, BASE, "base.yaml")
     child = "extends: ./base.yaml\nalgorithm: {type: sft}\nrewards: []\ntrain: {batch: 2}\n"
-    assert "clip_high" not in read_recipe(write(folder, child)).stages[0].algorithm
+    assert "loss" not in read_recipe(write(folder, child)).stages[0].algorithm
 
 
 def test_a_list_is_replaced_as_a_whole_and_its_errors_point_to_the_new_list(folder):
@@ -243,7 +243,7 @@ def test_the_hash_ignores_where_and_how_fast_a_run_goes_but_not_what_it_computes
         assert recipe_hash(read_recipe(name, [same])) == original
     for same in ("rollouts.reward_workers=1", "health.dead_steps=3", "optimizer.eps=1e-8"):
         assert recipe_hash(read_recipe(name, [same])) == original
-    for other in ("seed=1", "train.steps=4", "rollouts.group=2", "algorithm.clip_low=0.1", "model.dtype=float32"):
+    for other in ("seed=1", "train.steps=4", "rollouts.group=2", "algorithm.loss.clip_low=0.1", "model.dtype=float32"):
         assert recipe_hash(read_recipe(name, [other])) != original
 
 
@@ -308,7 +308,7 @@ def test_explain_says_the_objective_the_reward_and_what_has_no_effect(folder):
         "rollouts.refill_rounds (dynamic_sampling is false)",
     ]
     assert "reward centred in its group" in stage["objective"]
-    with_kl = read_recipe(name, ["algorithm.kl=loss", "algorithm.kl_weight=0.01", "reference={}"])
+    with_kl = read_recipe(name, ["algorithm.loss={kl: loss, kl_weight: 0.01}", "reference={}"])
     assert explain_recipe(with_kl)["stages"][0]["models"] == ["policy", "reference"]
     assert json.dumps(explain_recipe(with_kl))
 

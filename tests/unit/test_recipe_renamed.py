@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from alignkit.errors import RecipeError
 from alignkit.recipe.document import Document
-from alignkit.recipe.read import read_recipe, recipe_hash
+from alignkit.recipe.read import difference, dump_recipe, read_recipe, recipe_hash
 from alignkit.recipe.renamed import modernise
 from alignkit.recipe.schema import Data, Optimizer, Rollouts, Stage
+from alignkit.run.train.start import _recipe_of
 
 NEW = """\
 model: {scratch: {}}
@@ -139,6 +141,35 @@ def test_sections_in_lists_and_mappings_are_looked_into_too():
     text = NEW.replace("{source: generator:arithmetic}", "{source: generator:arithmetic, kept_out: 3}")
     recipe = read(text + "evaluation: {data: {source: generator:arithmetic, kept_out: 1}}\n", "evaluation.limit=2")
     assert (recipe.stages[0].data.holdout, recipe.evaluation.data.holdout) == (3, 1)
+
+
+GRPO = NEW.replace("./mine.py, inner: {strength: 2.0}", "grpo, loss: {kl: loss, kl_weight: 0.1, clip_high: 0.3}")
+FLAT = NEW.replace("./mine.py, inner: {strength: 2.0}", "grpo, kl: loss, kl_weight: 0.1, clip_high: 0.3")
+
+
+def test_the_settings_of_grpos_loss_are_read_where_they_once_stood(caplog):
+    assert recipe_hash(read(FLAT)) == recipe_hash(read(GRPO))
+    assert [line.partition(";")[0] for line in caplog.messages] == [
+        f"r.yaml:7: algorithm.{name}: is now 'algorithm.loss.{name}'" for name in ("clip_high", "kl", "kl_weight")
+    ]
+    assert read(FLAT.replace("grpo", "rloo").replace("kl: loss, kl_weight: 0.1, clip_high", "clip")) == read(
+        GRPO.replace("grpo", "rloo").replace("kl: loss, kl_weight: 0.1, clip_high", "clip")
+    )
+    with pytest.raises(RecipeError, match=r"r.yaml:7: algorithm.clip_high: must be greater than 0; got 0$"):
+        read(FLAT.replace("0.3", "0"))
+
+
+def test_a_checkpoint_that_was_written_with_flat_keys_is_of_the_same_recipe(folder):
+    recipe = read(GRPO)
+    tree = json.loads(dump_recipe(recipe))
+    algorithm = tree["stages"][0]["algorithm"]
+    algorithm.update(algorithm.pop("loss"))
+    (folder / "recipe.json").write_text(json.dumps(tree))
+    assert difference(_recipe_of(folder, beside=folder), recipe) == []
+    algorithm["clip_high"] = 0.5
+    (folder / "recipe.json").write_text(json.dumps(tree))
+    [told] = difference(_recipe_of(folder, beside=folder), recipe)
+    assert told == "stages.0.algorithm.loss.clip_high: 0.5 -> 0.3"
 
 
 def test_what_a_checkpoint_says_of_its_recipe_is_made_modern_without_a_word():

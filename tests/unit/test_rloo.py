@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alignkit.algorithms.rollouts import grpo
-from alignkit.algorithms.rollouts.rloo import ALGORITHM, Config, estimate
+from alignkit.algorithms.rollouts.rloo import ALGORITHM, Config, PolicyLoss, estimate
 from alignkit.errors import BatchError
 from alignkit.recipe.schema import Optimizer, Rollouts, Stage, Train
 from alignkit.types.batch import Batch
@@ -32,7 +32,8 @@ THETA = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
 
 
 def config(**settings: Any) -> Config:
-    return Config(type="rloo", **settings)
+    loss = PolicyLoss(**{name: settings.pop(name) for name in PolicyLoss.model_fields.keys() & settings})
+    return Config(type="rloo", loss=loss, **settings)
 
 
 LOOP = {"unit": "token", "clip_range": "symmetric", "clip": 0.1}

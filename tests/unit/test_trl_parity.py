@@ -31,7 +31,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.algorithms.rollouts.grpo import Config, estimate, policy_loss
+from alignkit.algorithms.rollouts.grpo import Config, PolicyLoss, estimate, policy_loss
 from alignkit.ops.policy import correction
 from alignkit.types.batch import FLOAT_COLUMNS, Batch
 from alignkit.types.outputs import Outputs
@@ -128,7 +128,7 @@ def theirs(batch: Batch, logprobs: Tensor, **settings: Any) -> tuple[float, Tens
 
 def ours(batch: Batch, logprobs: Tensor, **settings: Any) -> tuple[float, Tensor]:
     live = logprobs.clone().requires_grad_()
-    config = Config(type="grpo", **({"correction": "none"} | settings))
+    config = Config(type="grpo", loss=PolicyLoss(**({"correction": "none"} | settings)))
     loss = policy_loss(config, Outputs(logprobs=live, entropy=torch.zeros_like(live)), batch)
     (loss.total / loss.count).backward()
     assert live.grad is not None

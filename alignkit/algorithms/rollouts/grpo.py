@@ -5,16 +5,18 @@
 Variants are settings: Dr.GRPO (2503.20783) scale none, aggregate sequence_mean_constant; DAPO (2503.14476) clip_high
 0.28, rollouts.dynamic_sampling true; GSPO (2507.18071) ratio sequence; CISPO (2506.13585) surrogate cispo; SAPO
 (2511.20347) sapo. w_t is for the gap between sampler and trainer. By default token_mean, no KL, unlike the paper.
+Another credit rule may have the loss: `policy_loss` reads `config.loss` and the advantages, and nothing else.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from alignkit import ops
 from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.recipe.schema import Section
 from alignkit.types.metric import Mean
 from alignkit.types.needs import REFERENCE_KL, Needs
 
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 Aggregate = Literal["token_mean", "sequence_mean_token_mean", "sequence_mean_token_sum", "sequence_mean_constant"]
 
 
-class LossConfig(AlgorithmConfig):
-    """What `policy_loss` reads: with another `estimate` these are the settings of another algorithm."""
+class PolicyLoss(Section):
+    """The loss of `grpo`, given advantages."""
 
     aggregate: Aggregate = "token_mean"
     """How token losses become one number."""
@@ -59,14 +61,22 @@ class LossConfig(AlgorithmConfig):
     correction_floor: NonNegativeFloat = 0.5
     """`mask` drops tokens below it."""
 
+    @property
+    def kl_in_reward(self) -> float:
+        return self.kl_weight if self.kl == "reward" else 0.0
 
-class Config(LossConfig):
+
+class Config(AlgorithmConfig):
+    renamed: ClassVar = {name: f"loss.{name}" for name in PolicyLoss.model_fields}
+
+    loss: PolicyLoss = PolicyLoss()
+    """How advantages become a loss."""
     scale: Literal["group", "batch", "none"] = "group"
     """Divide the centred reward by the standard deviation of its group, of the whole batch, or not at all."""
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
-    reward = ops.kl.penalised_reward(batch, weight=config.kl_weight if config.kl == "reward" else 0.0)
+    reward = ops.kl.penalised_reward(batch, weight=config.loss.kl_in_reward)
     centred = ops.groups.centre(reward, batch.group)
     if config.scale != "none":
         over = batch.group if config.scale == "group" else batch.group * 0  # the whole batch as one group
@@ -74,23 +84,24 @@ def estimate(config: Config, batch: Batch) -> Batch:
     return batch.replace(advantages=batch.spread(centred))
 
 
-def policy_loss(config: LossConfig, outputs: Outputs, batch: Batch) -> Loss:
+def policy_loss(config: Any, outputs: Outputs, batch: Batch) -> Loss:
+    how: PolicyLoss = config.loss
     terms = ops.policy_terms.policy_terms(outputs, batch)
-    ratio, low, high = terms.ratio, 1 - config.clip_low, 1 + config.clip_high
-    if config.ratio == "sequence":
+    ratio, low, high = terms.ratio, 1 - how.clip_low, 1 + how.clip_high
+    if how.ratio == "sequence":
         segment = batch.segment[batch.action_mask]
         ratio = ops.policy.sequence_ratio(terms.logprobs, terms.old, segment, batch.num_sequences)
-    if config.surrogate == "cispo":
+    if how.surrogate == "cispo":
         loss = ops.policy.cispo(ratio, terms.logprobs, terms.advantages, cap=high)
-    elif config.surrogate == "sapo":
-        loss = ops.policy.soft_gate(ratio, terms.advantages, *config.sapo_temperatures)
+    elif how.surrogate == "sapo":
+        loss = ops.policy.soft_gate(ratio, terms.advantages, *how.sapo_temperatures)
     else:
-        loss = ops.policy.clipped(ratio, terms.advantages, low=low, high=high, dual=config.clip_dual)
-    how = {"how": config.correction, "floor": config.correction_floor, "cap": config.correction_cap}
-    loss = terms.weighed(loss, **how, entropy_weight=config.entropy_weight)
-    if config.kl == "loss" and terms.reference is not None:
-        loss = loss + config.kl_weight * getattr(ops.kl, config.kl_estimator)(terms.logprobs - terms.reference)
-    total, count = ops.aggregate.aggregate(loss, batch, config.aggregate, constant=config.aggregate_constant)
+        loss = ops.policy.clipped(ratio, terms.advantages, low=low, high=high, dual=how.clip_dual)
+    correction = {"how": how.correction, "floor": how.correction_floor, "cap": how.correction_cap}
+    loss = terms.weighed(loss, **correction, entropy_weight=how.entropy_weight)
+    if how.kl == "loss" and terms.reference is not None:
+        loss = loss + how.kl_weight * getattr(ops.kl, how.kl_estimator)(terms.logprobs - terms.reference)
+    total, count = ops.aggregate.aggregate(loss, batch, how.aggregate, constant=how.aggregate_constant)
     metrics = terms.metrics | ops.policy_terms.clipping(ratio, low=low, high=high)
     metrics |= {"loss/policy": Mean(float(total.detach()), count)}
     return Loss(total=total, count=count, metrics=metrics)
@@ -99,20 +110,21 @@ def policy_loss(config: LossConfig, outputs: Outputs, batch: Batch) -> Loss:
 def requires(config: Config, stage: Stage) -> list[str]:
     alone = "grpo compares rollouts of one prompt: set rollouts.group to at least 2"
     half = "kl and kl_weight disagree: set both, or neither"
-    return [alone] * (stage.rollouts.group < 2) + [half] * ((config.kl == "none") != (config.kl_weight == 0))
+    return [alone] * (stage.rollouts.group < 2) + [half] * ((config.loss.kl == "none") != (config.loss.kl_weight == 0))
 
 
 def explain(config: Config) -> str:
-    kl = "no KL" if config.kl == "none" else f"{config.kl_weight} x KL to the reference in the {config.kl}"
-    how = f"{config.surrogate} of {config.ratio} ratios, {config.aggregate}, sampler correction {config.correction}"
-    value = f"E[A] + {config.entropy_weight:g} x entropy" if config.entropy_weight else "E[A]"
+    loss = config.loss
+    kl = "no KL" if loss.kl == "none" else f"{loss.kl_weight} x KL to the reference in the {loss.kl}"
+    how = f"{loss.surrogate} of {loss.ratio} ratios, {loss.aggregate}, sampler correction {loss.correction}"
+    value = f"E[A] + {loss.entropy_weight:g} x entropy" if loss.entropy_weight else "E[A]"
     return f"maximise {value}, A = reward centred in its group, scale {config.scale}; {how}; {kl}"
 
 
 ALGORITHM = Algorithm(
     config=Config,
     source="rollouts",
-    needs=lambda config: Needs(columns=("sampler_logprobs",)) | (Needs() if config.kl == "none" else REFERENCE_KL),
+    needs=lambda config: Needs(columns=("sampler_logprobs",)) | (Needs() if config.loss.kl == "none" else REFERENCE_KL),
     estimate=estimate,
     losses={"policy": policy_loss},
     requires=requires,

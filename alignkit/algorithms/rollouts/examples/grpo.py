@@ -10,7 +10,7 @@ EXAMPLES = (
     # ratio 3/2 clips to 1.2;  ratio 1, drawn with 1/3 instead of 1/2, weighs 3/2;  ratio 1/2 of A < 0 clips to 0.8
     # k3 is 0 but for the last token, d = log(1/4 : 1/2): e^{-d} - 1 + d = 1 - log 2
     WorkedExample(
-        settings={"aggregate": "sequence_mean_token_mean", "kl": "loss", "kl_weight": 0.5},
+        settings={"loss": {"aggregate": "sequence_mean_token_mean", "kl": "loss", "kl_weight": 0.5}},
         batch={
             "reward": (1.0, 0.0),
             "sampler_logprobs": ((log(1 / 2), log(1 / 3)), (log(1 / 2),)),
