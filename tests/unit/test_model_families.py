@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -34,3 +37,22 @@ def test_log_probs_and_gradients_are_the_models_own_and_the_packed_path_is_kept_
 def test_the_table_has_40_families_of_which_most_are_packed():
     assert len(FAMILIES) >= 40
     assert sum(family.plain is None for family in FAMILIES) >= 40
+
+
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / ".ci" / "models_table.py"))
+
+
+def test_the_page_has_a_row_for_each_family_with_the_path_that_it_takes():
+    rows = [line.split(" | ") for line in SCRIPT["DOCS"].read_text().splitlines() if line.startswith("| ")][1:]
+    assert [row[0].removeprefix("| ") for row in rows] == [family.name for family in FAMILIES], "run: make models-table"
+    for row, family in zip(rows, FAMILIES, strict=True):
+        assert (row[2] == "packed") is (family.plain is None), f"{family.name}; run: make models-table"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_the_rest_of_its_row_is_what_is_found(family: Family):
+    """But for the gap, of which the last digit is the machine's."""
+    shown = next(line for line in SCRIPT["DOCS"].read_text().splitlines() if line.startswith(f"| {family.name} |"))
+    found, shown = SCRIPT["row"](family).split(" | "), shown.split(" | ")
+    assert found[:3] + found[4:] == shown[:3] + shown[4:], "run: make models-table"

@@ -20,6 +20,7 @@ from alignkit.models.forward import Want, plain
 from alignkit.models.frozen import hold_frozen, is_held
 from alignkit.models.load import load_policy
 from alignkit.models.lora import quiet
+from alignkit.models.own_head import own_head
 from alignkit.models.save import ADAPTER, save_pretrained
 from alignkit.models.weights import VALUE_HEAD, merged_weights
 from alignkit.recipe.schema import Recipe
@@ -91,7 +92,8 @@ def check_saved(recipe: Recipe, policy: Policy, folder: Path, probe: Sequence[Se
 def _said(model: nn.Module, probe: Sequence[Sequence[int]], want: Want) -> Tensor:
     items = [Item(prompt_ids=ids[:1], completion_ids=ids[1:], group=i) for i, ids in enumerate(probe)]
     batch = pack(items)
-    return getattr(plain(model, batch, dtype=torch.float32, temperature=1.0, want=(want,)), want)[batch.action_mask]
+    path = plain if want == "values" else own_head
+    return getattr(path(model, batch, dtype=torch.float32, temperature=1.0, want=(want,)), want)[batch.action_mask]
 
 
 def _read(folder: str, trained: Any) -> Any:
