@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+
 from alignkit.data.offline.example import Example
-from alignkit.data.order import draw
+from alignkit.errors import DataError
 from alignkit.rollout.collect import Collector, describe, trainable
 from alignkit.rollout.items import pack_rollouts
 from alignkit.rollout.play import Prompt
 from alignkit.types.batch import Batch
 from alignkit.types.rollout import Rollout
+from alignkit.types.seeds import child
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +42,31 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, kw_only=True)
 class Order(Generic[Row]):
-    """The endless, seeded order of a stage's examples."""
+    """The endless order of a stage's examples, a pure function of the seed: a cursor is the whole state of the stream.
+
+    Each epoch is one permutation of all examples, drawn from (seed, epoch) alone, or the given order without `shuffle`.
+    """
 
     examples: Sequence[Row]
     seed: int
     shuffle: bool
 
     def take(self, cursor: int, count: int) -> list[Row]:
-        places = draw(len(self.examples), seed=self.seed, start=cursor, count=count, shuffle=self.shuffle)
-        return [self.examples[index] for _, index in places]
+        """Those at `cursor` to `cursor + count`, however the stream is cut; raises DataError where there are none."""
+        size = len(self.examples)
+        if not size:
+            raise DataError("data: there are no tasks to draw from; wanted at least one row")
+        taken: list[Row] = []
+        while len(taken) < count:
+            epoch, first = divmod(cursor + len(taken), size)
+            taken += [self.examples[index] for index in self._epoch(epoch)[first : first + count - len(taken)]]
+        return taken
+
+    def _epoch(self, epoch: int) -> Any:
+        size = len(self.examples)
+        if not self.shuffle:
+            return range(size)
+        return np.random.Generator(np.random.Philox(key=child(self.seed, "order", epoch))).permutation(size)
 
     def epoch(self, cursor: int) -> float:
         return cursor / len(self.examples)

@@ -1,4 +1,4 @@
-"""The prompt stream: nothing lost, nothing doubled, and a cursor is the whole state."""
+"""The stream of examples: nothing lost, nothing doubled, and a cursor is the whole state."""
 
 from collections import Counter
 
@@ -6,39 +6,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.data.order import draw
 from alignkit.errors import DataError
+from alignkit.train.source import Order
 
 sizes = st.integers(1, 40)
 
 
+def order(size: int, *, seed: int = 0, shuffle: bool = True) -> Order[int]:
+    return Order(examples=range(size), seed=seed, shuffle=shuffle)
+
+
 @given(sizes, st.integers(0, 10**6), st.lists(st.integers(0, 60), max_size=6), st.booleans())
-def test_the_stream_is_the_same_however_it_is_cut(num_tasks, seed, counts, shuffle):
-    whole = draw(num_tasks, seed=seed, start=0, count=sum(counts), shuffle=shuffle)
+def test_the_stream_is_the_same_however_it_is_cut(size, seed, counts, shuffle):
+    stream = order(size, seed=seed, shuffle=shuffle)
     pieces, cursor = [], 0
     for count in counts:
-        pieces += draw(num_tasks, seed=seed, start=cursor, count=count, shuffle=shuffle)
+        pieces += stream.take(cursor, count)
         cursor += count
-    assert pieces == whole
+    assert pieces == stream.take(0, sum(counts))
 
 
 @given(sizes, st.integers(0, 10**6), st.integers(1, 4), st.booleans())
-def test_every_epoch_has_every_task_exactly_once(num_tasks, seed, epochs, shuffle):
-    stream = draw(num_tasks, seed=seed, start=0, count=epochs * num_tasks, shuffle=shuffle)
-    assert Counter(stream) == Counter((epoch, index) for epoch in range(epochs) for index in range(num_tasks))
-    assert [epoch for epoch, _ in stream] == sorted(epoch for epoch, _ in stream)
+def test_every_epoch_has_every_task_exactly_once(size, seed, epochs, shuffle):
+    stream = order(size, seed=seed, shuffle=shuffle).take(0, epochs * size)
+    for epoch in range(epochs):
+        assert Counter(stream[epoch * size : (epoch + 1) * size]) == Counter(range(size))
 
 
 def test_epochs_differ_seeds_differ_and_no_shuffle_keeps_the_order():
-    first, second = (draw(50, seed=0, start=start, count=50, shuffle=True) for start in (0, 50))
-    assert [index for _, index in first] != [index for _, index in second]
-    assert first != draw(50, seed=1, start=0, count=50, shuffle=True)
-    assert draw(3, seed=0, start=2, count=3, shuffle=False) == [(0, 2), (1, 0), (1, 1)]
+    first, second = (order(50).take(start, 50) for start in (0, 50))
+    assert first != second
+    assert first != order(50, seed=1).take(0, 50)
+    assert order(3, shuffle=False).take(2, 3) == [2, 0, 1]
 
 
 def test_the_order_is_a_published_constant():
     """Resumed runs of older versions depend on it: a change here loses and doubles their prompts."""
-    assert [index for _, index in draw(8, seed=0, start=0, count=8, shuffle=True)] == [6, 3, 0, 1, 7, 2, 4, 5]
+    assert order(8).take(0, 8) == [6, 3, 0, 1, 7, 2, 4, 5]
 
 
 def test_drawing_does_not_touch_global_randomness():
@@ -47,10 +51,10 @@ def test_drawing_does_not_touch_global_randomness():
     import numpy
 
     before = (random.getstate(), str(numpy.random.get_state()))
-    draw(10, seed=0, start=0, count=25, shuffle=True)
+    order(10).take(0, 25)
     assert before == (random.getstate(), str(numpy.random.get_state()))
 
 
 def test_no_tasks_is_an_error():
     with pytest.raises(DataError, match="no tasks"):
-        draw(0, seed=0, start=0, count=1, shuffle=True)
+        order(0).take(0, 1)
