@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from alignkit.errors import RecipeError
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.encoder import packs
 from alignkit.models.weights import VALUE_HEAD
 from alignkit.types.seeds import child

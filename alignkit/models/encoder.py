@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 
 TOGETHER = 1024  # tokens that are read at a time, padding included
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.models import attention
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model, effective_weight
 from alignkit.models.critic import read_values
-from alignkit.models.effective import effective_weight
 from alignkit.models.frozen import without_adapter
 from alignkit.ops.logprobs import chunked_kl, chunked_logprobs
 from alignkit.types.batch import Batch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alignkit.algorithms.base import Algorithm
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.critic import read_values
 from alignkit.models.forward import padded_index
 from alignkit.recipe.lookup.kind_of import kind_of

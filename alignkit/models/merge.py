@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.weights import merged_weights, untie, unties
 
 

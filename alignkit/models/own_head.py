@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.critic import read_values
 from alignkit.models.forward import Want, mixed, on_tokens, padded_index
 from alignkit.ops.logprobs import full_kl, full_logprobs

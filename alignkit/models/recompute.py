@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from alignkit.models import attention
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 
 
 def set_recompute(model: nn.Module, on: bool) -> None:

@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.encoder import Encoder
 from alignkit.models.generation import valid_generation
 from alignkit.models.lora import quiet

@@ -9,7 +9,7 @@ import torch
 
 from alignkit.errors import first_line
 from alignkit.models import forward as paths
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.forward import Forward
 from alignkit.models.own_head import own_head
 from alignkit.types.batch import Batch, pack

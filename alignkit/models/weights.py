@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignkit.models.base_model import base_model
-from alignkit.models.effective import effective_weight, has_lora, is_adapted
+from alignkit.models.adapted import base_model, effective_weight, has_lora, is_adapted
 
 if TYPE_CHECKING:
     from torch import Tensor

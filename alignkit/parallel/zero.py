@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.errors import HealthError, RecipeError
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.forward import plain
 from alignkit.models.weights import VALUE_HEAD, named_policy_weights
 from alignkit.parallel.group import Group

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.critic import add_value_head
 from alignkit.models.load import VALUE_HEAD, load_policy
 from alignkit.recipe.schema import Lora, Model, Scratch

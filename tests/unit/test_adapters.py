@@ -10,9 +10,8 @@ import torch
 
 from alignkit.engines.hf import HfEngine
 from alignkit.errors import RecipeError
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model, effective_weight
 from alignkit.models.critic import freeze_words
-from alignkit.models.effective import effective_weight
 from alignkit.models.forward import packed, plain
 from alignkit.models.lora import add_lora
 from alignkit.models.merge import merge

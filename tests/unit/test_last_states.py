@@ -10,7 +10,7 @@ import torch
 
 from alignkit.engines.vllm.states import _without
 from alignkit.errors import ContentError
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.last_states import reads_last_only
 from alignkit.recipe.read import load_algorithm
 from alignkit.rewards.learned.reward_model import FILES, RewardModel

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alignkit.errors import ContentError
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.forward import packed, plain
 from alignkit.models.load import VALUE_HEAD
 from alignkit.rewards.learned import reward_model

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from alignkit.cli import main
 from alignkit.errors import DataError, RecipeError
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.load import VALUE_HEAD, save_pretrained
 from alignkit.parallel.group import Group
 from alignkit.recipe.read import read_recipe

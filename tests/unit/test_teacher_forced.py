@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from alignkit.errors import ContentError
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.load import load_policy, save_pretrained
 from alignkit.recipe.schema import Model, Scratch
 from alignkit.rewards.learned import teacher_forced

@@ -21,7 +21,7 @@ from alignkit.algorithms.base import Algorithm
 from alignkit.data.kinds.stepwise_supervision import step_ids
 from alignkit.data.prompts import render, render_answer
 from alignkit.errors import ContentError, DataError, on_one_line
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.critic import add_value_head
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want

@@ -13,7 +13,7 @@ from alignkit.data.kinds.stepwise_supervision import step_ids
 from alignkit.data.prompts import render
 from alignkit.data.tokens import plain_ids
 from alignkit.errors import ContentError, DataError
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.encoder import Encoder
 from alignkit.models.forward import Forward
 from alignkit.models.load import load_policy

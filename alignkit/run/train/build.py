@@ -19,10 +19,9 @@ from alignkit.data.turns import Renderer
 from alignkit.engines.engine import Engine
 from alignkit.environments.lift import find_environment
 from alignkit.errors import AlignkitError, RecipeError
+from alignkit.models.adapted import base_model, is_adapted
 from alignkit.models.adapter_folder import AdapterFolder
-from alignkit.models.base_model import base_model
 from alignkit.models.critic import add_value_head, check_reads, freeze_words
-from alignkit.models.effective import is_adapted
 from alignkit.models.encoder import packs
 from alignkit.models.frozen import hold_frozen
 from alignkit.models.load import load_policy, locate

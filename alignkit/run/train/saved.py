@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from alignkit.errors import CheckpointError
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.critic import add_value_head
 from alignkit.models.encoder import Encoder
 from alignkit.models.forward import Want, plain

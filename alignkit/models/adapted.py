@@ -1,4 +1,4 @@
-"""The matrix that a layer computes with, adapter included."""
+"""A model as it computes, seen through what peft put around it: the model inside, the matrix of a layer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def base_model(model: Any) -> Any:
+    """The transformers model inside a PeftModel, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def effective_weight(layer: Any) -> Tensor:
