@@ -1,5 +1,11 @@
-"""Shapes and dtypes of pure functions, algorithms, batch and attention are checked at every call in every test."""
+"""Shapes and dtypes of pure functions, algorithms, batch and attention are checked; no test asks the hub."""
 
+import os
+
+# read when its library is first imported: what is not in the cache is then an error at once, not after 20 s of trying
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
@@ -10,8 +16,8 @@ ALGORITHMS = [f"alignkit.algorithms.{room}" for room in ("rollouts", "preference
 install_import_hook(ALGORITHMS, f"{shapes.__name__}.{shapes.check_algorithm.__name__}")
 install_import_hook(CHECKED, f"{shapes.__name__}.{shapes.check.__name__}")
 
-# a busy machine is no failure: properties have no deadline; and tests repeat the same examples, so that a change, not
-# chance, makes them fail. `make fuzz` draws new examples, many more of them.
+# a busy machine is no failure: properties have no deadline; and the same tests try the same examples, so that a change,
+# not chance, makes them fail. `make fuzz` draws new examples, many more of them.
 settings.register_profile(
     "repeatable", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
 )
@@ -19,3 +25,8 @@ settings.register_profile(
     "exploring", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=False, max_examples=2000
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_checked() -> None:
+    shapes.begin()

@@ -108,9 +108,8 @@ def test_reading_never_raises_and_a_read_number_is_also_the_last(text):
     plain_math(text)
     spoken(text)
     last_boxed(text)
-    in_words = set(text) & set(
-        "零〇一壹二两兩贰三叁四五六七八九十拾百千万萬亿億"
-    )  # within a text these are seldom an answer
+    # within a text these are seldom an answer
+    in_words = set(text) & set("零〇一壹二两兩贰三叁四五六七八九十拾百千万萬亿億")
     if whole is not None and not in_words and not text.strip().startswith(("-", "+", "$", "\\")):
         assert last_number(text) == whole
 
