@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +26,7 @@ from tests.tabular import (
     on_actions,
     one_token_each,
 )
+from tests.trls import trl_module
 
 THETA = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
 
@@ -209,10 +209,7 @@ def test_the_entropy_bonus_pulls_on_each_tokens_entropy_by_its_weight_in_the_los
 
 def test_loss_and_gradient_are_those_of_trl():
     """RLOOTrainer._compute_loss with a stand-in for self, on completions of different lengths, some ratios clipped."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("trl")
-        trainer = pytest.importorskip("trl.trainer.rloo_trainer")
+    trainer = trl_module("trl.trainer.rloo_trainer")
     lengths, values = (4, 2, 5, 1), [1.2, -0.4, 0.3, -1.1]
     generator = torch.Generator().manual_seed(3)
     old = -3 * torch.rand(12, generator=generator)

@@ -21,7 +21,6 @@ The stand-in returns given log-probs instead of running a model and holds the se
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from itertools import pairwise
 from types import SimpleNamespace
@@ -36,11 +35,7 @@ from alignkit.ops.policy import correction
 from alignkit.types.batch import FLOAT_COLUMNS, Batch
 from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # TRL warns of the vLLM version, which it is not asked to use here
-    pytest.importorskip("trl")
-    trainer = pytest.importorskip("trl.trainer.grpo_trainer")
+from tests.trls import trl_module
 
 LONGEST = 9
 
@@ -120,6 +115,7 @@ def theirs(batch: Batch, logprobs: Tensor, **settings: Any) -> tuple[float, Tens
             batch.require("old_logprobs"), batch.require("sampler_logprobs"), how="truncate", floor=0, cap=2
         )
         inputs["importance_sampling_ratio"] = padded(batch, weights)
+    trainer = trl_module("trl.trainer.grpo_trainer")
     loss = trainer.GRPOTrainer._compute_loss(stand_in, None, inputs)
     loss.backward()
     assert live.grad is not None

@@ -6,7 +6,6 @@ differences.
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from itertools import pairwise
 from types import SimpleNamespace
@@ -20,12 +19,7 @@ from alignkit.algorithms.preferences import dpo, kto, orpo, simpo
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
 from tests.tiny import noise, random_batch
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # TRL warns of the vLLM version and of experimental methods
-    pytest.importorskip("trl")
-    dpo_trainer = pytest.importorskip("trl.trainer.dpo_trainer")
-    kto_trainer = pytest.importorskip("trl.trainer.kto_trainer")
+from tests.trls import trl_module
 
 LONGEST = 9
 
@@ -92,7 +86,7 @@ def theirs(batch: Batch, logprobs: Tensor, **settings: Any) -> tuple[float, Tens
     reference = batch.sum_per_sequence(batch.require("ref_logprobs"))
     given = inputs(batch, order) | {"ref_chosen_logps": reference[0::2], "ref_rejected_logps": reference[1::2]}
     own = stand_in(**(settings | {"loss_types": [settings.pop("loss_type", "sigmoid")]}))
-    loss = dpo_trainer.DPOTrainer._compute_loss(own, model(batch, live, order), given, False)
+    loss = trl_module("trl.trainer.dpo_trainer").DPOTrainer._compute_loss(own, model(batch, live, order), given, False)
     return float(loss.detach()), torch.autograd.grad(loss, live)[0]
 
 
@@ -177,7 +171,9 @@ def test_loss_and_gradient_of_judged_answers_are_those_of_trl(name, drift, batch
     given = inputs(judged, own) | {"label": side[own] == 1, "ref_logps": sums[own], "ref_KL_logps": sums[1::2]}
     trainer = stand_in(**({"desirable_weight": 1.0, "undesirable_weight": 1.0} | trl_settings))
     trainer._compute_kl_logps = lambda model, batch: said[1::2]
-    loss = kto_trainer.KTOTrainer._compute_loss(trainer, model(judged, live, own), given, False)
+    loss = trl_module("trl.trainer.kto_trainer").KTOTrainer._compute_loss(
+        trainer, model(judged, live, own), given, False
+    )
     wanted = torch.autograd.grad(loss, live)[0]
 
     config = kto.Config(type="kto", **our_settings)
@@ -190,9 +186,7 @@ def test_loss_and_gradient_of_judged_answers_are_those_of_trl(name, drift, batch
 
 
 def experimental(name: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip(f"trl.experimental.{name}.{name}_trainer")
+    return trl_module(f"trl.experimental.{name}.{name}_trainer")
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
