@@ -65,8 +65,8 @@ class Case:
         self.engine.update(named_policy_weights(model), version=version)
 
 
-def start_vllm(folder: Path, log: Path) -> VllmEngine:
-    return VllmEngine(folder, dtype="float32", max_model_len=CONTEXT, log_file=log, memory_gib=1, threads=1)
+def start_vllm(folder: Path, log: Path, kind: type[VllmEngine] = VllmEngine) -> Any:
+    return kind(folder, dtype="float32", max_model_len=CONTEXT, log_file=log, memory_gib=1, threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -313,78 +313,60 @@ def test_a_shared_model_is_sampled_as_it_is_and_left_as_it_was():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def is_alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+class Faulty(VllmEngine):
+    """Real vLLM whose updates have the faults that stand in a file."""
+
+    faults: Path
+
+    def spoil(self, *faults: str) -> None:
+        self.faults.write_text(" ".join(faults))
 
 
-def test_a_new_engine_repeats_the_old_ones_bits(case: Case, folder: Path, tmp_path: Path):
+@pytest.fixture(scope="module")
+def another(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """A second vLLM, without a fault at first: a start takes 10 s. The last test that uses it closes it."""
+    place = tmp_path_factory.mktemp("another")
+    worker = str(Path(__file__).with_name("faulty_worker.py"))
+    (place / "faults").touch()
+    Faulty.command, Faulty.faults = (VllmEngine.command[0], worker, str(place / "faults")), place / "faults"
+    engine = start_vllm(folder, place / "vllm.log", Faulty)
+    yield engine
+    engine.close()
+
+
+def test_a_new_engine_repeats_the_old_ones_bits(case: Case, request: pytest.FixtureRequest):
     """Exact resume depends on it. The old engine was updated meanwhile, the new one loads the same weights afresh."""
     requests = [ask(seed, prompt_ids=tuple(range(3, 60))) for seed in range(8)]
     case.load(case.other, 1)
     case.load(case.model, 0)
     before = case.run(*requests)
-    if isinstance(case.engine, HfEngine):
-        assert asyncio.run(HfEngine(case.model, dtype="float32").generate(requests)) == before
-        return
-    engine = start_vllm(folder, tmp_path / "vllm.log")
-    try:
-        assert asyncio.run(engine.generate(requests)) == before
-        assert_a_killed_engine_is_an_error_without_orphans(engine)
-    finally:
-        engine.close()
-
-
-def assert_a_killed_engine_is_an_error_without_orphans(engine: VllmEngine) -> None:
-    process = engine.process_id
-    threading.Timer(0.5, os.kill, (process, signal.SIGKILL)).start()
-    begin = time.monotonic()
-    with pytest.raises(EngineError, match="was killed by SIGKILL"):
-        asyncio.run(engine.generate([ask(seed, max_new_tokens=120) for seed in range(3000)]))
-    assert time.monotonic() - begin < 20
-    engine.close()
-    engine.close()
-    assert not Path(f"/proc/{process}").exists()
-    with pytest.raises(EngineError, match="closed"):
-        asyncio.run(engine.generate([ask()]))
-
-
-class MissingWeights(VllmEngine):
-    """Real vLLM whose updates miss the tied head (what its own reload does) and one layer."""
-
-    command = (VllmEngine.command[0], str(Path(__file__).with_name("stale_head_worker.py")))
-
-
-class StaleHeadUnread(VllmEngine):
-    """Real vLLM whose updates miss the tied head, and whose kernels are not read back."""
-
-    command = (*MissingWeights.command, "--no-readback")
+    fresh = isinstance(case.engine, HfEngine)
+    engine = HfEngine(case.model, dtype="float32") if fresh else request.getfixturevalue("another")
+    assert not engine.policy_version, "it was not updated"
+    assert asyncio.run(engine.generate(requests)) == before
 
 
 @needs_vllm
-def test_weights_that_an_update_missed_are_named_however_small_the_update(folder: Path, tmp_path: Path):
-    engine = MissingWeights(folder, dtype="float32", max_model_len=CONTEXT, log_file=tmp_path / "log", memory_gib=1)
-    weights = {name: tensor * (1 + 1e-6) for name, tensor in named_policy_weights(tiny_llama(0))}
-    named = r"model\.layers\.1\.self_attn\.o_proj\.weight, lm_head\.weight"
-    with pytest.raises(SyncError, match=rf"update to version 1, 2 parameters still compute .* first: {named};"):
-        engine.update(weights.items(), version=1)
-    with pytest.raises(EngineError, match="closed"):
-        asyncio.run(engine.generate([ask()]))
-
-
-@needs_vllm
-def test_the_canary_by_itself_catches_a_stale_tied_head(folder: Path, tmp_path: Path):
-    engine = StaleHeadUnread(folder, dtype="float32", max_model_len=CONTEXT, log_file=tmp_path / "log", memory_gib=1)
+def test_the_canary_by_itself_catches_a_stale_tied_head(another: Faulty):
     sequence = list(range(3, 27))
     trainer = asyncio.run(HfEngine(tiny_llama(1), dtype="float32").score([sequence]))
-    try:
-        engine.update(named_policy_weights(tiny_llama(1)), version=1)
-        with pytest.raises(SyncError, match="sync to version 1 engine and trainer differ by"):
-            check(asyncio.run(engine.score([sequence])), trainer, tolerance=0.08, version=1)
-    finally:
-        engine.close()
+    another.spoil("head", "unread")
+    another.update(named_policy_weights(tiny_llama(1)), version=1)
+    with pytest.raises(SyncError, match="sync to version 1 engine and trainer differ by"):
+        check(asyncio.run(another.score([sequence])), trainer, tolerance=0.08, version=1)
+
+
+@needs_vllm
+def test_weights_that_an_update_missed_are_named_however_small_the_update(another: Faulty):
+    another.spoil()
+    another.update(named_policy_weights(tiny_llama(0)), version=2)
+    another.spoil("head", "layer")
+    weights = {name: tensor * (1 + 1e-6) for name, tensor in named_policy_weights(tiny_llama(0))}
+    named = r"model\.layers\.1\.self_attn\.o_proj\.weight, lm_head\.weight"
+    with pytest.raises(SyncError, match=rf"update to version 3, 2 parameters still compute .* first: {named};"):
+        another.update(weights.items(), version=3)
+    with pytest.raises(EngineError, match="closed"):
+        asyncio.run(another.generate([ask()]))
 
 
 def test_the_canary_is_content_after_a_right_update(case: Case):
@@ -392,3 +374,20 @@ def test_the_canary_is_content_after_a_right_update(case: Case):
     trainer = asyncio.run(HfEngine(case.other, dtype="float32").score([sequence]))
     case.load(case.other, 10)
     assert check(asyncio.run(case.engine.score([sequence])), trainer, tolerance=0.08, version=10).max_gap < CLOSE
+
+
+def test_a_killed_engine_is_an_error_without_orphans(case: Case):
+    """The last test of this file: nobody needs the engine any more."""
+    if isinstance(case.engine, HfEngine):
+        pytest.skip("an engine in this process cannot be killed")
+    process = case.engine.process_id
+    threading.Timer(0.5, os.kill, (process, signal.SIGKILL)).start()
+    begin = time.monotonic()
+    with pytest.raises(EngineError, match="was killed by SIGKILL"):
+        case.run(*[ask(seed, max_new_tokens=120) for seed in range(3000)])
+    assert time.monotonic() - begin < 20
+    case.engine.close()
+    case.engine.close()
+    assert not Path(f"/proc/{process}").exists()
+    with pytest.raises(EngineError, match="closed"):
+        case.run(ask())
