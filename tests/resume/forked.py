@@ -8,15 +8,18 @@ import sys
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["alignkit.cli.main", "alignkit.run.train.train", "tests.resume.forked"])
+SERVER.set_forkserver_preload(["tests.resume.warm"])
 
 
 class Forked:
-    """One such process, in a process group of its own, with the methods of a subprocess that the tests use."""
+    """One such process, in a process group of its own, with the methods of a subprocess that the tests use.
 
-    def __init__(self, recipe: Path, run: Path, *overrides: str, resume: bool = False):
+    log: the file to which what it says is added; None: it is lost.
+    """
+
+    def __init__(self, recipe: Path, run: Path, *overrides: str, resume: bool = False, log: Path | None = None):
         arguments = ["train", str(recipe), f"run={run}", *overrides, *(["--resume"] if resume else [])]
-        self._process = SERVER.Process(target=_main, args=(arguments,))
+        self._process = SERVER.Process(target=_main, args=(arguments, log or Path(os.devnull)))
         self._process.start()
         self.pid = self._process.pid
 
@@ -31,9 +34,9 @@ class Forked:
         return self._process.exitcode
 
 
-def _main(arguments: list[str]) -> None:
+def _main(arguments: list[str], log: Path) -> None:
     os.setsid()
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it ends with the process
+    sys.stdout = sys.stderr = log.open("a")
     from alignkit.cli.main import main
 
     main(arguments)

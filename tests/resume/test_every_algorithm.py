@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +19,8 @@ from alignkit.errors import RecipeError
 from alignkit.recipe.lookup.find import list_content, load
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.read import read_recipe
-from tests.resume.runs import fingerprint, read
+from tests.resume.forked import Forked
+from tests.resume.runs import fingerprint
 from tests.resume.test_resume import wait_for_steps
 
 STEPS, KILLS = 14, 5
@@ -115,23 +114,6 @@ def write_one(folder: Path, name: str, section: dict[str, Any]) -> Path:
     return path
 
 
-def train(recipe: Path, run: Path, log: Path) -> None:
-    """A run in a process group of its own, from its newest checkpoint; what it says goes to `log`."""
-    os.setsid()
-    sys.stderr = sys.stdout = log.open("a")
-    from alignkit.run.train.train import run as whole_run
-
-    whole_run(read(recipe, run), resume=True)
-
-
-@pytest.fixture(scope="module")
-def server():
-    """Forks processes that have imported everything and computed nothing, so that a start costs no import."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alignkit.run.train.train", "tests.resume.test_every_algorithm"])
-    return context
-
-
 def cases():
     for found in list_content("algorithms"):
         yield pytest.param(found.name, kind_of(load(found).source), id=found.name)
@@ -139,40 +121,20 @@ def cases():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), cases())
-def test_five_kills_change_no_bit(name, kind, server, tmp_path, record_property):
+def test_five_kills_change_no_bit(name, kind, tmp_path, record_property):
     record_property("tries", KILLS)
-    recipe, run = write(tmp_path, name, kind), tmp_path / "run"
-
-    def start(folder: Path):
-        process = server.Process(target=train, args=(recipe, folder, tmp_path / "log.txt"))
-        process.start()
-        return process
-
-    whole = start(tmp_path / "whole")
-    whole.join(200)
-    assert whole.exitcode == 0, (tmp_path / "log.txt").read_text()[-2000:]
+    recipe, run, log = write(tmp_path, name, kind), tmp_path / "run", tmp_path / "log.txt"
+    assert Forked(recipe, tmp_path / "whole", log=log).wait(200) == 0, log.read_text()[-2000:]
     chance = random.Random(name)
     for _ in range(KILLS):
-        process = start(run)
-        wait_for_steps(run, more=chance.randrange(1, 4), process=Polled(process))
+        process = Forked(recipe, run, resume=True, log=log)
+        wait_for_steps(run, more=chance.randrange(1, 4), process=process)
         time.sleep(chance.uniform(0.0, 0.05))
-        if process.exitcode is None:
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-    last = start(run)
-    last.join(200)
-    assert last.exitcode == 0, (tmp_path / "log.txt").read_text()[-2000:]
+        process.wait()
+    assert Forked(recipe, run, resume=True, log=log).wait(200) == 0, log.read_text()[-2000:]
     assert fingerprint(run) == fingerprint(tmp_path / "whole")
-
-
-class Polled:
-    """A multiprocessing process with the `poll` of a subprocess."""
-
-    def __init__(self, process: Any):
-        self.process = process
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
 
 
 def test_an_algorithm_that_wants_an_environment_gets_one_here_without_being_named(tmp_path):

@@ -47,7 +47,7 @@ def wait_for_steps(run: Path, *, more: int, process: subprocess.Popen | Forked) 
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """(recipe file, fingerprint) of the run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("reference")
-    recipe = write_recipe(folder, steps=40, every=3)
+    recipe = write_recipe(folder, steps=20, every=3)
     assert finish(start(recipe, folder / "run")) == 0
     return recipe, fingerprint(folder / "run")
 
@@ -87,19 +87,24 @@ def test_a_used_folder_is_refused_without_resume(uninterrupted):
 
 @pytest.mark.slow
 def test_20_kills_at_random_moments_change_no_bit_and_lose_no_prompt(tmp_path, record_property):
-    """Kills fall on imports, the first checkpoints, the middle of steps, and starts from a checkpoint."""
+    """Kills fall on imports, the first checkpoints, the middle of steps, and starts from a checkpoint.
+
+    Every fourth process is started as a user starts it, and killed wherever that is: mostly before the first step. The
+    others need not import anything first.
+    """
     recipe, run = write_recipe(tmp_path, steps=400, every=5), tmp_path / "run"
     record_property("tries", 20)
     assert finish(start(recipe, tmp_path / "uninterrupted")) == 0
     chance = random.Random(0)
     for number in range(20):
-        process = start(recipe, run, resume=True)
-        if number % 4 == 0:
-            time.sleep(chance.uniform(0.1, 6.0))  # wherever that is: mostly before the first step
+        as_a_user = number % 4 == 0
+        process = start(recipe, run, resume=True) if as_a_user else Forked(recipe, run, resume=True)
+        if as_a_user:
+            time.sleep(chance.uniform(0.1, 6.0))
         else:
             wait_for_steps(run, more=chance.randrange(1, 16), process=process)
             time.sleep(chance.uniform(0.0, 0.05))
-        assert process.poll() is None, f"the run ended with code {process.returncode} before kill {number}"
+        assert (code := process.poll()) is None, f"the run ended with code {code} before kill {number}"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert finish(start(recipe, run, resume=True)) == 0
