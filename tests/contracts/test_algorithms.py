@@ -8,6 +8,7 @@ outside the mask.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from tests.tiny import (
     ANNOTATED,
     SHAPE,
     Recorder,
+    Shape,
     causal_lm,
     noise,
     on_ranks,
@@ -57,9 +59,8 @@ class Case:
         values: tuple[Want, ...] = ("values",) if self.algorithm.heads(self.config) else ()
         return ("logprobs", *values, *self.algorithm.needs(self.config).outputs)
 
-    def forward(self, model: nn.Module, *, fast: bool = True) -> Forward:
-        # a copy: a forward sets its models' attention while it runs, and ranks are threads here
-        reference = copy.deepcopy(REFERENCE).to(next(model.parameters()).device)
+    def forward(self, model: nn.Module, *, fast: bool = True, reference: nn.Module | None = None) -> Forward:
+        reference = (reference or REFERENCE).to(next(model.parameters()).device)
         return Forward(model=model, dtype=torch.float32, fast=fast, want=self.want, reference=reference)
 
     def losses(self, outputs: Outputs, batch: Batch) -> list[Loss]:
@@ -88,14 +89,18 @@ def model():
     return add_value_head(causal_lm("llama_grouped"), HEADS, seed=0)
 
 
+@functools.lru_cache(maxsize=4)
+def read(model: nn.Module, shape: Shape) -> tuple[Batch, Tensor]:
+    """A batch of that shape and the model's own log-probs of it."""
+    batch = random_batch(shape, holes=True)
+    with torch.no_grad():
+        return batch, Forward(model=model, dtype=torch.float32)(batch, temperature=1.0).logprobs
+
+
 def annotated(case: Case, model) -> Batch:
     """A batch with everything the algorithm needs, near the model's own log-probs, before `estimate`."""
-    batch = random_batch(
-        PAIRS
-        if case.algorithm.source in ("paired_preference", "pairwise", "ranked", "rewrites", "replay", "resets")
-        else SHAPE,
-        holes=True,
-    )
+    in_pairs = case.algorithm.source in ("paired_preference", "pairwise", "ranked", "rewrites", "replay", "resets")
+    batch, logprobs = read(model, PAIRS if in_pairs else SHAPE)
     if case.algorithm.source in ("paired_preference", "pairwise"):
         batch = batch.replace(side=1 - 2 * batch.member)
     if case.algorithm.source == "stepwise_supervision":  # labels
@@ -111,8 +116,6 @@ def annotated(case: Case, model) -> Batch:
         batch = batch.replace(side=(1 - 2 * (batch.group % 2)) * (batch.member % 2 == 0))
     if case.algorithm.source == "rewrites":  # of right and of wrong completions
         batch = batch.replace(side=(1 - 2 * (batch.group % 2)) * (batch.member == 0))
-    with torch.no_grad():
-        logprobs = Forward(model=model, dtype=torch.float32)(batch, temperature=1.0).logprobs
     near = {"sampler_logprobs": 0.4, "old_logprobs": 0.2, "ref_logprobs": 0.6}
     columns = {name: logprobs + noise(batch, scale, seed=i) for i, (name, scale) in enumerate(near.items())}
     generator = torch.Generator().manual_seed(9)
@@ -134,7 +137,8 @@ def measure(
         algorithm=case.algorithm,
         config=case.config,
         trainer=recorder,
-        forward=case.forward(model, fast=fast),
+        # a copy: a forward sets its models' attention while it runs, and ranks are threads here
+        forward=case.forward(model, fast=fast, reference=copy.deepcopy(REFERENCE) if group else None),
         group=group or Group(),
         temperature=1.0,
         max_tokens=max_tokens,
@@ -154,7 +158,6 @@ def test_loss_and_gradient_are_the_same_however_the_batch_is_cut_spread_packed_a
     turned = repack(batch, blocks=range(len(batch.blocks))[::-1])
     ways = {
         "micro-batches as small as can be": measure(case, model, batch, max_tokens=1),
-        "three ranks": over_ranks(case, model, batch, 3),
         "the plain forward on a prompt for each": measure(case, model, repeated, fast=False, max_tokens=20),
         "groups in reverse": measure(case, model, turned),
     }
@@ -162,6 +165,7 @@ def test_loss_and_gradient_are_the_same_however_the_batch_is_cut_spread_packed_a
         ways |= {f"micro-batches of {size} tokens": measure(case, model, batch, max_tokens=size) for size in (13, 40)}
         ways |= {
             "two ranks": over_ranks(case, model, batch, 2),
+            "three ranks": over_ranks(case, model, batch, 3),
             "a prompt for each sequence": measure(case, model, repeated),
             "the plain forward": measure(case, model, batch, fast=False),
         }
