@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -78,6 +79,18 @@ def in_float64(batch: Batch) -> Batch:
     return batch.replace(**{n: column.double() for n in names if (column := getattr(batch, n)) is not None})
 
 
+@cache
+def _all_groups(payoffs: tuple[float, ...], size: int) -> tuple[Batch, Tensor]:
+    """Every group that can be drawn, packed once for the hundreds of steps that learn from them; the arms of each."""
+    groups = list(product(range(len(payoffs)), repeat=size))
+    items = [
+        Item(prompt_ids=[9], completion_ids=[arm], group=g, member=m, reward=payoffs[arm])
+        for g, arms in enumerate(groups)
+        for m, arm in enumerate(arms)
+    ]
+    return in_float64(pack(items)), torch.tensor(groups)
+
+
 @dataclass(frozen=True)
 class Bandit:
     """One prompt, one token, one payoff per token, groups of `size`: every group that can be drawn can be listed."""
@@ -88,18 +101,12 @@ class Bandit:
 
     def batch(self, policy: Tensor) -> tuple[Batch, Tensor]:
         """All groups there are, as if drawn from `policy` (log-probs of the arms), and the probability of each."""
-        groups = list(product(range(len(self.payoffs)), repeat=self.size))
-        items = [
-            Item(prompt_ids=[9], completion_ids=[arm], group=g, member=m, reward=self.payoffs[arm])
-            for g, arms in enumerate(groups)
-            for m, arm in enumerate(arms)
-        ]
-        batch = in_float64(pack(items))
+        batch, groups = _all_groups(tuple(self.payoffs), self.size)
         drawn = on_actions(batch, policy[batch.tokens[batch.action_mask]])
         columns = {"sampler_logprobs": drawn, "old_logprobs": drawn}
         if self.reference is not None:
             columns["ref_logprobs"] = on_actions(batch, self.reference.log()[batch.tokens[batch.action_mask]])
-        return batch.replace(**columns), policy[torch.tensor(groups)].sum(1).exp()
+        return batch.replace(**columns), policy[groups].sum(1).exp()
 
     def gradient(self, algorithm: Algorithm, config: Any, theta: Tensor, *, drawn_from: Tensor | None = None) -> Tensor:
         """Expected gradient on the logits `theta` of an algorithm's mean loss, over all groups drawn from a policy.

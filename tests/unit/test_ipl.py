@@ -143,21 +143,27 @@ def pair_losses(batch: Batch, logprobs: Tensor, normaliser: Tensor, shares: Tens
     return losses
 
 
-def test_preferences_over_whole_answers_lead_to_the_softmax_of_their_returns():
+RETURNS = torch.tensor([1.0, 0.0, -1, 0.5, 2, 0, -0.5, 1, 0.3], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def unheld() -> tuple[Tensor, Tensor]:
+    return learnt(RETURNS, weight=0.0, nll_weight=0.0)
+
+
+def test_preferences_over_whole_answers_lead_to_the_softmax_of_their_returns(unheld):
     """Without the regulariser: the maximum-entropy policy of the rewards that explain the preferences, exactly."""
-    returns = torch.tensor([1.0, 0.0, -1, 0.5, 2, 0, -0.5, 1, 0.3], dtype=torch.float64)
-    logprobs, implied = learnt(returns, weight=0.0, nll_weight=0.0)
-    torch.testing.assert_close(logprobs, returns.log_softmax(0), rtol=0, atol=1e-4)
-    gaps = implied.sum(1) - returns
+    logprobs, implied = unheld
+    torch.testing.assert_close(logprobs, RETURNS.log_softmax(0), rtol=0, atol=1e-4)
+    gaps = implied.sum(1) - RETURNS
     assert (gaps - gaps[0]).abs().max() < 1e-4
 
 
-def test_the_regulariser_shrinks_rewards_keeps_their_order_and_flattens_the_policy():
-    returns = torch.tensor([1.0, 0.0, -1, 0.5, 2, 0, -0.5, 1, 0.3], dtype=torch.float64)
-    free, _ = learnt(returns, weight=0.0, nll_weight=0.0)
-    held, implied = learnt(returns, weight=0.5, nll_weight=0.0)
-    assert implied.abs().mean() < 0.6 * returns.abs().mean()
-    assert implied.sum(1).argsort()[[0, -1]].tolist() == returns.argsort()[[0, -1]].tolist()
+def test_the_regulariser_shrinks_rewards_keeps_their_order_and_flattens_the_policy(unheld):
+    free, _ = unheld
+    held, implied = learnt(RETURNS, weight=0.5, nll_weight=0.0)
+    assert implied.abs().mean() < 0.6 * RETURNS.abs().mean()
+    assert implied.sum(1).argsort()[[0, -1]].tolist() == RETURNS.argsort()[[0, -1]].tolist()
     entropy = [float(-(each.exp() * each).sum()) for each in (free, held)]
     assert entropy[0] < entropy[1] < math.log(9)
 

@@ -138,9 +138,9 @@ def test_it_finds_the_best_policy_of_a_bandit_with_kl_in_the_reward():
     optimizer = torch.optim.Adam([logits, value], lr=0.02)
     settings = config(kl_weight=0.5, whiten_advantages=False, clip_value=None, value_weight=1.0)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(400):
+    for _ in range(120):
         old = logits.detach().log_softmax(0)
-        arms = torch.multinomial(old.exp(), 256, replacement=True, generator=generator)
+        arms = torch.multinomial(old.exp(), 64, replacement=True, generator=generator)
         items = [Item(prompt_ids=[0], completion_ids=[arm], reward=float(paid[arm])) for arm in arms.tolist()]
         batch = pack(items)
         columns = {
@@ -156,5 +156,5 @@ def test_it_finds_the_best_policy_of_a_bandit_with_kl_in_the_reward():
             sum(loss.total / loss.count for loss in losses).backward()
             optimizer.step()
     wanted = torch.tensor([0.529056, 0.179000, 0.291944])
-    assert (logits.softmax(0) - wanted).abs().sum() / 2 < 0.02
-    assert value.item() == pytest.approx(0.513611, abs=0.02)  # J* = 0.5 log Z
+    assert (logits.softmax(0) - wanted).abs().sum() / 2 < 0.002
+    assert value.item() == pytest.approx(0.513611, abs=0.002)  # J* = 0.5 log Z
