@@ -31,6 +31,8 @@ def others(model: Any, path: list[str], default: Any) -> Iterator[Any]:
         model = model.model_fields[part].annotation
     if isinstance(default, bool):
         yield not default
+    if isinstance(default, list | tuple):
+        yield [2 * one for one in default]
     yield from (one for one in get_args(model.model_fields[path[-1]].annotation) if isinstance(one, str))
     yield from (one for one in (0.5, 0.25, 2, 1.5, 0.1) if one != default)
 
