@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from alignkit.models.device_type import device_type
 from alignkit.types.batch import Block
 
 Made = TypeVar("Made")
@@ -197,7 +198,7 @@ def packed_attention(
 
 
 def on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu"
+    return device_type(x) == "cpu"
 
 
 def _interface(module, query, key, value, attention_mask, *, alignkit_layout: Layout | None = None, **kwargs):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from alignkit.models import attention
 from alignkit.models.adapted import base_model, effective_weight
 from alignkit.models.critic import read_values
+from alignkit.models.device_type import device_type
 from alignkit.models.frozen import without_adapter
 from alignkit.ops.logprobs import chunked_kl, chunked_logprobs
 from alignkit.types.batch import Batch
@@ -92,7 +93,7 @@ def _head(causal: Any, dtype: torch.dtype, temperature: float) -> tuple[Tensor, 
     weight, cap = effective_weight(causal.get_output_embeddings()).to(dtype), None
     if getattr(config, "final_logit_softcapping", None):
         cap = config.final_logit_softcapping / factor  # c tanh(f x / c) / t = c / f tanh(x f / c) / (t / f)
-    rows = HEAD_ROWS.get(weight.device.type, HEAD_ROWS["cuda"])
+    rows = HEAD_ROWS.get(device_type(weight), HEAD_ROWS["cuda"])
     return weight, {"temperature": temperature / factor, "softcap": cap, "rows": rows}
 
 

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +41,18 @@ SMOLLM2 = "smollm2-135m-instruct"
 MINILM = "all-minilm-l6-v2"
 
 
-def load_policy(model: Model, *, seed: int, beside: Path | None = None) -> tuple[Module, Any]:
+def load_policy(
+    model: Model,
+    *,
+    seed: int,
+    beside: Path | None = None,
+    read: Callable[[str, str | None], tuple[Module, Any]] = load_pretrained,
+) -> tuple[Module, Any]:
     """The policy that `model` describes, on the CPU, and its tokenizer; an encoder, too, to be a reward model.
 
     seed: of scratch weights and LoRA matrices; the global random state is left as it was.
-    beside: folder of the recipe; a relative `path` that exists there is taken from there.
+    beside: folder of the recipe; a relative `path` that exists there is taken from there. read: what loads a model and
+    its tokenizer from a folder or hub id, at a revision.
     Weights are float32, every dropout is zero, attention is SDPA. Raises ContentError when the model cannot be found
     or is incomplete, RecipeError when neither or both of `path` and `scratch` are given.
     """
@@ -58,9 +65,9 @@ def load_policy(model: Model, *, seed: int, beside: Path | None = None) -> tuple
         located = locate(str(model.path), beside)
         adapter = AdapterFolder.find(located, model.revision)
         if adapter is not None:
-            policy, tokenizer = _load_adapted(adapter, model, seed, beside)
+            policy, tokenizer = _load_adapted(adapter, model, seed, beside, read)
         else:
-            policy, tokenizer = load_pretrained(located, model.revision)
+            policy, tokenizer = read(located, model.revision)
     set_chat_template(tokenizer, model.chat_template, beside)
     _remove_dropout(policy)
     if model.lora is not None and adapter is None:
@@ -184,11 +191,13 @@ def tokenizer_place(path: str, beside: Path | None, revision: str | None = None)
     return located if adapter is None else adapter.tokenizer(beside)
 
 
-def _load_adapted(adapter: AdapterFolder, model: Model, seed: int, beside: Path | None) -> tuple[Module, Any]:
+def _load_adapted(
+    adapter: AdapterFolder, model: Model, seed: int, beside: Path | None, read: Callable[..., tuple[Module, Any]]
+) -> tuple[Module, Any]:
     """An adapter on its base: to be trained further where the recipe has `lora`, else merged."""
     base = adapter.base(beside)
     try:
-        policy, tokenizer = load_pretrained(base, adapter.settings.get("revision"))
+        policy, tokenizer = read(base, adapter.settings.get("revision"))
     except ContentError as error:
         raise ContentError(f"{error} ('{base}' is the base of the LoRA adapter in {adapter.folder})") from error
     if (place := adapter.tokenizer(beside)) != base:

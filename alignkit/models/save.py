@@ -29,12 +29,16 @@ def save_pretrained(model: Module, tokenizer: Any, folder: Path, *, dtype: torch
 
     base = base_model(model)
     describe(model, tokenizer, folder, dtype=dtype)
-    stored = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in named_policy_weights(model)}
     # the weights already have their checkpoint names
-    base.save_pretrained(folder, state_dict=stored, save_original_format=False)
+    base.save_pretrained(folder, state_dict=stored_weights(model, dtype), save_original_format=False)
     _save_config(model, folder, dtype)
     if base is not model:
         save_file(adapter_weights(model), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def stored_weights(model: Module, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """What the checkpoint holds, by name, all of it at once and where the model is."""
+    return {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in named_policy_weights(model)}
 
 
 def describe(model: Module, tokenizer: Any, folder: Path, *, dtype: torch.dtype | None = None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from alignkit.models.attention import Layout
+from alignkit.models.device_type import device_type
 from alignkit.models.kernels.gathered import gathered_attention
 from alignkit.models.kernels.varlen import varlen_attention
 
@@ -32,7 +33,7 @@ def by_kernel(
     query, key, value = (x if x.shape[-1] == wide else pad(x, (0, wide - x.shape[-1])) for x in (query, key, value))
     half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
     how = (scale, window, softcap, sinks)
-    if varlen_serves(kind, half):
+    if varlen_serves(device_type(query), half):
         out = varlen_attention(query, key, value, plan, half, *how)
     else:
         out = gathered_attention(query.float(), key.float(), value.float(), plan, *how)

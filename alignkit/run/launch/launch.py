@@ -6,6 +6,7 @@ here imports accelerate, torch or deepspeed.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -75,6 +76,14 @@ def visible_gpus(environ: Mapping[str, str]) -> int:
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
+
+
+def sharding_of(profile: Found) -> tuple[int | None, dict[str, Any] | None]:
+    """(processes of an accelerate profile, None where it has one for each GPU; its DeepSpeed file's contents or None)."""
+    config = read_document(profile.path, profile.path.name).tree
+    deepspeed = (config.get("deepspeed_config") or {}).get("deepspeed_config_file")
+    settings = json.loads(_locate_deepspeed(deepspeed, profile.path.parent).read_text()) if deepspeed else None
+    return config.get("num_processes"), settings
 
 
 def slurm_script(profile: Found, arguments: Sequence[str], *, job_name: str, beside: Path | None) -> str:

@@ -22,6 +22,7 @@ from alignkit.errors import AlignkitError, RecipeError
 from alignkit.models.adapted import base_model, is_adapted
 from alignkit.models.adapter_folder import AdapterFolder
 from alignkit.models.critic import add_value_head, check_reads, freeze_words
+from alignkit.models.device_type import has_gpu, is_planned
 from alignkit.models.encoder import packs
 from alignkit.models.frozen import hold_frozen
 from alignkit.models.load import load_policy, locate
@@ -47,6 +48,8 @@ from alignkit.types.seeds import child
 from alignkit.types.task import Task
 
 PROBE_TOKENS = 64
+Load = Callable[..., tuple[Any, Any]]
+"""(recipe's `model` section, seed=, beside=) -> a model and its tokenizer, as `models/load.py: load_policy`."""
 SUITE_TOKENS = 2048  # room for benchmarks: eight worked examples, a question and its answer
 
 
@@ -63,16 +66,16 @@ class Policy:
         return self.model.config.max_position_embeddings
 
 
-def build_policy(recipe: Recipe, group: Group) -> Policy:
+def build_policy(recipe: Recipe, group: Group, load: Load = load_policy) -> Policy:
     """Loads or builds the policy; the same weights on every rank and at every start.
 
     One process holds the base of an adapter in the recipe's dtype and moves the model to its GPU. Several leave it on
     the host, in float32: DeepSpeed places the shards.
     """
-    model, tokenizer = load_policy(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
+    model, tokenizer = load(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
     if recipe.model.lora is not None and group.world == 1:
         hold_frozen(model, getattr(torch, recipe.model.dtype))
-    if torch.cuda.is_available() and group.world == 1:
+    if torch.cuda.is_available() and group.world == 1 and not is_planned():
         model.to(f"cuda:{torch.cuda.current_device()}")
     stop = stop_token_ids(tokenizer, model)
     settings = getattr(base_model(model), "generation_config", None)
@@ -89,29 +92,29 @@ def begins_as_base(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None) -
     return path is None or AdapterFolder.find(locate(path, beside(recipe)), recipe.model.revision) is None
 
 
-def build_reference(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None) -> nn.Module:
+def build_reference(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None, load: Load = load_policy) -> nn.Module:
     """The frozen reference: `reference.path`, else the policy as it was when the stage began.
 
     initial: the stage's first weights by parameter name; None when these are the recipe's own initial weights.
     """
     path = recipe.reference.path if recipe.reference else None
     if path:
-        model, _ = load_other(recipe, "reference.path", path)
+        model, _ = load_other(recipe, "reference.path", path, load)
     else:
-        model, _ = load_policy(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
+        model, _ = load(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
     if initial is not None and path is None:
         model.load_state_dict(initial, strict=False)
     return model.requires_grad_(False).eval()
 
 
-def load_other(recipe: Recipe, key: str, path: str) -> tuple[nn.Module, Any]:
+def load_other(recipe: Recipe, key: str, path: str, load: Load = load_policy) -> tuple[nn.Module, Any]:
     """The model, with its tokenizer, that a recipe names under `key` beside its own, in the same arithmetic."""
     section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
     with under(key):
-        return load_policy(section, seed=recipe.seed, beside=beside(recipe))
+        return load(section, seed=recipe.seed, beside=beside(recipe))
 
 
-def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn.Module:
+def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int, load: Load = load_policy) -> nn.Module:
     """A critic of its own: `critic.path`, else a copy of the policy as it is now, with a fresh value head.
 
     From the folder of a reward model of one number, a critic of one value takes the head, too: it begins as the score.
@@ -119,7 +122,7 @@ def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn
     """
     path = stage.critic.path if stage.critic else None
     if path:
-        model, tokenizer = load_other(recipe, "critic.path", path)
+        model, tokenizer = load_other(recipe, "critic.path", path, load)
         check_reads("critic.path", path, model, tokenizer, policy.tokenizer)
     else:
         model = copy.deepcopy(policy.model)
@@ -127,7 +130,7 @@ def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int) -> nn
     add_value_head(model, heads, seed=child(recipe.seed, stage.name))
     if path and is_reward_model(folder := Path(locate(path, beside(recipe)))):
         adopt_value(model, folder)
-    return model.to(next(policy.model.parameters()).device)
+    return on(model, next(policy.model.parameters()).device)
 
 
 def make_reward_model(recipe: Recipe, stage: Stage, policy: Policy, report: Callable[[str], None]) -> None:
@@ -211,7 +214,7 @@ def recompute(model: nn.Module, stage: Stage) -> None:
     """Sets what a model keeps for its backward pass, as `train.recompute` says."""
     wanted = stage.train.recompute
     try:
-        set_recompute(model, torch.cuda.is_available() if wanted is None else wanted)
+        set_recompute(model, has_gpu() if wanted is None else wanted)
     except ValueError as error:
         raise RecipeError(f"train.recompute: {error} Set it to false") from error
 
@@ -287,6 +290,11 @@ def check_speaks(policy: Policy, *, reward: bool) -> None:
     """Raises RecipeError when an encoder is to be a policy, or a reward model that says words."""
     if not reward and not packs(policy.model):
         raise RecipeError("model.path: an encoder reads and cannot answer: it can only be made a reward model")
+
+
+def on(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on a device, untouched where it is there already."""
+    return model if next(model.parameters()).device == device else model.to(device)
 
 
 def algorithm_of(recipe: Recipe, stage: Stage):

@@ -19,6 +19,7 @@ from alignkit.models.critic import add_value_head
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want
 from alignkit.models.frozen import hold_frozen
+from alignkit.models.load import load_policy
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.lookup.kind_of import kind_of
@@ -43,7 +44,8 @@ class StageBuilder:
     """Builds the stages of a run on this rank.
 
     collector: (number of a stage, the tasks that it trains on) -> what samples and scores for it, on the first rank.
-    folder: of the run, for what the reference said of offline data. report: is told of what rows are left out.
+    folder: of the run, for what the reference said of offline data. report: is told of what rows are left out. load: of
+    the models beside the policy.
     """
 
     recipe: Recipe
@@ -51,6 +53,7 @@ class StageBuilder:
     collector: Callable[[int, Sequence[Task]], Collector]
     folder: Path
     report: Callable[[str], None]
+    load: build.Load = load_policy
 
     def looks_back(self, stage: Stage) -> bool:
         """Whether the weights with which the stage begins are asked for later: by a reference or a guide."""
@@ -128,7 +131,8 @@ class StageBuilder:
             add_value_head(policy.model, heads, seed=child(self.recipe.seed, stage.name))
         build.check_speaks(policy, reward=reward)
         # a copy of the policy while it is whole: its trainer may shard it
-        return shared, build.build_critic(self.recipe, stage, policy, heads) if heads and not shared else None
+        own = heads and not shared
+        return shared, build.build_critic(self.recipe, stage, policy, heads, self.load) if own else None
 
     def _forward(
         self, trainer: Trainer, want: tuple[Want, ...], *, fast: bool, reference: Reference | None = None
@@ -154,8 +158,8 @@ class StageBuilder:
         if build.begins_as_base(self.recipe, initial):
             forward = Forward(trainer.model, dtype, fast=fast, report=self.report, run=trainer.run, adapter=False)
         else:
-            frozen = hold_frozen(build.build_reference(self.recipe, initial), dtype)
-            frozen.to(next(trainer.model.parameters()).device)
+            frozen = hold_frozen(build.build_reference(self.recipe, initial, self.load), dtype)
+            frozen = build.on(frozen, next(trainer.model.parameters()).device)
             forward, identity = Forward(frozen, dtype, fast=fast, report=self.report), None
         return Reference(
             forward=forward,
