@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignkit.cli.device_memory import check_device
 from alignkit.cli.output import JsonOption, OverridesArgument, print_json
 from alignkit.errors import AlignkitError, RecipeError
 from alignkit.recipe.explain import batch_equation
@@ -29,6 +30,13 @@ def check(
     no_code: Annotated[
         bool, typer.Option("--no-code", help="Only the recipe; import and run nothing that it names, and list that.")
     ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Only the recipe's memory, on such a device: 80GB, h100, h100x8 (for --launch, 8 of them)."),
+    ] = None,
+    launch: Annotated[
+        str | None, typer.Option(help="With --device: the launch profile; default, the recipe's.")
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows to render and grade, spread over the data.")] = 200,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes and stop.")] = False,
     settings: Annotated[bool, typer.Option("--settings", help="Print every setting as Markdown and stop.")] = False,
@@ -41,6 +49,8 @@ def check(
         raise AlignkitError("check what? Give a recipe or a data file (`alignkit ls recipes` lists shipped recipes)")
     elif _is_data(target):
         _check_data(target, rows=rows, as_json=as_json)
+    elif device is not None:
+        check_device(target, overrides or [], device, launch, as_json=as_json)
     elif no_code:
         _check_without_code(target, overrides or [], as_json=as_json)
     else:

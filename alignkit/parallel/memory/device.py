@@ -9,8 +9,8 @@ from alignkit.errors import AlignkitError
 
 GIB = 2**30
 KNOWN = {
-    "t4": 14.6, "rtx3090": 23.6, "rtx4090": 23.5, "l4": 22.0, "a10": 22.0, "l40s": 44.4, "a100-40gb": 39.4, "a100": 79.2,
-    "h100": 79.2, "h200": 139.8, "b200": 178.4,
+    "t4": 14.6, "rtx3090": 23.6, "rtx4090": 23.5, "l4": 22.0, "a10": 22.0, "l40s": 44.4, "a100-40gb": 39.4,
+    "a100": 79.2, "h100": 79.2, "h200": 139.8, "b200": 178.4,
 }  # fmt: skip
 """GiB that a program can use of each, about what torch.cuda.get_device_properties().total_memory says: less than the
 name promises, for error correction and the driver."""

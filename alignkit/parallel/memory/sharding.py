@@ -1,7 +1,7 @@
 """What one of N devices holds of what a single one would hold, by DeepSpeed's ZeRO (arXiv 1910.02054, section 5).
 
-With P trained numbers out of A, in float32 as they are kept here, and buckets of b numbers (DeepSpeed 0.19.8, stage_1_and_2.py
-and stage3.py):
+With P trained numbers out of A, in float32 as they are kept here, and buckets of b numbers (DeepSpeed 0.19.8,
+stage_1_and_2.py and stage3.py):
 
     stage 2   weights 4 A                     gradients 4 P / N + 4 b c   optimizer 12 P / N
     stage 3   weights 4 A / N + 4 min(A, L)   gradients 4 P / N + 4 b c   optimizer 8 P / N

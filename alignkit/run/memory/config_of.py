@@ -19,9 +19,13 @@ class NoTokenizer:
     """Stands where a tokenizer would: the sizes of tensors do not depend on it."""
 
     chat_template: str | None = None
+    eos_token_id: int | None = None
 
     def get_vocab(self) -> dict[str, int]:
         return {}
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return str(token)
 
 
 def model_of_config(

@@ -121,7 +121,7 @@ class _Phases(Clock):
 
 
 PHASES = ("start", "sync", "verify", "annotate", "update", "optimizer", "save")
-FEW, MORE = 2, 4
+FEW, MORE = 2, 3  # the first one is another: nothing before it may be trained
 """Layers of the two models from which a deep one of like layers is extrapolated: all layers take the same."""
 
 
@@ -152,7 +152,7 @@ def _merged(peaks: Peaks) -> dict[str, Held]:
 
 
 def _like_layers(recipe: Recipe) -> int | None:
-    """The number of layers of all of the recipe's models; None where they differ in it, or a model's among themselves."""
+    """The number of layers of each of the recipe's models; None where they differ in it, or one model's in kind."""
     critics = [stage.critic.path for stage in recipe.stages if stage.critic is not None]
     paths = [recipe.model.path, recipe.reference.path if recipe.reference else None, *critics]
     depths = set()
@@ -173,13 +173,10 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tupl
     def load(model: Any, *, seed: int, beside: Path | None) -> tuple[nn.Module, Any]:
         if model.path is not None:
             locate(model.path, beside)  # a model out of a package is unpacked at its first use
-        recorder.paused = True  # it is loaded on the host
         with torch.device("meta"):
             read = partial(model_of_config, beside=beside, layers=layers)
             loaded, tokenizer = load_policy(model, seed=seed, beside=beside, read=read)
-        loaded = without_content(loaded, mode)
-        recorder.paused = False
-        return loaded, tokenizer
+        return without_content(loaded, mode), tokenizer
 
     stage = recipe.stages[number]
     algorithm, _ = build.algorithm_of(recipe, stage)
@@ -195,16 +192,18 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tupl
         modes.enter_context(recorder)
         modes.enter_context(SizesOnly())
         recorder.enter("start")
+        recorder.paused = True  # models are loaded and built on the host
         policy = build.build_policy(recipe, Group(), load)
         model = policy.model
         vocabulary.append(base_model(model).config.get_text_config().vocab_size)
-        recorder.hold(_held_by(model), "weights")
-        if engine == "vllm":
-            stored_weights(model, dtype)
         builder = _Builder(
             recipe=recipe, group=Group(), collector=_nothing, folder=Path(), report=notes.append, load=load
         )
         loop = builder.build_stage(number, policy, None, sync=sync, finish=_nothing)
+        recorder.paused = False
+        recorder.hold(_held_by(model), "weights")
+        if engine == "vllm":
+            stored_weights(model, dtype)
         limits = Limits.of(stage, kind, unit=algorithm.unit, context=policy.context)
         _own(recorder, loop)
         _run(recorder, loop, limits)

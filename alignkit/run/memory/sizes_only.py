@@ -1,4 +1,4 @@
-"""Tensors that have a shape, a dtype and a size, and no content: what is computed with them takes no memory and no time.
+"""Tensors that have a shape, a dtype and a size, and no content: computing with them takes no memory and hardly time.
 
 torch's fake tensors are that already, and any operation with one of them gives another. What they lack is an answer
 where a program asks for a number: `SizesOnly` answers 0, and takes every element where it depends on contents how many
