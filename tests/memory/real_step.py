@@ -1,0 +1,56 @@
+"""A stage's step with real tensors on the CPU, and what torch's allocator held meanwhile."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from alignkit.parallel.group import Group
+from alignkit.recipe.lookup.kind_of import kind_of
+from alignkit.recipe.schema import Recipe
+from alignkit.run.memory.batches import Limits
+from alignkit.run.train import build
+from alignkit.run.train.build_stage import StageBuilder
+from alignkit.train.loop import StageLoop
+
+
+class WithoutSource(StageBuilder):
+    def _source(self, *args: Any) -> Any:
+        return None
+
+
+def real_loop(recipe: Recipe) -> tuple[StageLoop, Limits]:
+    """The loop of the first stage with loaded weights, and the limits of its batches."""
+    policy = build.build_policy(recipe, Group())
+    builder = WithoutSource(recipe=recipe, group=Group(), collector=_nothing, folder=Path(), report=_nothing)
+    loop = builder.build_stage(0, policy, None, sync=_nothing, finish=_nothing)
+    algorithm, _ = build.algorithm_of(recipe, recipe.stages[0])
+    limits = Limits.of(recipe.stages[0], kind_of(algorithm.source), unit=algorithm.unit, context=policy.context)
+    return loop, limits
+
+
+def allocated_in_update(recipe: Recipe) -> int:
+    """Most bytes that torch's CPU allocator held during the second update of the fullest batch, by its own account."""
+    loop, limits = real_loop(recipe)
+    batch, step = limits.full(), loop.step
+    batch = step.algorithm.estimate(step.config, loop.annotate(batch))
+    everything = range(batch.num_sequences)
+    step.update(batch, everything, 0.0)  # which makes the optimizer's state
+    state = [value for values in step.trainer.optimizer.state.values() for value in values.values()]
+    held = sum(tensor.untyped_storage().nbytes() for tensor in [*step.trainer.model.parameters(), *state])
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        step.update(batch, everything, 0.0)
+    events = sorted(watched.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    changes = [event.nbytes() for event in events if event.name() == "[memory]" and event.device_type() == CPU]
+    return held + max(accumulate(changes, initial=0))
+
+
+CPU = torch._C._autograd.DeviceType.CPU
+
+
+def _nothing(*_: Any) -> Any:
+    return None
