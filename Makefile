@@ -11,7 +11,7 @@ GPU_STAMP := $(GPU_VENV)/.installed
 # threads that spin while they wait make processes that share few cores 10 times slower
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation
+.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -95,6 +95,9 @@ data-docs: $(STAMP) ## write the layouts of rows into docs/data.md and the chat 
 
 models-table: $(STAMP) ## every family of models as a tiny one: packed or plain, LoRA, tied, reloaded; into docs/models.md (a minute)
 	$(BIN)/python .ci/models_table.py
+
+memory-table: $(STAMP) ## what the recipes for a GPU need, counted without one, written to docs/memory.md
+	$(BIN)/python .ci/memory_table.py
 
 licences: $(STAMP) ## the licences of the installed packages, written to docs/licences.md
 	$(BIN)/python .ci/licences.py docs/licences.md

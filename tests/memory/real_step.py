@@ -19,7 +19,7 @@ from alignkit.train.loop import StageLoop
 
 
 class WithoutSource(StageBuilder):
-    def _source(self, *args: Any) -> Any:
+    def _source(self, number: int, kind: Any, policy: Any, initial: Any) -> Any:
         return None
 
 

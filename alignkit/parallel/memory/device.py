@@ -29,7 +29,8 @@ class Device:
     def parse(cls, text: str) -> Device:
         """Raises AlignkitError for a name that is not known."""
         word = text.strip().lower().replace(" ", "")
-        named, count = (word, None) if word in KNOWN else re.fullmatch(r"(.*?)(?:x([1-9]\d*))?", word).groups()
+        counted = None if word in KNOWN else re.fullmatch(r"(.+)x([1-9]\d*)", word)
+        named, count = (counted[1], counted[2]) if counted else (word, None)
         size = re.fullmatch(r"(\d+(?:\.\d+)?)(gb|gib)", named)
         of_one = round(float(size[1]) * UNITS[size[2]]) if size else round(KNOWN.get(named, 0) * GIB)
         if not of_one:

@@ -61,7 +61,7 @@ class Counted:
 class _Builder(StageBuilder):
     """Without a source: nothing is drawn."""
 
-    def _source(self, *args: Any) -> Any:
+    def _source(self, number: int, kind: Any, policy: Any, initial: Any) -> Any:
         return None
 
 
@@ -125,17 +125,17 @@ FEW, MORE = 2, 3  # the first one is another: nothing before it may be trained
 """Layers of the two models from which a deep one of like layers is extrapolated: all layers take the same."""
 
 
-def count_stage(recipe: Recipe, number: int, *, device: str = "cuda", whole: bool = False) -> Counted:
+def count_stage(recipe: Recipe, number: int, *, device: str = "cuda", whole: bool = False, world: int = 1) -> Counted:
     """The bytes of stage `number` of a checked recipe. device: the kind whose kernels and tiles it takes. whole: run
-    all layers, also where a few say it all.
+    all layers, also where a few say it all. world: processes, of which several keep frozen weights in float32.
 
     Raises ContentError where the sizes of one of its models are not known.
     """
     layers = None if whole else _like_layers(recipe)
     if layers is None or layers <= MORE:
-        counted, peaks = _count(recipe, number, device, None)
+        counted, peaks = _count(recipe, number, device, None, world)
         return replace(counted, phases=_merged(peaks))
-    (few, begin), (more, end) = (_count(recipe, number, device, depth) for depth in (FEW, MORE))
+    (few, begin), (more, end) = (_count(recipe, number, device, depth, world) for depth in (FEW, MORE))
     peaks = deeper(begin, end, layers=(FEW, MORE, layers))
     numbers = {
         name: getattr(few, name) + (getattr(more, name) - getattr(few, name)) * (layers - FEW) // (MORE - FEW)
@@ -166,7 +166,7 @@ def _like_layers(recipe: Recipe) -> int | None:
     return depths.pop() if recipe.model.path and len(depths) == 1 else None
 
 
-def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tuple[Counted, Peaks]:
+def _count(recipe: Recipe, number: int, device: str, layers: int | None, world: int) -> tuple[Counted, Peaks]:
     """layers: that the models are given; None: their own."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -193,7 +193,7 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tupl
         modes.enter_context(SizesOnly())
         recorder.enter("start")
         recorder.paused = True  # models are loaded and built on the host
-        policy = build.build_policy(recipe, Group(), load)
+        policy = build.build_policy(recipe, Group(world=world), load)
         model = policy.model
         vocabulary.append(base_model(model).config.get_text_config().vocab_size)
         builder = _Builder(

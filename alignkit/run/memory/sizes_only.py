@@ -65,7 +65,8 @@ def without_content(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
         return known[tensor]
 
     for module in model.modules():
-        for held in (module._parameters, module._buffers):
+        every: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for held in every:
             for name, tensor in held.items():
                 if tensor is None or isinstance(tensor, FakeTensor):
                     continue
