@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from alignkit.models.base_model import base_model
+from alignkit.models.adapted import base_model
 from alignkit.models.device_type import planned_for
 from alignkit.models.load import load_policy, locate
 from alignkit.models.save import stored_weights
