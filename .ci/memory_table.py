@@ -32,9 +32,9 @@ def for_gpus() -> list[tuple[Path, re.Match[str]]]:
 
 def needed(file: Path, said: re.Match[str]) -> list[Need]:
     """What is counted for the device and profile that the header names."""
-    profile = find("launch", said["launch"]) if said["launch"] else None
-    processes, settings = sharding_of(profile) if profile else (1, None)
-    return needs(read_recipe(file), Device.parse(said["device"]), Sharding.of(settings, processes))
+    device = Device.parse(said["device"])
+    _, settings = sharding_of(find("launch", said["launch"])) if said["launch"] else (1, None)
+    return needs(read_recipe(file), device, Sharding.of(settings, device.count or 1))
 
 
 def main() -> None:

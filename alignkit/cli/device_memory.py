@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from alignkit.cli.output import print_json, print_table
+from alignkit.errors import AlignkitError
 from alignkit.recipe.lookup.find import find
 from alignkit.recipe.read import read_recipe
 
@@ -30,7 +31,12 @@ def check_device(target: str, overrides: list[str], device: str, launch: str | N
     profile = launch or recipe.launch
     beside = recipe.file.parent if recipe.file else None
     processes, settings = sharding_of(find("launch", profile, beside=beside)) if profile else (1, None)
-    sharding = Sharding.of(settings, (wanted.count or processes) if profile else 1)
+    count = (wanted.count or processes) if profile else 1
+    if count is None:
+        raise AlignkitError(
+            f"--device {device}: launch profile '{profile}' has a process for each: say x8 for 8 of them"
+        )
+    sharding = Sharding.of(settings, count)
     from alignkit.run.memory.cures import cures
     from alignkit.run.memory.need import needs
 

@@ -17,6 +17,7 @@ from alignkit.run.memory.need import Need, need_of, needs, vllm_of
 
 ROUND = 512  # tokens
 SEQUENCES = 8  # the longest ones, that an engine with less of the device shall still sample at once
+SEVERAL = 8  # devices of a machine, where nobody says how many there are
 PROFILES = ("zero2", "zero3", "zero3-offload")
 
 
@@ -45,8 +46,8 @@ def cures(target: str, overrides: list[str], device: Device, sharding: Sharding,
     if sharding.world == 1 and recipe.model.lora is not None:
         counted = count_stage(recipe, number, world=2)
     for name in PROFILES:
-        world, settings_of = sharding_of(find("launch", name))
-        other = Sharding.of(settings_of, max(world, sharding.world))
+        _, settings_of = sharding_of(find("launch", name))
+        other = Sharding.of(settings_of, max(device.count or SEVERAL, sharding.world))
         if (other.stage, other.weights_on_host) > (sharding.stage, sharding.weights_on_host):
             need = need_of(counted, recipe.stages[number], device, other)
             yield Cure(change=f"--launch {name} on {other.world} devices", bytes=need.bytes, fits=need.fits)
