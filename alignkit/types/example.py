@@ -19,6 +19,9 @@ class WorkedExample:
     advantages: of each sequence that `estimate` keeps, one number for all its chosen tokens or a tuple of theirs; None
         where the method has none.
     loss: role -> what the step minimises, the loss's sum over its count; for each role that the algorithm trains.
+    gradient: fields of `Outputs` by name, in the same form: the derivative by them of the sum of all roles' losses,
+        where a loss holds constant what the outputs move. That by a state which sequences share stands at the first of
+        them. Outputs that are not named are compared with differences of the loss.
 
     What is not given is as at the first update on what the model itself has sampled: `sampler_logprobs`, `old_logprobs`
     and `values` of the batch are those of `outputs`, all sequences are of one group, every token was chosen.
@@ -29,3 +32,4 @@ class WorkedExample:
     outputs: Mapping[str, Sequence[Any]]
     advantages: Sequence[float | Sequence[float]] | None = None
     loss: Mapping[str, float]
+    gradient: Mapping[str, Sequence[Any]] = field(default_factory=dict)

@@ -31,7 +31,7 @@ from alignkit.types.outputs import Loss, Outputs
 from tests.tiny import Recorder
 
 PROMPT, OTHERS, CHOSEN = (5, 9), 3, 7  # tokens: of the prompt, of an environment, of the policy
-TOLERANCE, NOTICED = 1e-6, 1e-3
+TOLERANCE, NOTICED, STEP = 1e-6, 1e-3, 1e-7
 SAID = ("logprobs", "entropy", "normaliser", "ref_kl")
 FOUND = list_content("algorithms")
 
@@ -173,6 +173,10 @@ def model(case: Worked) -> Said:
 
 def minimised(case: Worked, role: str, batch: Batch, said: Said) -> float:
     """What a step minimises on a batch that has been estimated."""
+    return stepped(case, role, batch, said).loss
+
+
+def stepped(case: Worked, role: str, batch: Batch, said: Said) -> Recorder:
     recorder = Recorder(said)
     step = Step(
         algorithm=case.algorithm,
@@ -185,7 +189,7 @@ def minimised(case: Worked, role: str, batch: Batch, said: Said) -> float:
         roles=(role,),
     )
     step.update(batch, range(batch.num_sequences), lr=1.0)
-    return recorder.loss
+    return recorder
 
 
 def estimated(case: Worked, batch: Batch) -> Batch:
@@ -215,6 +219,62 @@ def test_an_algorithm_makes_of_its_examples_what_was_computed_by_hand(case: Work
         for mine, wanted in zip(said, case.example.advantages, strict=True):
             wanted = wanted if isinstance(wanted, tuple) else (wanted,) * len(mine)
             assert mine.tolist() == pytest.approx(wanted, abs=TOLERANCE)
+
+
+@every_example
+def test_the_gradient_of_an_example_is_what_was_computed_by_hand_or_else_the_slope_of_its_loss(case: Worked):
+    batch, given = estimated(case, built(case)), case.example
+    for name, got in gradients(case, batch).items():
+        if name in given.gradient:
+            wanted = by_hand(blank(given), name, given.gradient[name])
+            assert_same(folded(blank(given), got), wanted, name)
+        elif name in given.outputs:
+            for seed in range(3):  # as many directions as leave nothing to chance
+                way = torch.randn(got.shape, generator=torch.Generator().manual_seed(seed))
+                assert_same((got * way).sum(), slope(case, batch, name, way), name)
+        else:
+            assert_same(got, torch.zeros_like(got), name)
+
+
+def assert_same(got: Tensor, wanted: Tensor, name: str) -> None:
+    torch.testing.assert_close(got, wanted, rtol=TOLERANCE, atol=TOLERANCE, msg=lambda said: f"{name}: {said}")
+
+
+def gradients(case: Worked, batch: Batch) -> dict[str, Tensor]:
+    """Of the sum of all roles' losses, by the name of the output."""
+    said = model(case)
+    each = [stepped(case, role, batch, said).gradient for role in case.algorithm.losses]
+    parts = torch.stack(each).sum(0).split([column.numel() for column in said.columns.values()])
+    return {name: part.view_as(column) for (name, column), part in zip(said.columns.items(), parts, strict=True)}
+
+
+def slope(case: Worked, batch: Batch, name: str, way: Tensor) -> Tensor:
+    """Of the same sum in a direction of one output, by central differences."""
+    ends = []
+    for step in (STEP, -STEP):
+        said = model(case)
+        said.columns[name].data += step * way
+        ends.append(sum(minimised(case, role, batch, said) for role in case.algorithm.losses))
+    return torch.tensor((ends[0] - ends[1]) / (2 * STEP))
+
+
+def by_hand(batch: Batch, name: str, numbers: Sequence[Sequence[Any]]) -> Tensor:
+    """A gradient on the token axis: of states as they stand, else of a number for each token of a completion."""
+    rows = [torch.tensor(said, dtype=torch.float64) for said in numbers]
+    result = rows[0].new_zeros(batch.num_tokens, *rows[0].shape[1:])
+    for sequence, said in enumerate(rows):
+        result[batch.segment == sequence] = said if name == "values" else torch.cat([said.new_zeros(1), said])
+    return result.reshape(batch.num_tokens, -1) if name == "values" else result
+
+
+def folded(batch: Batch, gradient: Tensor) -> Tensor:
+    """The gradient with that of the state after a prompt where examples have it, on the token that follows."""
+    result = gradient.clone()
+    for block in batch.blocks:
+        first = block.start + block.prompt
+        result[first] += result[first - 1]
+        result[first - 1] = 0
+    return result
 
 
 @every_example

@@ -123,6 +123,11 @@ def cases():
 @pytest.mark.parametrize(("name", "kind"), cases())
 def test_five_kills_change_no_bit(name, kind, tmp_path, record_property):
     record_property("tries", KILLS)
+    kill_and_compare(name, kind, tmp_path)
+
+
+def kill_and_compare(name: str, kind: Kind, tmp_path: Path) -> None:
+    """Asserts that a run that was killed at random moments is the run that was not, to the last bit."""
     recipe, run, log = write(tmp_path, name, kind), tmp_path / "run", tmp_path / "log.txt"
     assert Forked(recipe, tmp_path / "whole", log=log).wait(200) == 0, log.read_text()[-2000:]
     chance = random.Random(name)
@@ -137,14 +142,24 @@ def test_five_kills_change_no_bit(name, kind, tmp_path, record_property):
     assert fingerprint(run) == fingerprint(tmp_path / "whole")
 
 
-def test_an_algorithm_that_wants_an_environment_gets_one_here_without_being_named(tmp_path):
-    """It learns from rollouts, as grpo does, and says only in `requires` that it wants to play."""
+@pytest.fixture
+def player(tmp_path) -> str:
+    """A new algorithm: it learns from rollouts, as grpo does, and says only in `requires` that it wants to play."""
     (tmp_path / "player.py").write_text(
         "from dataclasses import replace\n"
         "from alignkit.algorithms.rollouts import grpo\n"
         "ALGORITHM = replace(grpo.ALGORITHM, requires=lambda config, stage: "
         "[] if stage.environment else ['it plays: set environment'])\n"
     )
-    recipe = read_recipe(write(tmp_path, "./player.py", kind_of("rollouts")))
+    return "./player.py"
+
+
+def test_an_algorithm_that_wants_an_environment_gets_one_here_without_being_named(player, tmp_path):
+    recipe = read_recipe(write(tmp_path, player, kind_of("rollouts")))
     assert recipe.stages[0].environment is not None
     assert recipe.stages[0].environment.name == "guess_number"
+
+
+@pytest.mark.slow
+def test_such_an_algorithm_resumes_after_five_kills_too(player, tmp_path):
+    kill_and_compare(player, kind_of("rollouts"), tmp_path)

@@ -15,5 +15,6 @@ EXAMPLES = (
             "ref_kl": ((log(2) / 4, log(2) * 3 / 4), (3 * log(2),)),
         },
         loss={"policy": log(3 / 2) + 0.5 * log(2)},
+        gradient={"ref_kl": ((0.0, 0.0), (0.5 / 3,))},  # -0.5 of that by -D_l, -1/3;  K_w is held constant
     ),
 )

@@ -5,6 +5,7 @@ from math import log
 from alignkit.types.example import WorkedExample
 
 ASKED = (0.0, 0.0, 2 * log(3), 0.0, log(2))  # after the prompt: the gate, and log c
+NONE = (0.0, 0.0, 0.0, 0.0, 0.0)
 
 EXAMPLES = (
     # g = softmax(log 3, 0) = (3/4, 1/4), c = 2
@@ -14,5 +15,8 @@ EXAMPLES = (
         batch={"side": (1, -1)},
         outputs={"values": ((ASKED, (2 * log(2), 0.0, 0.0, 0.0, 0.0)), (ASKED, (0.0, 4 * log(2), 0.0, 0.0, 0.0)))},
         loss={"reward": log(3 / 2)},
+        # by r_w and r_l -1/3 and 1/3.  r by gate k: c g_k (s_k - sum_j g_j s_j) / 2, by log c: r;  s are held fixed
+        # by the first gate -1/3 3/8 log 2 + 1/3 (-3/4 log 2), by log c -1/3 3 log 2 + 1/3 2 log 2
+        gradient={"values": (((0.0, 0.0, -3 / 8 * log(2), 3 / 8 * log(2), -log(2) / 3), NONE), (NONE, NONE))},
     ),
 )
