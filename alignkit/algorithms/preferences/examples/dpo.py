@@ -1,6 +1,6 @@
 """DPO by hand: one pair, of which the policy has moved both sides the right way."""
 
-from math import log
+from math import exp, log
 
 from alignkit.types.example import WorkedExample
 
@@ -12,5 +12,19 @@ EXAMPLES = (
         batch={"side": (1, -1), "ref_logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),))},
         outputs={"logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 4),))},
         loss={"policy": log(5 / 4) + 0.5 * log(2)},
+    ),
+    # IPO: D_w = log(2) / 2 per token, D_l = -log 2:  (1.5 log 2 - 1 / (2 beta))^2
+    WorkedExample(
+        settings={"link": "ipo", "beta": 0.5, "pool": "mean"},
+        batch={"side": (1, -1), "ref_logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),))},
+        outputs={"logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 4),))},
+        loss={"policy": (1.5 * log(2) - 1) ** 2},
+    ),
+    # f-DPO: D = 2 log 2 and -2 log 2, (e^{-D / 2} - 1) / (-1/2) = 1 and -2;  a quarter of the labels may be flipped
+    WorkedExample(
+        settings={"beta": 1.0, "divergence": "alpha", "alpha": 0.5, "smoothing": 0.25},
+        batch={"side": (1, -1), "ref_logprobs": ((log(1 / 8),), (log(1 / 2),))},
+        outputs={"logprobs": ((log(1 / 2),), (log(1 / 8),))},
+        loss={"policy": 0.75 * log(1 + exp(-3)) + 0.25 * log(1 + exp(3))},
     ),
 )

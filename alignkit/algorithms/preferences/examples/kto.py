@@ -17,4 +17,22 @@ EXAMPLES = (
         outputs={"logprobs": ((log(1 / 2),), (log(1 / 2),), (log(1 / 4),), (log(1 / 2),))},
         loss={"policy": (1 / 3 + 2 / 5) / 2},
     ),
+    # z = 0 whatever the second says.   D = log 2 and -log 2: 3 (1 - sigmoid(2 log 2)) and half of the same
+    WorkedExample(
+        settings={"beta": 2.0, "good_weight": 3.0, "bad_weight": 0.5, "point": "zero"},
+        batch={
+            "group": (0, 0, 1),
+            "side": (1, 0, -1),
+            "ref_logprobs": ((log(1 / 4),), (log(1 / 8),), (log(1 / 2),)),
+        },
+        outputs={"logprobs": ((log(1 / 2),), (log(1 / 2),), (log(1 / 4),))},
+        loss={"policy": (3 / 5 + 0.5 / 5) / 2},
+    ),
+    # mean of D = -log 2 of the other answer, so z = 0;  D = log 2
+    WorkedExample(
+        settings={"beta": 1.0},
+        batch={"side": (1, 0), "ref_logprobs": ((log(1 / 4),), (log(1 / 2),))},
+        outputs={"logprobs": ((log(1 / 2),), (log(1 / 4),))},
+        loss={"policy": 1 / 3},
+    ),
 )

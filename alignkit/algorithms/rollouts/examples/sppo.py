@@ -12,4 +12,11 @@ EXAMPLES = (
         outputs={"logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 2),))},
         loss={"policy": ((log(2) - 1) ** 2 + (0 + 1) ** 2) / 2},
     ),
+    # P = 3/4 and 1/4, eta (P - 1/2) = 5/2 and -5/2;  D = 0 at the first update, its slope is that of both tokens
+    WorkedExample(
+        batch={"reward": (log(3), 0.0)},
+        outputs={"logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),))},
+        loss={"policy": 2.5**2},
+        gradient={"logprobs": ((-2.5, -2.5), (2.5,))},
+    ),
 )
