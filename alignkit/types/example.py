@@ -22,6 +22,9 @@ class WorkedExample:
     gradient: fields of `Outputs` by name, in the same form: the derivative by them of the sum of all roles' losses,
         where a loss holds constant what the outputs move. That by a state which sequences share stands at the first of
         them. Outputs that are not named are compared with differences of the loss.
+    metrics: values of what the losses report, by name; that loss/<role> is the loss is compared without being named.
+    judged: fields of `Judgement` by name, what a reward model says of these sequences. `steps` has a number for each
+        chosen token, `parts` a mapping by name.
 
     What is not given is as at the first update on what the model itself has sampled: `sampler_logprobs`, `old_logprobs`
     and `values` of the batch are those of `outputs`, all sequences are of one group, every token was chosen.
@@ -33,3 +36,5 @@ class WorkedExample:
     advantages: Sequence[float | Sequence[float]] | None = None
     loss: Mapping[str, float]
     gradient: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    judged: Mapping[str, Any] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from alignkit.train.step import Step
 from alignkit.types.batch import FLOAT_COLUMNS, STATE_COLUMNS, Batch, pack
 from alignkit.types.example import WorkedExample
 from alignkit.types.item import Item
+from alignkit.types.metric import Metric
 from alignkit.types.outputs import Loss, Outputs
 from tests.tiny import Recorder
 
@@ -173,10 +174,11 @@ def model(case: Worked) -> Said:
 
 def minimised(case: Worked, role: str, batch: Batch, said: Said) -> float:
     """What a step minimises on a batch that has been estimated."""
-    return stepped(case, role, batch, said).loss
+    return stepped(case, role, batch, said)[0].loss
 
 
-def stepped(case: Worked, role: str, batch: Batch, said: Said) -> Recorder:
+def stepped(case: Worked, role: str, batch: Batch, said: Said) -> tuple[Recorder, Mapping[str, Metric]]:
+    """A step of one role: loss and gradient, and what it reports."""
     recorder = Recorder(said)
     step = Step(
         algorithm=case.algorithm,
@@ -188,8 +190,8 @@ def stepped(case: Worked, role: str, batch: Batch, said: Said) -> Recorder:
         max_tokens=10_000,
         roles=(role,),
     )
-    step.update(batch, range(batch.num_sequences), lr=1.0)
-    return recorder
+    metrics, _ = step.update(batch, range(batch.num_sequences), lr=1.0)
+    return recorder, metrics
 
 
 def estimated(case: Worked, batch: Batch) -> Batch:
@@ -202,6 +204,7 @@ def test_an_algorithm_has_examples_of_all_that_it_trains(found: Found):
     assert examples, f"{found.path}: no examples/{found.name}.py beside it: compute a batch by hand and add EXAMPLES"
     for example in examples:
         assert example.loss.keys() == load(found).losses.keys()
+    assert load(found).judge is None or any(example.judged for example in examples), f"{found.name}: no `judged`"
 
 
 def test_no_examples_are_left_of_an_algorithm_that_is_gone():
@@ -219,6 +222,35 @@ def test_an_algorithm_makes_of_its_examples_what_was_computed_by_hand(case: Work
         for mine, wanted in zip(said, case.example.advantages, strict=True):
             wanted = wanted if isinstance(wanted, tuple) else (wanted,) * len(mine)
             assert mine.tolist() == pytest.approx(wanted, abs=TOLERANCE)
+
+
+@every_example
+def test_an_algorithm_reports_of_its_examples_what_was_computed_by_hand(case: Worked):
+    batch, reported = estimated(case, built(case)), {}
+    for role, wanted in case.example.loss.items():
+        _, metrics = stepped(case, role, batch, model(case))
+        assert metrics[f"loss/{role}"].value == pytest.approx(wanted, abs=TOLERANCE)
+        reported |= metrics
+    got = {name: reported[name].value for name in case.example.metrics}
+    assert got == pytest.approx(case.example.metrics, abs=TOLERANCE)
+
+
+JUDGED = [param for param in worked() if param.values[0].example.judged]
+
+
+@pytest.mark.parametrize("case", JUDGED)
+def test_a_reward_model_says_of_its_examples_what_was_computed_by_hand(case: Worked):
+    batch, said = built(case), model(case)
+    judgement = case.algorithm.judge(case.config, said(blank(case.example), temperature=1.0), batch)
+    for name, wanted in case.example.judged.items():
+        got = getattr(judgement, name)
+        if name == "parts":
+            wanted, got = list(wanted.items()), list(got.items())
+            assert [part for part, _ in got] == [part for part, _ in wanted]
+            wanted, got = [numbers for _, numbers in wanted], torch.stack([numbers for _, numbers in got])
+        if name == "steps":
+            wanted, got = [number for numbers in wanted for number in numbers], got[batch.action_mask]
+        assert_same(got.detach(), torch.tensor(wanted), name)
 
 
 @every_example
@@ -242,7 +274,7 @@ def assert_same(got: Tensor, wanted: Tensor, name: str) -> None:
 
 def gradients(case: Worked, batch: Batch, said: Said) -> dict[str, Tensor]:
     """Of the sum of all roles' losses, by the name of the output."""
-    each = [stepped(case, role, batch, said).gradient for role in case.algorithm.losses]
+    each = [stepped(case, role, batch, said)[0].gradient for role in case.algorithm.losses]
     parts = torch.stack(each).sum(0).split([column.numel() for column in said.columns.values()])
     return {name: part.view_as(column) for (name, column), part in zip(said.columns.items(), parts, strict=True)}
 

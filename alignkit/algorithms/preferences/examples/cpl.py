@@ -18,5 +18,7 @@ EXAMPLES = (
         batch={"side": (1, -1), "ref_logprobs": ((log(1 / 4), log(1 / 4)), (log(1 / 2),))},
         outputs={"logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 4),))},
         loss={"policy": log(1 + 2**-1.5)},
+        metrics={"pairs/margin": 1.5 * log(2)},
+        judged={"value": (log(2), -log(2) / 2)},
     ),
 )

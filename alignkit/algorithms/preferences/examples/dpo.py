@@ -12,6 +12,7 @@ EXAMPLES = (
         batch={"side": (1, -1), "ref_logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),))},
         outputs={"logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 4),))},
         loss={"policy": log(5 / 4) + 0.5 * log(2)},
+        metrics={"loss/nll": log(2)},
     ),
     # IPO: D_w = log(2) / 2 per token, D_l = -log 2:  (1.5 log 2 - 1 / (2 beta))^2
     WorkedExample(
@@ -19,6 +20,8 @@ EXAMPLES = (
         batch={"side": (1, -1), "ref_logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),))},
         outputs={"logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 4),))},
         loss={"policy": (1.5 * log(2) - 1) ** 2},
+        metrics={"pairs/margin": 0.75 * log(2)},
+        judged={"value": (log(2) / 4, -log(2) / 2)},
     ),
     # f-DPO: D = 2 log 2 and -2 log 2, (e^{-D / 2} - 1) / (-1/2) = 1 and -2;  a quarter of the labels may be flipped
     WorkedExample(

@@ -26,5 +26,6 @@ EXAMPLES = (
             "normaliser": ((log(8), log(4)), (log(2),)),
         },
         loss={"policy": log(3 / 2) + 0.25 * 2 / 3 * (log(2) / 2) ** 2 + 0.5 * log(2)},
+        metrics={"loss/nll": log(2), "pairs/margin": log(2), "pairs/reward_square": 2 / 3 * (log(2) / 2) ** 2},
     ),
 )

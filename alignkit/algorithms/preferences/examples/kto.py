@@ -35,4 +35,12 @@ EXAMPLES = (
         outputs={"logprobs": ((log(1 / 2),), (log(1 / 4),))},
         loss={"policy": 1 / 3},
     ),
+    # z = D of the other answer = 2 log 2, D = 4 log 2: 1 - sigmoid(log 2)
+    WorkedExample(
+        settings={"beta": 0.5},
+        batch={"side": (1, 0), "ref_logprobs": ((log(1 / 32),), (log(1 / 8),))},
+        outputs={"logprobs": ((log(1 / 2),), (log(1 / 2),))},
+        loss={"policy": 1 / 3},
+        metrics={"pairs/zero_point": log(2), "pairs/reward_chosen": 2 * log(2)},
+    ),
 )

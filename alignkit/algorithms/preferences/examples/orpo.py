@@ -11,5 +11,7 @@ EXAMPLES = (
         batch={"side": (1, -1)},
         outputs={"logprobs": ((log(2 / 3), log(3 / 8)), (log(1 / 4),))},
         loss={"policy": log(2) + 0.5 * log(4 / 3)},
+        metrics={"loss/nll": log(2), "pairs/margin": log(3)},
+        judged={"value": (0.0, -log(3))},
     ),
 )

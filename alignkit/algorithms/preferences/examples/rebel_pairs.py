@@ -14,6 +14,8 @@ EXAMPLES = (
         batch=PAIR,
         outputs=SAID,
         loss={"policy": (2 * log(2) - 1) ** 2 + 0.5 * log(2)},
+        metrics={"loss/nll": log(2), "pairs/margin": log(2)},
+        judged={"value": (log(2) / 2, -log(2) / 2)},
     ),
     # (h / eta - (r_w - r_l))^2
     WorkedExample(

@@ -10,6 +10,8 @@ EXAMPLES = (
         batch={"side": (1, -1)},
         outputs={"logprobs": ((log(2 / 3), log(3 / 8)), (log(1 / 4),))},
         loss={"policy": log(1 + e / 4)},
+        metrics={"loss/nll": log(2), "pairs/margin": 2 * log(2)},
+        judged={"value": (-2 * log(2), -4 * log(2))},
     ),
     # the same logits, a quarter of the labels taken to be flipped, and half of -mean l_w = log 2
     WorkedExample(

@@ -23,5 +23,12 @@ EXAMPLES = (
         loss={
             "reward": (log(1 + exp(-2)) + log(1 + exp(-1)) + 0.01 * (4 + 9)) / 2 + 1 / sqrt(2) + 1 / sqrt(3),
         },
+        metrics={
+            "lengths/correlation": 1 / sqrt(2),
+            "lengths/absorbed": -1 / sqrt(3),
+            "pairs/margin": 1.0,
+            "pairs/accuracy": 0.75,
+        },
+        judged={"value": (2.0, 0.0, 1.0, 1.0)},
     ),
 )

@@ -10,5 +10,7 @@ EXAMPLES = (
         batch={"side": (1, -1)},
         outputs={"values": ((0.0, -log(2)), (0.0, log(3)))},
         loss={"reward": (log(4 / 3) + log(3 / 2)) / 2},
+        metrics={"pairs/margin": log(6)},
+        judged={"value": (log(6) / 2, -log(6) / 2)},
     ),
 )

@@ -12,5 +12,7 @@ EXAMPLES = (
         batch={"channels": {"rating": (0.0, 1.0)}},
         outputs={"values": ((0.0, -log(3)), (0.0, log(3)))},
         loss={"reward": log(1 + exp(-2.5))},
+        metrics={"ratings/accuracy": 1.0},
+        judged={"value": (0.25, 0.75), "parts": {"rating": (0.25, 0.75)}},
     ),
 )
