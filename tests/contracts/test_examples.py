@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,6 +232,7 @@ def test_an_algorithm_reports_of_its_examples_what_was_computed_by_hand(case: Wo
         _, metrics = stepped(case, role, batch, model(case))
         assert metrics[f"loss/{role}"].value == pytest.approx(wanted, abs=TOLERANCE)
         reported |= metrics
+    assert [name for name, metric in reported.items() if not math.isfinite(metric.value or 0.0)] == []
     got = {name: reported[name].value for name in case.example.metrics}
     assert got == pytest.approx(case.example.metrics, abs=TOLERANCE)
 

@@ -1,6 +1,6 @@
 """DPA by hand: a prompt that asks for brevity more than for the right answer."""
 
-from math import log
+from math import log, nan
 
 from alignkit.types.example import WorkedExample
 
@@ -18,5 +18,20 @@ EXAMPLES = (
         },
         outputs={"logprobs": ((log(1 / 2),), (log(1 / 4),))},
         loss={"policy": log(4)},
+    ),
+    # the first prompt asks for what is right alone, the second for brevity alone, at 1/2 at most: too little
+    WorkedExample(
+        settings={"min_reward": 0.75},
+        batch={
+            "group": (0, 0, 1, 1),
+            "channels": {
+                "right": (1.0, 0.0, 6.0, 0.0),
+                "short": (nan, nan, 0.0, 0.5),
+                "direction/right": (1.0, 1.0, nan, nan),
+                "direction/short": (0.0, 0.0, 1.0, 1.0),
+            },
+        },
+        outputs={"logprobs": ((log(1 / 2),), (log(1 / 4),), (log(1 / 8),), (log(1 / 16),))},
+        loss={"policy": log(2)},
     ),
 )

@@ -26,7 +26,7 @@ EXAMPLES = (
     # cut, which costs 1/4; V = 1/2, then 1/4, what is after the end counts nothing.  log-ratios 0 and log 2, halved: K
     # soft rewards 0 and 3/4 - K, so deltas -1/4 and 1/2 - K
     # Q - V = -1/4 + 1/2 (1/2 - K) and 1/2 - K, K more at the second token.   G - V = -1/4 + 1/4 (1/2 - K) and 1/2 - K
-    # the second, drawn with 1/8 instead of 1/2, weighs 4 and counts as 2
+    # the critic now says 1, and 1/4.   the second, drawn with 1/8 instead of 1/2, weighs 4 and counts as 2
     WorkedExample(
         settings={
             "beta": 0.5,
@@ -41,12 +41,18 @@ EXAMPLES = (
             "sampler_logprobs": ((log(1 / 2), log(1 / 8)),),
             "old_logprobs": ((log(1 / 2), log(1 / 2)),),
             "ref_logprobs": ((log(1 / 2), log(1 / 4)),),
+            "values": ((0.5, 0.25, 1.0),),
         },
-        outputs={"logprobs": ((log(1 / 2), log(1 / 2)),), "values": ((0.5, 0.25, 1.0),)},
+        outputs={"logprobs": ((log(1 / 2), log(1 / 2)),), "values": ((1.0, 0.25, 1.0),)},
         advantages=((-K / 2, 0.5),),
         loss={
             "policy": ((K / 2) ** 2 + 2 * (K - 0.5) ** 2) / 2,
-            "critic": 2 * ((1 / 8 + K / 4) ** 2 / 2 + (1 / 2 - K) ** 2 / 2) / 2,
+            "critic": 2 * ((5 / 8 + K / 4) ** 2 / 2 + (1 / 2 - K) ** 2 / 2) / 2,
+        },
+        metrics={
+            "critic/value": 5 / 8,
+            "critic/return": (3 / 8 - K / 4 + 3 / 4 - K) / 2,
+            "critic/error": ((5 / 8 + K / 4) ** 2 + (1 / 2 - K) ** 2) / 2,
         },
     ),
 )

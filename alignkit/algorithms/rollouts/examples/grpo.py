@@ -5,7 +5,7 @@ from math import log, sqrt
 from alignkit.types.example import WorkedExample
 
 A = 0.5 / (sqrt(1 / 2) + 1e-4)  # rewards 1/2 from their mean, squares 1/4 + 1/4 over n - 1 = 1
-B = 1 / (sqrt(2) + 1e-4)
+B = 2 / (2 + 1e-4)
 C = (1 - log(2) / 2) / 2
 
 EXAMPLES = (
@@ -23,7 +23,7 @@ EXAMPLES = (
         advantages=(A, -A),
         loss={"policy": ((-1.2 * A - 1.5 * A) / 2 + (0.8 * A + 0.5 * (1 - log(2)))) / 2},
     ),
-    # over the whole batch: rewards 3 1 0 0, squares from their mean 4 0 1 1 over n - 1 = 3
+    # over the whole batch: rewards 4 0 0 0, squares from their mean 9 1 1 1 over n - 1 = 3
     # drawn with 1/2, 1/8 and 1 instead of 1/2, 1/2 and 1/4: weights 1, 4 and 1/4, only 1 is in [1/2, 2];  3/2
     # entropies add up to 3, all are divided by 4 completions and by the constant 4
     WorkedExample(
@@ -36,7 +36,7 @@ EXAMPLES = (
         },
         batch={
             "group": (0, 0, 1, 1),
-            "reward": (3.0, 1.0, 0.0, 0.0),
+            "reward": (4.0, 0.0, 0.0, 0.0),
             "sampler_logprobs": ((log(1 / 2), log(1 / 8), 0.0), (log(1 / 6),), (log(1 / 2),), (log(1 / 2),)),
         },
         outputs={

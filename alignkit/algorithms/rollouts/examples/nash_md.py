@@ -14,4 +14,15 @@ EXAMPLES = (
         advantages=(1 / 4 + 0.1 * log(2), -1 / 8 - 0.2 * log(2), -1 / 6 + 0.1 * log(2)),
         loss={"policy": -(1 / 4 - 1 / 8 - 1 / 6) / 3},
     ),
+    # the policy is the reference, so opponents weigh alike: P = 3/4 and 1/4;  ratios 1.1 and 1
+    WorkedExample(
+        batch={
+            "reward": (log(3), 0.0),
+            "old_logprobs": ((log(1 / 2),), (log(1 / 2),)),
+            "ref_logprobs": ((log(1 / 2),), (log(1 / 2),)),
+        },
+        outputs={"logprobs": ((log(1.1 / 2),), (log(1 / 2),))},
+        advantages=(1 / 4, -1 / 4),
+        loss={"policy": (-1.1 / 4 + 1 / 4) / 2},
+    ),
 )

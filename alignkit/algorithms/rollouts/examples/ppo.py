@@ -54,6 +54,7 @@ EXAMPLES = (
         outputs={"logprobs": ((log(1 / 4),), (log(1 / 2),)), "values": ((0.25, 0.5), (0.5, 1.0))},
         advantages=(1.0, -0.5),
         loss={"policy": (-1.25 + 3 / 2) / 2, "critic": 0.1 * (1**2 + 0.5**2) / 2 / 2},
+        metrics={"critic/value": 0.75 / 2, "critic/return": 1.25 / 2, "critic/error": 1.25 / 2},
     ),
     # the first was cut and pays 1/4: A = 1 - 1/4 - 1/2;  the second: A = 1 - 0
     WorkedExample(

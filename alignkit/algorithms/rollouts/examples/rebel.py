@@ -30,10 +30,12 @@ EXAMPLES = (
         settings={"target": "win_rate", "kl_weight": 0.5},
         batch={
             "reward": (log(3), 0.0),
+            "sampler_logprobs": ((log(1 / 3),), (log(1 / 2),)),
             "old_logprobs": ((log(1 / 2),), (log(1 / 2),)),
             "ref_logprobs": ((log(1 / 4),), (log(1 / 2),)),
         },
         outputs={"logprobs": ((0.0,), (log(1 / 2),))},
         loss={"policy": (log(2) - (1 / 2 - log(2) / 2)) ** 2},
+        metrics={"policy/kl_sampler": log(2 / 3) / 2, "policy/kl_reference": log(4) / 2},
     ),
 )

@@ -11,7 +11,7 @@ EXAMPLES = (
     # r = -log(2) / 2 and 1;  0.   G = -log(2) / 2 + 1/2 and 1;  0.   -l = 1 and 2 log 2;  log 2
     WorkedExample(
         settings={"discount": 0.5, "kl_weight": 0.5},
-        batch={"reward": (1.0, 0.0), "ref_logprobs": ((log(1 / 4), log(1 / 4)), (log(1 / 2),))},
+        batch={"group": (0, 1), "reward": (1.0, 0.0), "ref_logprobs": ((log(1 / 4), log(1 / 4)), (log(1 / 2),))},
         outputs={"logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),))},
         advantages=((1 / 2 - log(2) / 2 - B, 1 - B), -B),
         loss={"policy": ((1 / 2 - log(2) / 2 - B) * log(2) + (1 - B) * 2 * log(2) - B * log(2)) / 2},

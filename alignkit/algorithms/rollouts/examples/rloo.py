@@ -46,12 +46,20 @@ EXAMPLES = (
         loss={"policy": ((-2 * B - 2 * B - 0.75 / 2) / 2 + (B / 2 - 1 / 2)) / 2},
     ),
     # -A sum l: 3 log 2, drawn with 1/12 instead of 1/8, weighs 3/2;  -log 2;  entropies 3/4 and 1, half of them
+    # the other prompt's completions have A = 0 and count
     WorkedExample(
         settings={"surrogate": "reinforce", "entropy_weight": 0.5},
-        batch={"reward": (1.0, 0.0), "sampler_logprobs": ((log(1 / 2), log(1 / 6)), (log(1 / 2),))},
-        outputs={"logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),)), "entropy": ((0.5, 0.25), (1.0,))},
-        advantages=(1.0, -1.0),
-        loss={"policy": (1.5 * 3 * log(2) - 0.75 / 2 - log(2) - 1 / 2) / 2},
-        gradient={"logprobs": ((-1.5 / 2, -1.5 / 2), (1 / 2,))},
+        batch={
+            "group": (0, 0, 1, 1),
+            "reward": (1.0, 0.0, 1.0, 1.0),
+            "sampler_logprobs": ((log(1 / 2), log(1 / 6)), (log(1 / 2),), (log(1 / 2),), (log(1 / 2),)),
+        },
+        outputs={
+            "logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),), (log(1 / 2),), (log(1 / 2),)),
+            "entropy": ((0.5, 0.25), (1.0,), (0.0,), (0.0,)),
+        },
+        advantages=(1.0, -1.0, 0.0, 0.0),
+        loss={"policy": (1.5 * 3 * log(2) - 0.75 / 2 - log(2) - 1 / 2) / 4},
+        gradient={"logprobs": ((-1.5 / 4, -1.5 / 4), (1 / 4,), (0.0,), (0.0,))},
     ),
 )

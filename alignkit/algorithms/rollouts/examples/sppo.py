@@ -13,10 +13,17 @@ EXAMPLES = (
         loss={"policy": ((log(2) - 1) ** 2 + (0 + 1) ** 2) / 2},
     ),
     # P = 3/4 and 1/4, eta (P - 1/2) = 5/2 and -5/2;  D = 0 at the first update, its slope is that of both tokens
+    # of the third no token was chosen: it does not count
     WorkedExample(
-        batch={"reward": (log(3), 0.0)},
-        outputs={"logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),))},
+        batch={
+            "group": (0, 0, 1),
+            "reward": (log(3), 0.0, 0.0),
+            "action_mask": ((True, True), (True,), (False,)),
+            "sampler_logprobs": ((log(1 / 4), log(1 / 4)), (log(1 / 2),), (0.0,)),
+        },
+        outputs={"logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),), (0.0,))},
         loss={"policy": 2.5**2},
-        gradient={"logprobs": ((-2.5, -2.5), (2.5,))},
+        gradient={"logprobs": ((-2.5, -2.5), (2.5,), (0.0,))},
+        metrics={"policy/kl_sampler": -log(2) / 3},
     ),
 )
