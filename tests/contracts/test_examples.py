@@ -205,6 +205,9 @@ def test_an_algorithm_has_examples_of_all_that_it_trains(found: Found):
     assert examples, f"{found.path}: no examples/{found.name}.py beside it: compute a batch by hand and add EXAMPLES"
     for example in examples:
         assert example.loss.keys() == load(found).losses.keys()
+        if said := example.outputs.get("values"):
+            heads = load(found).heads(load(found).config(type=found.name, **example.settings))
+            assert len(heads) == torch.tensor(said[0][0]).numel()
     assert load(found).judge is None or any(example.judged for example in examples), f"{found.name}: no `judged`"
 
 
@@ -250,9 +253,11 @@ def test_a_reward_model_says_of_its_examples_what_was_computed_by_hand(case: Wor
             wanted, got = list(wanted.items()), list(got.items())
             assert [part for part, _ in got] == [part for part, _ in wanted]
             wanted, got = [numbers for _, numbers in wanted], torch.stack([numbers for _, numbers in got])
-        if name == "steps":
-            wanted, got = [number for numbers in wanted for number in numbers], got[batch.action_mask]
-        assert_same(got.detach(), torch.tensor(wanted), name)
+        if wanted is None:
+            assert got is None
+        else:
+            wanted = by_hand(batch, name, wanted) if name == "steps" else torch.tensor(wanted)
+            assert_same(got.detach(), wanted, name)
 
 
 @every_example

@@ -71,7 +71,7 @@ def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
         contrast = _contrast(config, outputs, batch)
         pulled = (contrast[chosen] + contrast[rejected]) / 2
         loss, metrics = loss + config.contrast * pulled, {"loss/contrast": Mean.of(pulled)}
-    metrics |= ops.preference.describe(batch, logprobs=None, rewards=scores.detach().mean(-1))
+    metrics |= ops.preference.describe(batch, logprobs=None, rewards=scores.mean(-1))
     return Loss(total=loss.sum(), count=len(loss), metrics=metrics | {"loss/reward": Mean.of(loss)})
 
 

@@ -44,8 +44,8 @@ def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     loss = ops.ranking.cost(
         costs[worse], costs[better], worse_unsafe=unsafe[worse], better_unsafe=unsafe[better], decay=config.decay
     )
-    signs = torch.where(unsafe, costs > 0, costs < 0).float()
-    metrics = ops.preference.describe(batch, logprobs=None, rewards=-costs.detach())
+    signs = torch.where(unsafe, costs > 0, costs < 0)
+    metrics = ops.preference.describe(batch, logprobs=None, rewards=-costs)
     metrics |= {"loss/reward": Mean.of(loss), "costs/sign_accuracy": Mean.of(signs)}
     return Loss(total=loss.sum(), count=len(loss), metrics=metrics)
 

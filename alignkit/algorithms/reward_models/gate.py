@@ -56,7 +56,7 @@ def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     chosen, rejected = ops.preference.sides(batch)
     scores = mixed(config, outputs, batch)[0].mean(-1)
     loss = ops.ranking.bradley_terry(scores[chosen], scores[rejected])
-    metrics = ops.preference.describe(batch, logprobs=None, rewards=scores.detach())
+    metrics = ops.preference.describe(batch, logprobs=None, rewards=scores)
     return Loss(total=loss.sum(), count=len(loss), metrics=metrics | {"loss/reward": Mean.of(loss)})
 
 

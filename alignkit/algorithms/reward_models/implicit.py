@@ -42,7 +42,7 @@ def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     logits = judge(config, outputs, batch).value
     outcomes = ops.ratings.stack(batch, [config.objective])[:, 0]
     loss, known = ops.ratings.logistic(logits, outcomes), ~outcomes.isnan()
-    right = ((logits > 0) == (outcomes > 0.5))[known].float()
+    right = ((logits > 0) == (outcomes > 0.5))[known]
     metrics = {"loss/reward": Mean.of(loss[known]), "outcomes/accuracy": Mean.of(right)}
     return Loss(total=loss.sum(), count=int(known.sum()), metrics=metrics)
 

@@ -57,7 +57,7 @@ def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     pull = (targets[:, :2] * heads).sum()
     quality, absorbed = targets[:, 2], targets[:, 3]
     height = config.length_weight * (quality.abs() - absorbed)[chosen]
-    metrics = ops.preference.describe(batch, logprobs=None, rewards=heads[:, 0].detach())
+    metrics = ops.preference.describe(batch, logprobs=None, rewards=heads[:, 0])
     metrics |= {"loss/reward": Mean.of(loss + height)}
     metrics |= {"lengths/correlation": Mean.of(quality), "lengths/absorbed": Mean.of(absorbed)}
     return Loss(total=loss.sum() + height.sum() + pull, count=len(loss), metrics=metrics)

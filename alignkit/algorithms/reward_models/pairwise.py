@@ -36,7 +36,7 @@ def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     chosen_last, rejected_last = ops.preference.sides(batch)
     first_better = outputs.values[batch.last_token(), 0]
     loss = ops.ranking.two_responses(first_better[rejected_last], first_better[chosen_last])
-    metrics = ops.preference.describe(batch, logprobs=None, rewards=_lead(outputs, batch).detach())
+    metrics = ops.preference.describe(batch, logprobs=None, rewards=_lead(outputs, batch))
     return Loss(total=loss.sum(), count=len(loss), metrics=metrics | {"loss/reward": Mean.of(loss)})
 
 

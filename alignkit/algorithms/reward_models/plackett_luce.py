@@ -46,11 +46,9 @@ def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
         costs = costs * _best(batch)
     centring = config.centring * (2 * ops.groups.mean(scores, group)) ** 2 / ops.groups.size(group)
     loss, count = (costs + centring).sum(), len(group.unique())
-    leads = (scores[:, None] - scores).detach()[ops.ranking.beaten(batch.reward, group)]
+    leads = (scores[:, None] - scores)[ops.ranking.beaten(batch.reward, group)]
     metrics = {"loss/reward": Mean(float(loss.detach()), count), "pairs/margin": Mean.of(leads)}
-    return Loss(
-        total=loss, count=count, metrics=metrics | {"pairs/accuracy": Mean.of((leads > 0).float() + (leads == 0) / 2)}
-    )
+    return Loss(total=loss, count=count, metrics=metrics | {"pairs/accuracy": Mean.of((leads > 0) + (leads == 0) / 2)})
 
 
 def _best(batch: Batch) -> Float[Tensor, " sequence"]:

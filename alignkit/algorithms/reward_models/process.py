@@ -45,7 +45,7 @@ def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
         steps = steps & ops.step_labels.before_errors(labels, steps, batch.segment)
     logits = outputs.values[steps, 0]
     loss = ops.step_labels.step_loss(logits, labels[steps])
-    right = ((logits > 0) == (labels[steps] > 0.5)).float()
+    right = (logits > 0) == (labels[steps] > 0.5)
     metrics = {"loss/reward": Mean.of(loss), "steps/accuracy": Mean.of(right), "steps/label": Mean.of(labels[steps])}
     return Loss(total=loss.sum(), count=len(loss), metrics=metrics)
 

@@ -58,8 +58,8 @@ def reward_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     share, classes = outputs.values[batch.last_token(), 0].sigmoid(), _classes(config, batch)
     bounds = batch.require("targets")[0]
     loss = ops.ranking.rating_loss(share, classes, bounds, sharpness=config.sharpness)
-    right = torch.bucketize(share.detach(), bounds[1:-1]) == classes
-    metrics = {"loss/reward": Mean.of(loss), "ratings/accuracy": Mean.of(right.float())}
+    right = torch.bucketize(share, bounds[1:-1]) == classes
+    metrics = {"loss/reward": Mean.of(loss), "ratings/accuracy": Mean.of(right)}
     return Loss(total=loss.sum(), count=len(loss), metrics=metrics)
 
 

@@ -58,7 +58,7 @@ def critic_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     targets, start = batch.require("targets"), batch.parent[batch.first_action()]
     q_errors = (outputs.values[batch.last_action(), Q] - targets[:, Q]) ** 2
     gap = targets[:, V] - outputs.values[start, V]
-    v_errors = (config.expectile - (gap.detach() < 0).float()).abs() * gap**2
+    v_errors = (config.expectile - (gap < 0).float()).abs() * gap**2
     total, count = q_errors.sum() + v_errors.sum(), float(batch.num_sequences)
     metrics = {"critic/q_error": Mean.of(q_errors), "critic/v_error": Mean.of(v_errors)}
     metrics |= {"loss/critic": Mean(float(total.detach()), count), "critic/value": Mean.of(outputs.values[start, V])}

@@ -15,7 +15,7 @@ EXAMPLES = (
         outputs={"values": ((0.0, 1 + log(3)), (0.0, 0.0))},
         loss={"reward": log(4 / 3) + 0.01 * (1 + log(3)) ** 2},
         metrics={"pairs/margin": 1 + log(3)},
-        judged={"value": (1 + log(3), 0.0)},
+        judged={"value": (1 + log(3), 0.0), "members": None},
     ),
     # the one state of a token is its own goal, cosine 1, over the temperature 2: C = -log sigmoid(2) of the chosen,
     # -log sigmoid(-2) of the rejected answer, their mean

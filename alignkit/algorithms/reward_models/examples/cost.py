@@ -14,13 +14,13 @@ EXAMPLES = (
         metrics={"pairs/margin": log(6), "costs/sign_accuracy": 1.0},
         judged={"value": (-log(2), log(3))},
     ),
-    # c_w = 0, which is called unsafe once and safe once and is right neither time; c_r = log 3, unsafe
-    # -log sigmoid of log 3 twice and of 0
+    # c_w = 0, which is called unsafe once and safe once and is right neither time; c_r = log 2, unsafe
+    # -log sigmoid of log 2 twice and of 0
     WorkedExample(
         settings={"decay": 0.0},
         batch={"group": (0, 0, 1, 1), "side": (1, -1, 1, -1), "channels": {"unsafe": (1.0, 1.0, 0.0, 1.0)}},
-        outputs={"values": ((0.0, 0.0), (0.0, log(3)), (0.0, 0.0), (0.0, log(3)))},
-        loss={"reward": 2 * log(4 / 3) + log(2)},
+        outputs={"values": ((0.0, 0.0), (0.0, log(2)), (0.0, 0.0), (0.0, log(2)))},
+        loss={"reward": 2 * log(3 / 2) + log(2)},
         metrics={"costs/sign_accuracy": 0.5},
     ),
 )

@@ -19,6 +19,7 @@ EXAMPLES = (
         judged={
             "value": (3 * log(2), 2 * log(2)),
             "parts": {"gate right": (0.75, 0.75), "gate short": (0.25, 0.25)},
+            "spread": None,
         },
         # by r_w and r_l -1/3 and 1/3.  r by gate k: c g_k (s_k - sum_j g_j s_j) / 2, by log c: r;  s are held fixed
         # by the first gate -1/3 3/8 log 2 + 1/3 (-3/4 log 2), by log c -1/3 3 log 2 + 1/3 2 log 2

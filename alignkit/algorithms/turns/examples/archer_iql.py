@@ -27,4 +27,19 @@ EXAMPLES = (
             "critic": (0.5**2 + 0.75 * 1**2 + 0.25 * 0.25**2 + (1 - 2) ** 2) / 2,
         },
     ),
+    # A = 3/2 - 1/2 = 1, e^{5 A} counts as 100.   Q = 2 3/2 -> 1 + 1/2 (2 4) = 2 3;  V = 1/2 1 -> Qb = 1 1/2, which weigh 9/10 and 1/10
+    WorkedExample(
+        settings={"discount": 0.5, "sharpness": 5.0},
+        batch={
+            "action_mask": ((True, True, False),),
+            "reward": (1.0,),
+            "target_values": ((NONE, NONE, (1.0, 0.5, 0.0, 0.0), (0.0, 0.0, 2.0, 4.0)),),
+        },
+        outputs={
+            "logprobs": ((log(1 / 2), log(1 / 4), 0.0),),
+            "values": (((0.0, 0.0, 0.5, 1.0), NONE, (2.0, 1.5, 0.0, 0.0), NONE),),
+        },
+        advantages=(1.0,),
+        loss={"policy": 100 * 3 * log(2), "critic": (3 / 2) ** 2 + 0.9 / 2**2 + 0.1 / 2**2},
+    ),
 )

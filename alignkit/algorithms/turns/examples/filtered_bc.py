@@ -12,4 +12,11 @@ EXAMPLES = (
         outputs={"logprobs": ((log(1 / 2),), (log(1 / 8),), (log(1 / 4), log(1 / 8)), (log(1 / 8),))},
         loss={"policy": 2 * log(2)},
     ),
+    # all, but never the lowest
+    WorkedExample(
+        settings={"fraction": 1.0},
+        batch={"reward": (1.0, 0.0)},
+        outputs={"logprobs": ((log(1 / 2),), (log(1 / 4),))},
+        loss={"policy": log(2)},
+    ),
 )

@@ -20,9 +20,14 @@ EXAMPLES = (
     # eta (R_0 - R_1) = 2, D = 0 at the first update: 2^2 / eta^2, by D_0 2 (-2) / eta^2.   The third is no pair
     WorkedExample(
         settings={"eta": 2.0, "convention": "paper"},
-        batch={"group": (0, 0, 1), "reward": (1.0, 0.0, 5.0)},
+        batch={
+            "group": (0, 0, 1),
+            "reward": (1.0, 0.0, 5.0),
+            "sampler_logprobs": ((log(1 / 4), log(1 / 4)), (log(1 / 2),), (log(1 / 2),)),
+        },
         outputs={"logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),), (log(1 / 2),))},
         loss={"policy": 1.0},
         gradient={"logprobs": ((-1.0, -1.0), (1.0,), (0.0,))},
+        metrics={"policy/kl_sampler": -log(2) / 4},
     ),
 )
