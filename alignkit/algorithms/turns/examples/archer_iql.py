@@ -27,7 +27,8 @@ EXAMPLES = (
             "critic": (0.5**2 + 0.75 * 1**2 + 0.25 * 0.25**2 + (1 - 2) ** 2) / 2,
         },
     ),
-    # A = 3/2 - 1/2 = 1, e^{5 A} counts as 100.   Q = 2 3/2 -> 1 + 1/2 (2 4) = 2 3;  V = 1/2 1 -> Qb = 1 1/2, which weigh 9/10 and 1/10
+    # A = 3/2 - 1/2 = 1, e^{5 A} counts as 100
+    # Q = 2 3/2 -> 1 + 1/2 (2 4) = 2 3;  V = 1/2 1 -> Qb = 1 1/2, which weigh 9/10 and 1/10
     WorkedExample(
         settings={"discount": 0.5, "sharpness": 5.0},
         batch={
