@@ -79,7 +79,7 @@ def visible_gpus(environ: Mapping[str, str]) -> int:
 
 
 def sharding_of(profile: Found) -> tuple[int | None, dict[str, Any] | None]:
-    """(processes of an accelerate profile, None: one for each GPU; what is in its DeepSpeed file, None: it has none)."""
+    """(processes of an accelerate profile, None: one for each GPU; what its DeepSpeed file says, None without)."""
     config = read_document(profile.path, profile.path.name).tree
     deepspeed = (config.get("deepspeed_config") or {}).get("deepspeed_config_file")
     settings = json.loads(_locate_deepspeed(deepspeed, profile.path.parent).read_text()) if deepspeed else None
