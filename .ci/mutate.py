@@ -6,7 +6,7 @@ python .ci/mutate.py algorithms/rollouts/grpo.py ops/kl.py      # every change o
 
 The tests are imported and collected once, and run once with a trace of the lines that each of them runs. For each
 change a process is forked, which gives the changed function its new code and runs the tests that run that line until
-one fails: worked examples first, then goldens, one update on a bandit, unit tests that name the file, the contract grid.
+one fails: worked examples first, then goldens, one update on a bandit, tests that name the file, the grid of contracts.
 `mutants_equivalent.toml` lists changes that make no difference, with the reason; what else survives needs a test.
 """
 

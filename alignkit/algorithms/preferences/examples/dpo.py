@@ -16,7 +16,7 @@ EXAMPLES = (
     ),
     # IPO: D_w = log(2) / 2 per token, D_l = -log 2:  (1.5 log 2 - 1 / (2 beta))^2
     WorkedExample(
-        settings={"link": "ipo", "beta": 0.5, "pool": "mean"},
+        settings={"loss_type": "ipo", "beta": 0.5, "pool": "mean"},
         batch={"side": (1, -1), "ref_logprobs": ((log(1 / 2), log(1 / 4)), (log(1 / 2),))},
         outputs={"logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 4),))},
         loss={"policy": (1.5 * log(2) - 1) ** 2},
@@ -25,7 +25,7 @@ EXAMPLES = (
     ),
     # f-DPO: D = 2 log 2 and -2 log 2, (e^{-D / 2} - 1) / (-1/2) = 1 and -2;  a quarter of the labels may be flipped
     WorkedExample(
-        settings={"beta": 1.0, "divergence": "alpha", "alpha": 0.5, "smoothing": 0.25},
+        settings={"beta": 1.0, "divergence": "alpha", "alpha": 0.5, "label_smoothing": 0.25},
         batch={"side": (1, -1), "ref_logprobs": ((log(1 / 8),), (log(1 / 2),))},
         outputs={"logprobs": ((log(1 / 2),), (log(1 / 8),))},
         loss={"policy": 0.75 * log(1 + exp(-3)) + 0.25 * log(1 + exp(3))},

@@ -19,7 +19,7 @@ EXAMPLES = (
     ),
     # z = 0 whatever the second says.   D = log 2 and -log 2: 3 (1 - sigmoid(2 log 2)) and half of the same
     WorkedExample(
-        settings={"beta": 2.0, "good_weight": 3.0, "bad_weight": 0.5, "point": "zero"},
+        settings={"beta": 2.0, "desirable_weight": 3.0, "undesirable_weight": 0.5, "reference_point": "zero"},
         batch={
             "group": (0, 0, 1),
             "side": (1, 0, -1),

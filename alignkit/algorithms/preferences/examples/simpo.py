@@ -15,7 +15,7 @@ EXAMPLES = (
     ),
     # the same logits, a quarter of the labels taken to be flipped, and half of -mean l_w = log 2
     WorkedExample(
-        settings={"smoothing": 0.25, "nll_weight": 0.5},
+        settings={"label_smoothing": 0.25, "nll_weight": 0.5},
         batch={"side": (1, -1)},
         outputs={"logprobs": ((log(2 / 3), log(3 / 8)), (log(1 / 4),))},
         loss={"policy": 0.75 * log(1 + e / 4) + 0.25 * log(1 + 4 / e) + 0.5 * log(2)},

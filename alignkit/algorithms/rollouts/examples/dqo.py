@@ -30,8 +30,8 @@ EXAMPLES = (
     WorkedExample(
         settings={
             "beta": 0.5,
-            "policy_trace": 0.5,
-            "trace": 0.25,
+            "policy_lambda": 0.5,
+            "value_lambda": 0.25,
             "value_weight": 2.0,
             "missing_eos_penalty": 0.25,
         },

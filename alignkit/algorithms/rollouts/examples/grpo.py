@@ -29,10 +29,12 @@ EXAMPLES = (
     WorkedExample(
         settings={
             "scale": "batch",
-            "correction": "mask",
-            "entropy_weight": 0.1,
-            "aggregate": "sequence_mean_constant",
-            "aggregate_constant": 4.0,
+            "loss": {
+                "correction": "mask",
+                "entropy_weight": 0.1,
+                "aggregate": "sequence_mean_constant",
+                "aggregate_constant": 4.0,
+            },
         },
         batch={
             "group": (0, 0, 1, 1),
@@ -49,7 +51,7 @@ EXAMPLES = (
     ),
     # GSPO: ratios 1.44 and 1, their geometric mean is 1.2;  1/4 and 1, 1/2.   A = 1/2 and -1/2 of two tokens each
     WorkedExample(
-        settings={"scale": "none", "ratio": "sequence", "clip_low": 0.6, "clip_high": 0.25},
+        settings={"scale": "none", "loss": {"ratio": "sequence", "clip_low": 0.6, "clip_high": 0.25}},
         batch={"reward": (1.0, 0.0), "old_logprobs": ((log(1 / 2), log(1 / 2)), (log(1 / 2), log(1 / 2)))},
         outputs={"logprobs": ((log(0.72), log(1 / 2)), (log(1 / 8), log(1 / 2)))},
         advantages=(0.5, -0.5),
@@ -59,11 +61,7 @@ EXAMPLES = (
     WorkedExample(
         settings={
             "scale": "none",
-            "surrogate": "cispo",
-            "clip_high": 0.5,
-            "kl": "loss",
-            "kl_weight": 0.5,
-            "kl_estimator": "k2",
+            "loss": {"surrogate": "cispo", "clip_high": 0.5, "kl": "loss", "kl_weight": 0.5, "kl_estimator": "k2"},
         },
         batch={
             "reward": (1.0, 0.0),
@@ -77,7 +75,7 @@ EXAMPLES = (
     ),
     # SAPO: 2 (rho - 1) = log 3 and 4 (rho - 1) = -log 3, whose sigmoids are 3/4 and 1/4;  4 / tau = 2 and 1
     WorkedExample(
-        settings={"scale": "none", "surrogate": "sapo", "sapo_temperatures": (2.0, 4.0)},
+        settings={"scale": "none", "loss": {"surrogate": "sapo", "sapo_temperatures": (2.0, 4.0)}},
         batch={"reward": (1.0, 0.0), "old_logprobs": ((log(1 / 4),), (log(1 / 2),))},
         outputs={"logprobs": ((log((1 + log(3) / 2) / 4),), (log((1 - log(3) / 4) / 2),))},
         advantages=(0.5, -0.5),
@@ -85,7 +83,7 @@ EXAMPLES = (
     ),
     # R = 1 - log(2) / 2 and 0.   ratio 1, and 4 of A < 0, which counts as 3.   w = 2 is not used
     WorkedExample(
-        settings={"scale": "none", "clip_dual": 3.0, "kl": "reward", "kl_weight": 0.5, "correction": "none"},
+        settings={"scale": "none", "loss": {"clip_dual": 3.0, "kl": "reward", "kl_weight": 0.5, "correction": "none"}},
         batch={
             "reward": (1.0, 0.0),
             "sampler_logprobs": ((log(1 / 4),), (log(1 / 16),)),

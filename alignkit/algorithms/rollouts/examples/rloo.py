@@ -25,12 +25,9 @@ EXAMPLES = (
     # entropies 1/2 1/4 and 1, half of them
     WorkedExample(
         settings={
-            "unit": "token",
-            "clip": 1.0,
-            "clip_range": "symmetric",
             "normalise": True,
             "min_advantage": 0.5,
-            "entropy_weight": 0.5,
+            "loss": {"unit": "token", "clip": 1.0, "clip_range": "symmetric", "entropy_weight": 0.5},
         },
         batch={
             "group": (0, 0, 1, 1),
@@ -48,7 +45,7 @@ EXAMPLES = (
     # -A sum l: 3 log 2, drawn with 1/12 instead of 1/8, weighs 3/2;  -log 2;  entropies 3/4 and 1, half of them
     # the other prompt's completions have A = 0 and count
     WorkedExample(
-        settings={"surrogate": "reinforce", "entropy_weight": 0.5},
+        settings={"loss": {"surrogate": "reinforce", "entropy_weight": 0.5}},
         batch={
             "group": (0, 0, 1, 1),
             "reward": (1.0, 0.0, 1.0, 1.0),

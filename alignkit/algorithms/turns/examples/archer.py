@@ -30,7 +30,7 @@ EXAMPLES = (
     # Q's targets are V + delta + 1/4 of the next delta = 3/8 1/4 and 1 1.   errors of Q = 1 1 and 2 0, as one turn
     # V(o) = 1/2 1/4 -> the smaller slow Q(o, u'), 1/2.   A = 1 - 1/4, less the baseline after each prefix, 1/4 and 1/2
     WorkedExample(
-        settings={"discount": 0.5, "trace": 0.5, "v_target": "min", "token_baseline": True},
+        settings={"discount": 0.5, "q_lambda": 0.5, "v_target": "min", "token_baseline": True},
         batch={
             "action_mask": ((True, False, True), (True, True)),
             "reward": (1.0, 0.0),
