@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 Held = dict[str, int]
 """Bytes by role."""
 Peaks = dict[str, dict[str, Held]]
-"""Of each phase, and of each role that grew in it."""
+"""Of each phase, and of each role that grew in it beside the same others."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Trace:
         self.allocate(phase, 0, "")
 
     def peaks(self) -> Peaks:
-        """Phase -> what grew -> bytes by role at the moment at which this growth led to the most."""
+        """Phase -> what grew beside what -> bytes by role at the moment at which this growth led to the most."""
         held: dict[str, int] = defaultdict(int)
         highest: dict[tuple[str, str], int] = {}
         peaks: Peaks = defaultdict(dict)
@@ -44,8 +44,12 @@ class Trace:
             role = self.roles[block]
             now += change
             held[role] += change
-            if change >= 0 and now > highest.get((phase, role), -1):
-                highest[phase, role], peaks[phase][role] = now, {name: size for name, size in held.items() if size}
+            if change < 0:
+                continue
+            kept = {name: size for name, size in held.items() if size}
+            growth = " ".join([role, "beside", *sorted(kept)])
+            if now > highest.get((phase, growth), -1):
+                highest[phase, growth], peaks[phase][growth] = now, kept
         return dict(peaks)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,6 +33,7 @@ from alignkit.train.loop import Clock, StageLoop
 from alignkit.train.state import State
 from alignkit.train.step import Step
 from alignkit.train.sync import Sync
+from alignkit.types.batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,10 @@ def count_stage(recipe: Recipe, number: int, *, device: str = "cuda", whole: boo
 
 def _merged(peaks: Peaks) -> dict[str, Held]:
     """What each phase holds at most; forward and backward are what they are together, the update."""
-    phases = most(peaks)
+    phases: dict[str, Held] = {}
+    for part, held in most(peaks).items():
+        phase = part.partition("/")[0]
+        phases[phase] = max(phases.get(phase, {}), held, key=total)
     phases["update"] = max((phases.pop(half) for half in ("forward", "backward")), key=total)
     return {phase: phases[phase] for phase in PHASES if phase in phases}
 
@@ -269,6 +273,11 @@ def _own(recorder: Recorder, loop: StageLoop) -> None:
         recorder.hold(_held_by(loop.reference.forward.model), "reference")
     if loop.target is not None:
         recorder.hold(_held_by(loop.target.forward.model), "target critic")
+    forwards = [step.forward for step in _steps(loop)]
+    for side in filter(None, (loop.reference, loop.target)):
+        forwards.append(side.forward)
+    for forward in forwards:
+        forward.run = partial(_in_a_pass, recorder, forward.run or partial(_run_whole, forward.model))
     for step in _steps(loop):
         trainer = step.trainer
         assert isinstance(trainer, SingleTrainer), "one process trains with plain torch"
@@ -278,6 +287,15 @@ def _own(recorder: Recorder, loop: StageLoop) -> None:
                 parameter.register_post_accumulate_grad_hook(lambda p: recorder.hold([p.grad], "gradients"))
 
         step.trainer = _Told(trainer, recorder)  # ty: ignore[invalid-assignment]
+
+
+def _in_a_pass(recorder: Recorder, run: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    recorder.next_pass()
+    return run(*args, **options)
+
+
+def _run_whole(model: nn.Module, path: Callable[..., Any], batch: Batch, **options: Any) -> Any:
+    return path(model, batch, **options)
 
 
 def _role_of(vocabulary: Sequence[int], tensor: Tensor, file: str) -> str:

@@ -28,12 +28,19 @@ class Recorder(TorchDispatchMode):
     def __init__(self, counts: Callable[[Tensor], bool], role_of: Callable[[Tensor, str], str]):
         super().__init__()
         self.trace, self.phase, self.paused = Trace(), "start", False
+        self._passes = 0
         self._counts, self._role_of = counts, role_of
         self._blocks: dict[int, int] = {}  # of the storages that live, by their address
 
     def enter(self, phase: str) -> None:
-        self.phase = phase
+        self.phase, self._passes = phase, 0
         self.trace.enter(phase)
+
+    def next_pass(self) -> None:
+        """The next forward pass of the phase begins: `PHASE/NUMBER`, so that like is compared with like."""
+        self._passes += 1
+        self.phase = f"{self.phase.partition('/')[0]}/{self._passes}"
+        self.trace.enter(self.phase)
 
     def hold(self, tensors: Iterable[Tensor], role: str) -> None:
         """These tensors are for `role`, those that were there before included."""
