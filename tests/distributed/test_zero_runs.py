@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alignkit.run.launch.launch import DEEPSPEED_FILE
 from tests.distributed.ranks import ROOT, environment
+from tests.resume.forked import Forked
 from tests.resume.runs import fingerprint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -86,6 +89,11 @@ SHARDING = {
     }
 }
 PROFILES = {"zero2": "zero2-cpu", "zero3": "fine-zero3"}
+DEEPSPEED: dict[str, Callable[[Path], Path]] = {
+    "zero2": lambda folder: ROOT / "launch" / "deepspeed" / "zero2.json",
+    "zero3": lambda folder: folder / "launch" / "fine.json",
+}
+"""The DeepSpeed file of each profile."""
 ENDS_WITHIN_S = 90
 
 
@@ -120,15 +128,34 @@ def finish(process: subprocess.Popen[str], expected: int | None = 0) -> str:
     return output
 
 
+def as_launched(deepspeed: Path) -> list[dict[str, str]]:
+    """What `accelerate launch` with a DeepSpeed file tells each of two processes, as far as a run reads it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    group |= {"ACCELERATE_USE_DEEPSPEED": "true", DEEPSPEED_FILE: str(deepspeed)}
+    return [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+
+
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Callable[[str, str], Path]:
-    """trained(recipe, "one" | "zero2" | "zero3"): the folder of that whole run, which is run once."""
+    """trained(recipe, "one" | "zero2" | "zero3"): the folder of that whole run, which is run once.
+
+    Its ranks are forked with what a launcher tells them; the last tests of this file launch theirs as a user does.
+    """
 
     def train(recipe: str, how: str) -> Path:
         run = folder / "runs" / f"{recipe}-{how}"
         if not run.exists():
-            launch = ["--launch", PROFILES[how]] if how in PROFILES else []
-            finish(start(folder, f"{recipe}.yaml", f"run={run}", *launch))
+            told = as_launched(DEEPSPEED[how](folder)) if how in DEEPSPEED else [{}]
+            logs = [folder / f"{run.name}-{rank}.log" for rank in range(len(told))]
+            ranks = [
+                Forked(folder / f"{recipe}.yaml", run, log=log, environment=environment)
+                for log, environment in zip(logs, told, strict=True)
+            ]
+            codes = [rank.wait(300) for rank in ranks]
+            assert codes == [0] * len(told), "\n".join(log.read_text()[-2000:] for log in logs)
         return run
 
     return train
