@@ -67,10 +67,10 @@ test: $(STAMP) ## all checks and the fast tests
 	$(BIN)/python .ci/pins.py
 	$(BIN)/python .ci/pins.py requirements-gpu.txt
 	$(BIN)/python .ci/requires.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-slow: $(STAMP) ## tests that take minutes: kill -9 and resume, vLLM, SmolLM2, two processes, 20,000 fuzzed conversations
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800 -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800 -n 2 --dist loadscope --no-loadscope-reorder
 
 fuzz: $(STAMP) ## every property again with new random examples, 2,000 each (20 minutes); `make test` repeats the same ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile exploring -n 2

@@ -96,7 +96,9 @@ def test_a_log_cut_at_any_byte_gives_the_same_result(tmp_path):
     whole = run(tmp_path / "whole", ScriptedEngine(often_right), named)
     [log] = (tmp_path / "whole" / "logs").iterdir()
     data = log.read_bytes()
-    for end in range(0, len(data), 29):
+    ends = [at + 1 for at, byte in enumerate(data) if byte == ord("\n")]
+    middles = [(begin + end) // 2 for begin, end in zip([0, *ends], ends, strict=False)]
+    for end in sorted({0, 1, *middles, *(end - 1 for end in ends), *ends, *(end + 1 for end in ends[:-1])}):
         folder = tmp_path / str(end)
         (folder / "logs").mkdir(parents=True)
         (folder / "logs" / log.name).write_bytes(data[:end])

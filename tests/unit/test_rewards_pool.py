@@ -184,21 +184,21 @@ def test_hung_rewards_end_at_the_deadline_and_the_others_score(folder):
 
 
 def test_time_in_which_the_machine_was_busy_with_others_does_not_count(folder, monkeypatch):
-    """The kernel's count of a worker's waiting is replaced: 0.3 s of each deadline of 0.4 s go to others."""
+    """The kernel's count of a worker's waiting is replaced: 0.15 s of each deadline of 0.2 s go to others."""
     task = question()
     clock = {"starved": 0.0}
 
     def starved(pid):
-        clock["starved"] += 0.3
+        clock["starved"] += 0.15
         return clock["starved"]
 
     monkeypatch.setattr("alignkit.processes.clock.starved_s", starved)
-    with closing(make(folder, "faulty", workers=1, deadline_s=0.4)) as pool:
+    with closing(make(folder, "faulty", workers=1, deadline_s=0.2)) as pool:
         start = time.monotonic()
         [scores] = score(pool, (task, rollouts(task, "hang", "honest")))
     assert scores[0].fault.kind is FaultKind.TIMEOUT
     assert scores[1].value == 6.0
-    assert time.monotonic() - start > 0.4 * 10  # starved for ever, it was killed at ten times its deadline
+    assert time.monotonic() - start > 0.2 * 10  # starved for ever, it was killed at ten times its deadline
 
 
 def test_scores_do_not_depend_on_the_number_of_workers(folder):

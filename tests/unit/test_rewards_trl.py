@@ -15,46 +15,56 @@ from alignkit.types.score import FaultKind
 from alignkit.types.task import Task
 
 
-def scored(name, task, *texts, beside=None, tokens=3, deadline_s=10.0, **options):
-    spec = RewardSpec(name=name, options=options, deadline_s=deadline_s)
-    with closing(RewardPool([spec], workers=1, beside=beside)) as pool:
-        return asyncio.run(pool.score([(task, rollouts(task, *texts, tokens=tokens))]))[0]
+@pytest.fixture(scope="module")
+def accuracy():
+    """A pool of TRL's accuracy reward, whose worker imports TRL once; its own alarms come long before the deadline."""
+    with closing(RewardPool([RewardSpec(name="trl:accuracy_reward", deadline_s=600)], workers=1)) as pool:
+        yield pool
 
 
-def test_accuracy_reward_grades_in_the_worker_with_its_own_timers():
+def scored(pool, task, *texts, tokens=3):
+    return asyncio.run(pool.score([(task, rollouts(task, *texts, tokens=tokens))]))[0]
+
+
+def test_accuracy_reward_grades_in_the_worker_with_its_own_timers(accuracy):
     task = question(solution=r"\frac{1}{3}")
-    scores = scored("trl:accuracy_reward", task, r"\boxed{\frac{1}{3}}", r"\boxed{\frac{1}{2}}", r"\boxed{\frac{2}{6}}")
+    scores = scored(accuracy, task, r"\boxed{\frac{1}{3}}", r"\boxed{\frac{1}{2}}", r"\boxed{\frac{2}{6}}")
     assert [one.value for one in scores] == [1.0, 0.0, 1.0]
 
 
-def test_a_gold_answer_that_trl_cannot_read_is_refused_and_not_zero():
-    scores = scored("trl:accuracy_reward", question(solution="no mathematics at all"), r"\boxed{1}")
+def test_a_gold_answer_that_trl_cannot_read_is_refused_and_not_zero(accuracy):
+    scores = scored(accuracy, question(solution="no mathematics at all"), r"\boxed{1}")
     assert scores[0].value is None
     assert scores[0].fault.kind is FaultKind.REFUSED
 
 
-def test_accuracy_reward_on_a_tower_of_powers_ends_by_its_own_alarm():
+def test_accuracy_reward_on_a_tower_of_powers_ends_by_its_own_alarm(accuracy):
     """math-verify's timers need the main thread; in any other thread this answer would run until it is killed."""
-    scores = scored("trl:accuracy_reward", question(solution="1"), r"\boxed{9^{9^{9^9}}}", deadline_s=600)
+    scores = scored(accuracy, question(solution="1"), r"\boxed{9^{9^{9^9}}}")
     assert scores[0].value == 0.0  # killed at its deadline, it would have none
 
 
 def test_the_other_stock_rewards_give_trls_own_numbers():
     task = question(solution="1")
-    think = scored("trl:think_format_reward", task, "<think>a</think> b", "b")
-    assert [one.value for one in think] == [1.0, 0.0]
-    overlong = scored(
-        "trl:get_soft_overlong_punishment", task, "x", tokens=90, max_completion_len=100, soft_punish_cache=20
-    )
-    assert overlong[0].value == -0.5
-    repeated = scored("trl:get_repetition_penalty_reward", task, "x", tokens=5, ngram_size=2)
-    assert repeated[0].value == 0.0  # five different tokens
-    reasoned = scored(
-        "trl:reasoning_accuracy_reward", task, r"a @@ \boxed{1}", r"\boxed{1}", reasoning_delimiters=["@@"]
-    )
-    assert [one.value for one in reasoned] == [1.0, 0.0]
-    cosine = scored("trl:get_cosine_scaled_reward", task, r"\boxed{1}", r"\boxed{2}", tokens=50, max_len=100)
-    assert [one.value for one in cosine] == pytest.approx([0.75, -0.75])
+    options: dict[str, dict] = {
+        "think_format_reward": {},
+        "get_soft_overlong_punishment": {"max_completion_len": 100, "soft_punish_cache": 20},
+        "get_repetition_penalty_reward": {"ngram_size": 2},
+        "reasoning_accuracy_reward": {"reasoning_delimiters": ["@@"]},
+        "get_cosine_scaled_reward": {"max_len": 100},
+    }
+    specs = [RewardSpec(name=f"trl:{name}", options=given, deadline_s=10.0) for name, given in options.items()]
+    with closing(RewardPool(specs, workers=1)) as pool:
+
+        def values(name, *texts, tokens=3):
+            return [one.parts[name] for one in scored(pool, task, *texts, tokens=tokens)]
+
+        assert values("think_format_reward", "<think>a</think> b", "b") == [1.0, 0.0]
+        assert values("get_soft_overlong_punishment", "x", tokens=90) == [-0.5]
+        assert values("get_repetition_penalty_reward", "x", tokens=5) == [0.0]  # five different tokens
+        assert values("reasoning_accuracy_reward", r"a @@ \boxed{1}", r"\boxed{1}") == [1.0, 0.0]
+        cosine = values("get_cosine_scaled_reward", r"\boxed{1}", r"\boxed{2}", tokens=50)
+        assert cosine == pytest.approx([0.75, -0.75])
 
 
 def test_arguments_are_those_of_the_installed_trainer():
@@ -120,6 +130,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+def scored_by(folder, name, task, *texts):
+    spec = RewardSpec(name=f"./mine.py:{name}", deadline_s=10.0)
+    with closing(RewardPool([spec], workers=1, beside=folder)) as pool:
+        return scored(pool, task, *texts)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -136,12 +152,12 @@ def folder(tmp_path):
     ],
 )
 def test_users_trl_functions_run_unchanged_and_their_failures_are_named(folder, name, expected):
-    scores = scored(f"./mine.py:{name}", question(level=4), "a", "bb", "ccc", beside=folder)
+    scores = scored_by(folder, name, question(level=4), "a", "bb", "ccc")
     assert [one.fault.kind if one.value is None else one.value for one in scores] == expected
 
 
 def test_a_missing_column_is_named_with_those_the_data_has(folder):
-    [score] = scored("./mine.py:needs", question(1, level=4), "a", beside=folder)
+    [score] = scored_by(folder, "needs", question(1, level=4), "a")
     assert (
         score.fault.message == "needs the column colour, the data has level, reference; rename one with `data.columns`"
     )
