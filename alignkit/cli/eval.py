@@ -28,6 +28,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many tasks each, chosen by the seed.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Names all randomness.")] = 0,
     engine: Annotated[str, typer.Option(help="vllm, hf (exact, slow), or the URL of a vLLM server.")] = "vllm",
+    memory_fraction: Annotated[
+        float,
+        typer.Option(min=0.05, max=1, help="vLLM's share of a GPU's memory; where rewards use it, too, lower it."),
+    ] = 0.9,
     data: Annotated[Path | None, typer.Option(help="Folder of data files; besides $ALIGNKIT_DATA.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of results; default runs/eval/<model>.")] = None,
     as_json: JsonOption = False,
@@ -43,7 +47,9 @@ def evaluate(
     wanted = plan(suite, task or (), limit=limit, seed=seed, data=data)
     folder = out or Path("runs/eval") / Path(model).name
     with _progress(wanted) as report:
-        results = run_evaluation(model, wanted, engine=engine, seed=seed, out=folder, report=report)
+        results = run_evaluation(
+            model, wanted, engine=engine, seed=seed, out=folder, memory_fraction=memory_fraction, report=report
+        )
     if as_json:
         print_json({"folder": str(folder / wanted.name), "results": results})
         return

@@ -16,6 +16,7 @@ from alignkit.recipe.lookup.find import did_you_mean, find, find_suite
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.outline import function_options, keyword_functions
 from alignkit.recipe.lookup.rows_function import find_rows_function
+from alignkit.recipe.lookup.vllm_options import broken_options
 from alignkit.recipe.reward_settings import broken_reward_settings
 from alignkit.recipe.schema import Critic, Data, Recipe, Rows, Stage
 from alignkit.recipe.template import template_parts
@@ -35,7 +36,7 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
     algorithms: (Algorithm, Config) of each stage; (None, None) where it was not imported: what hangs on it is left out.
     """
     folder = recipe.file.parent if recipe.file else Path()
-    for rule in (_model, _stage_names, _launch):
+    for rule in (_model, _stage_names, _engine, _launch):
         yield from rule(recipe)
     yield from _lora(recipe, algorithms)
     yield from _evaluation(recipe, algorithms)
@@ -160,6 +161,11 @@ def _launch(recipe: Recipe) -> Broken:
             find("launch", recipe.launch, beside=recipe.file.parent if recipe.file else None)
         except ContentError as error:
             yield ("launch",), str(error)
+
+
+def _engine(recipe: Recipe) -> Broken:
+    for option, problem in broken_options(recipe.engine.options):
+        yield ("engine", "options", option), problem
 
 
 def _reference(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:

@@ -1,7 +1,8 @@
 """Reward models of our own training: the folder that a reward recipe wrote, read with its own tokenizer and template.
 
-Options: `path` (the folder, `runs/NAME/final`), `device`, `engine` (transformers or vllm). The score has what the model
-was trained for: objectives as parts, quantiles, members of an ensemble, values of steps. `path` may be a list: then the
+Options: `path` (the folder, `runs/NAME/final`), `device` (default: the accelerator where there is one), `engine`
+(transformers or vllm), `memory_fraction` (of a GPU, for vLLM). The score has what the model was trained for: objectives
+as parts, quantiles, members of an ensemble, values of steps. `path` may be a list: then the
 value is the mean over the folders, and what each says is a member, in their order, for the recipe's `ensemble`; one
 that cannot score an answer leaves it without a score. vLLM may read what scores by a causal LM's last state in
 float32; where its numbers are not those of transformers, the reward does not load.
@@ -27,7 +28,13 @@ class learned:
     name = "learned"
     per_rollout = True
 
-    def __init__(self, path: str | list[str], device: str = "cpu", engine: str = "transformers"):
+    def __init__(
+        self,
+        path: str | list[str],
+        device: str | None = None,
+        engine: str = "transformers",
+        memory_fraction: float = 0.45,
+    ):
         from pathlib import Path
 
         from alignkit.errors import ContentError
@@ -42,7 +49,7 @@ class learned:
         self._models = [RewardModel.load(folder, device=device) for folder in paths]
         if engine == "vllm":
             for folder, model in zip(paths, self._models, strict=True):
-                _read_by_vllm(folder, model)
+                _read_by_vllm(folder, model, memory_fraction)
 
     async def score(self, task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         [scores] = self.score_groups([(task, rollouts)])
@@ -56,7 +63,7 @@ class learned:
         return [[_together(scores) for scores in zip(*group, strict=True)] for group in zip(*said, strict=True)]
 
 
-def _read_by_vllm(folder: Path, model: RewardModel) -> None:
+def _read_by_vllm(folder: Path, model: RewardModel, memory_fraction: float) -> None:
     from alignkit.engines.vllm.states import VllmStates
     from alignkit.errors import ContentError
     from alignkit.rewards.learned.reward_model import FILES, MICRO_BATCH_TOKENS
@@ -71,7 +78,7 @@ def _read_by_vllm(folder: Path, model: RewardModel) -> None:
         problem = f"reward 'learned': in {model.reading.dtype} vllm's scores are not those of transformers"
         raise ContentError(f"{problem}; train {folder} in float32, or use engine: transformers")
     longest = min(model.context, MICRO_BATCH_TOKENS)
-    states = VllmStates(folder, extra_files=FILES, max_model_len=longest)
+    states = VllmStates(folder, extra_files=FILES, max_model_len=longest, memory_fraction=memory_fraction)
     model.read_with(states, engine="vllm")
 
 

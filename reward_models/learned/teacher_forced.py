@@ -2,7 +2,8 @@
 
 A step earns the increase of the mean log-prob of the reference's tokens, given the prompt, the solution up to the
 step's end and `cue`; the value, the last mean minus the first, is the sum over the steps. Options: `path` (any causal
-language model), `split` (blank_line, newline, sentence), `cue`, `dtype`, `device`.
+language model), `split` (blank_line, newline, sentence), `cue`, `dtype`, `device` (default: the accelerator where there
+is one).
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class teacher_forced:
         split: str = "blank_line",
         cue: str = "\nThe answer is ",
         dtype: str = "float32",
-        device: str = "cpu",
+        device: str | None = None,
     ):
         from typing import get_args
 

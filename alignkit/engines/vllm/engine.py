@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.process import VllmProcess, environment
 from alignkit.engines.vllm.shared_weights import map_tensors, table_of
 from alignkit.errors import EngineError, SyncError
@@ -20,6 +21,7 @@ from alignkit.types.rollout import Completion, Request, StopReason
 if TYPE_CHECKING:
     from torch import Tensor
 
+DEFAULT = Settings()
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0  # vLLM raises lower ones silently, and refuses higher ones
 
 
@@ -28,7 +30,7 @@ class VllmEngine(VllmProcess):
 
     model_folder: a saved model (config and safetensors); its weights are those of `version` and set the names and
     shapes that every update must bring. dtype: "float32" or "bfloat16". max_model_len: longest prompt and completion
-    together, in tokens. memory_gib: key-value cache on CPU; gpu_memory_fraction: share of the device on a GPU.
+    together, in tokens. memory_gib: key-value cache on CPU; settings: everything else that it is started with.
     threads: of the child, None: all cores it may use. log_file: takes the child's output. startup_s, timeout_s: a
     child that has not answered by then is killed.
     Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
@@ -43,10 +45,10 @@ class VllmEngine(VllmProcess):
         log_file: Path,
         seed: int = 0,
         memory_gib: int = 2,
-        gpu_memory_fraction: float = 0.45,
+        settings: Settings = DEFAULT,
         threads: int | None = None,
         version: int = 0,
-        startup_s: float = 300.0,
+        startup_s: float = 900.0,
         timeout_s: float = 3600.0,
     ):
         super().__init__(log_file=log_file, timeout_s=timeout_s)
@@ -63,11 +65,12 @@ class VllmEngine(VllmProcess):
             "dtype": dtype,
             "max_model_len": max_model_len,
             "seed": seed,
-            "gpu_memory_fraction": gpu_memory_fraction,
+            "settings": settings.as_json(),
             "version": version,
             "table": self._table.as_json(),
         }
-        self._start(start, environment(threads, memory_gib), startup_s, descriptor=self._descriptor)
+        own = environment(threads, memory_gib, deterministic=settings.deterministic)
+        self._start(start, own, startup_s, descriptor=self._descriptor)
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
         for request in requests:

@@ -108,8 +108,11 @@ class VllmProcess:
         return " | ".join([line.strip() for line in lines if line.strip()][-LOG_LINES:]) or "(empty)"
 
 
-def environment(threads: int | None, memory_gib: int) -> dict[str, str]:
-    """The child's environment: this one's without what was meant for the trainer alone, and with vLLM's settings."""
+def environment(threads: int | None, memory_gib: int, *, deterministic: bool = False) -> dict[str, str]:
+    """The child's environment: this one's without what was meant for the trainer alone, and with vLLM's settings.
+
+    deterministic: that a request's bits depend on nothing else in the batch, which vLLM can promise on a GPU only.
+    """
     own = {
         name: value
         for name, value in os.environ.items()
@@ -128,6 +131,7 @@ def environment(threads: int | None, memory_gib: int) -> dict[str, str]:
             "VLLM_LOGGING_LEVEL": "WARNING",
             "HF_HUB_OFFLINE": "1",
         }
+        | ({"VLLM_BATCH_INVARIANT": "1"} if deterministic else {})
     )
 
 

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.process import VllmProcess, environment
 from alignkit.types.scratch import scratch
 
@@ -15,9 +16,9 @@ class VllmStates(VllmProcess):
     """A child that holds the layers of one causal language model and says its states.
 
     model_folder: a saved model; extra_files in it are not the model's and are kept from vLLM. max_model_len: longest
-    sequence, in tokens. memory_gib: key-value cache on CPU; gpu_memory_fraction:
-    share of the device on a GPU. threads: of the child, None: all cores it may use. startup_s, timeout_s: a child that
-    has not answered by then is killed. Raises EngineError when vLLM is not installed or does not start.
+    sequence, in tokens. memory_gib: key-value cache on CPU; memory_fraction: share of the device on a GPU. threads: of
+    the child, None: all cores it may use. startup_s, timeout_s: a child that has not answered by then is killed.
+    Raises EngineError when vLLM is not installed or does not start.
     """
 
     def __init__(
@@ -27,9 +28,9 @@ class VllmStates(VllmProcess):
         extra_files: Sequence[str],
         max_model_len: int,
         memory_gib: int = 2,
-        gpu_memory_fraction: float = 0.45,
+        memory_fraction: float = 0.45,
         threads: int | None = None,
-        startup_s: float = 300.0,
+        startup_s: float = 900.0,
         timeout_s: float = 3600.0,
     ):
         resources = contextlib.ExitStack()
@@ -40,7 +41,7 @@ class VllmStates(VllmProcess):
             "do": "states",
             "model_folder": str(_without(model_folder, extra_files, folder / "model")),
             "max_model_len": max_model_len,
-            "gpu_memory_fraction": gpu_memory_fraction,
+            "settings": Settings(memory_fraction=memory_fraction).as_json(),
         }
         self._start(start, environment(threads, memory_gib), startup_s)
 

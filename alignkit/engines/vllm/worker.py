@@ -15,11 +15,10 @@ import sys
 import threading
 from typing import Any
 
+from alignkit.engines.vllm.arguments import Platform, Settings, engine_arguments, keeps_prefixes
 from alignkit.engines.vllm.shared_weights import Table, map_tensors
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import end_with
-
-BLOCK_TOKENS = 32  # smallest that vLLM's CPU attention allows: more of a short prompt is shared within its group
 
 
 class EngineWorker:
@@ -27,34 +26,24 @@ class EngineWorker:
 
     def __init__(self, start: dict[str, Any], weights_descriptor: int):
         from vllm import LLM
-        from vllm.platforms import current_platform
 
-        self._on_cpu = current_platform.is_cpu()
+        platform, settings = _platform(), Settings(**start["settings"])
+        self._keeps_prefixes = keeps_prefixes(platform, settings)
+        self._sleeps = settings.sleeps and not platform.cpu
         self._descriptor = weights_descriptor
         self._table = Table.from_json(start["table"])
         self._version = start["version"]
-        memory = {} if self._on_cpu else {"gpu_memory_utilization": start["gpu_memory_fraction"]}
         self._llm: Any = LLM(
             model=start["model_folder"],
             skip_tokenizer_init=True,
             dtype=start["dtype"],
             seed=start["seed"] % 2**32,
-            max_model_len=start["max_model_len"],
-            max_num_seqs=256,
-            # A prompt is read in one piece: vLLM cannot take back a draw from a request's own random generator on CPU
-            # ("CPU Generator does not use offset"), which it does after each piece but the last.
-            enable_chunked_prefill=False,
-            max_num_batched_tokens=max(8192, start["max_model_len"]),
-            enable_prefix_caching=True,
-            block_size=BLOCK_TOKENS,
-            enforce_eager=True,
             logprobs_mode="processed_logprobs",
-            enable_sleep_mode=not self._on_cpu,
-            **memory,
+            **engine_arguments(platform, settings, max_model_len=start["max_model_len"], weight_bytes=self._table.size),
         )
 
     def generate(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
-        """Samples all requests. Prefixes are shared within the call only, so that a call depends on nothing before."""
+        """Samples all requests."""
         from vllm import SamplingParams
 
         settings = [
@@ -69,7 +58,7 @@ class EngineWorker:
             )
             for request in requests
         ]
-        self._llm.reset_prefix_cache()
+        self._begin_call()
         prompts = [{"prompt_token_ids": request["prompt_ids"]} for request in requests]
         outputs = [result.outputs[0] for result in self._llm.generate(prompts, settings, use_tqdm=False)]
         completions = [
@@ -88,7 +77,7 @@ class EngineWorker:
         from vllm import SamplingParams
 
         settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, ignore_eos=True)
-        self._llm.reset_prefix_cache()
+        self._begin_call()
         prompts = [{"prompt_token_ids": sequence} for sequence in sequences]
         scores = [
             [ranks[token].logprob for token, ranks in zip(sequence[1:], result.prompt_logprobs[1:], strict=True)]
@@ -114,14 +103,18 @@ class EngineWorker:
         return {"stale": stale, "unknown": unknown, "version": version}
 
     def sleep(self) -> dict[str, Any]:
-        if not self._on_cpu:
+        if self._sleeps:
             self._llm.sleep(level=1)
         return {}
 
     def wake(self) -> dict[str, Any]:
-        if not self._on_cpu:
+        if self._sleeps:
             self._llm.wake_up()
         return {}
+
+    def _begin_call(self) -> None:
+        if not self._keeps_prefixes:
+            self._llm.reset_prefix_cache()
 
 
 class Reader:
@@ -129,22 +122,16 @@ class Reader:
 
     def __init__(self, start: dict[str, Any]):
         from vllm import LLM
-        from vllm.platforms import current_platform
 
-        on_cpu = current_platform.is_cpu()
+        arguments = engine_arguments(
+            _platform(), Settings(**start["settings"]), max_model_len=start["max_model_len"], weight_bytes=0
+        )
         self._llm: Any = LLM(
             model=start["model_folder"],
             runner="pooling",
             convert="embed",  # the state after the last token; the head stays with the reward model
             dtype="float32",  # in bfloat16 its numbers are not those of transformers
-            max_model_len=start["max_model_len"],
-            max_num_seqs=256,
-            enable_chunked_prefill=False,
-            max_num_batched_tokens=max(8192, start["max_model_len"]),
-            enable_prefix_caching=True,
-            block_size=BLOCK_TOKENS,
-            enforce_eager=True,
-            **({} if on_cpu else {"gpu_memory_utilization": start["gpu_memory_fraction"]}),
+            **arguments,
         )
 
     def states(self, sequences: list[list[int]]) -> dict[str, Any]:
@@ -159,6 +146,14 @@ class Reader:
             use_tqdm=False,
         )
         return {"states": [result.outputs.data.float().tolist() for result in results]}
+
+
+def _platform() -> Platform:
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        return Platform(cpu=True)
+    return Platform(cpu=False, device_bytes=current_platform.get_device_total_memory())
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """What a recipe may say: one pydantic model per section, closed (unknown keys are errors) and frozen. No torch here."""
 
 from alignkit.recipe.schema.data import Data, Rows
+from alignkit.recipe.schema.engine import EngineProcess
 from alignkit.recipe.schema.model import Lora, Model, Scratch
 from alignkit.recipe.schema.recipe import Checkpoints, Evaluation, Health, Recipe, Reference
 from alignkit.recipe.schema.rewards import Ensemble, Normalise, RewardSpec, Risk, Steps
@@ -14,6 +15,7 @@ __all__ = [
     "Constraint",
     "Critic",
     "Data",
+    "EngineProcess",
     "Ensemble",
     "Environment",
     "Evaluation",

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from alignkit.recipe.schema.data import Data
+from alignkit.recipe.schema.engine import EngineProcess
 from alignkit.recipe.schema.model import Model
 from alignkit.recipe.schema.section import Section
 from alignkit.recipe.schema.stage import Stage
@@ -60,6 +61,7 @@ class Recipe(Section):
     """Folder of the run; default `runs/<recipe name>`."""
     model: Model
     reference: Reference | None = None
+    engine: EngineProcess = EngineProcess()
     stages: tuple[Stage, ...]
     evaluation: Evaluation | None = None
     checkpoints: Checkpoints = Checkpoints()

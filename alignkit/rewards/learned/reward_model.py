@@ -23,6 +23,7 @@ from alignkit.data.prompts import render, render_answer
 from alignkit.errors import ContentError, DataError, on_one_line
 from alignkit.models.adapted import base_model
 from alignkit.models.critic import add_value_head
+from alignkit.models.device import default_device
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want
 from alignkit.models.last_states import TOLERANCE, States, differences, last_values, reads_last_only, trial_batch
@@ -175,8 +176,12 @@ class RewardModel:
     states: States | None = None
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "cpu") -> RewardModel:
-        """From a folder that training wrote; safetensors only. Raises ContentError when it is none."""
+    def load(cls, folder: Path, *, device: str | None = None) -> RewardModel:
+        """From a folder that training wrote; safetensors only. device: None is the accelerator, where there is one.
+
+        Raises ContentError when it is none.
+        """
+        device = device or default_device()
         reading, algorithm, config = _read_folder(folder)
         model, tokenizer = load_policy(Model(path=str(folder.resolve())), seed=0)
         heads = len(algorithm.heads(config))

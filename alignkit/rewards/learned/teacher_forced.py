@@ -14,6 +14,7 @@ from alignkit.data.prompts import render
 from alignkit.data.tokens import plain_ids
 from alignkit.errors import ContentError, DataError
 from alignkit.models.adapted import base_model
+from alignkit.models.device import default_device
 from alignkit.models.encoder import Encoder
 from alignkit.models.forward import Forward
 from alignkit.models.load import load_policy
@@ -50,12 +51,15 @@ class TeacherForced:
     cue: str
 
     @classmethod
-    def load(cls, path: str, *, split: Rule, cue: str, dtype: str, device: str) -> TeacherForced:
-        """From a causal language model's folder or name. Raises ContentError for another model."""
+    def load(cls, path: str, *, split: Rule, cue: str, dtype: str, device: str | None = None) -> TeacherForced:
+        """From a causal language model's folder or name. device: None is the accelerator, where there is one.
+
+        Raises ContentError for another model.
+        """
         model, tokenizer = load_policy(Model(path=path), seed=0)
         if isinstance(model, Encoder):
             raise ContentError(f"reward 'teacher_forced': {path} says no words; name a causal language model")
-        model.to(device).requires_grad_(False).eval()
+        model.to(device or default_device()).requires_grad_(False).eval()
         forward = Forward(model, getattr(torch, dtype), report=lambda line: None)
         return cls(forward=forward, tokenizer=tokenizer, split=split, cue=cue)
 

@@ -97,10 +97,12 @@ def _sampled_and_synced(engine: Engine, model: nn.Module, device: str) -> list[R
 
 def start_vllm(folder: Path, log_file: Path) -> Engine:
     """vLLM on the saved model, with a small share of the card."""
+    from alignkit.engines.vllm.arguments import Settings
     from alignkit.engines.vllm.engine import VllmEngine
 
+    settings = Settings(memory_fraction=0.3)
     return VllmEngine(
-        folder, dtype="bfloat16", max_model_len=CONTEXT, log_file=log_file, memory_gib=1, gpu_memory_fraction=0.3
+        folder, dtype="bfloat16", max_model_len=CONTEXT, log_file=log_file, memory_gib=1, settings=settings
     )
 
 

@@ -12,7 +12,7 @@ from alignkit.errors import DataError
 from alignkit.evaluate.benchmark.protocol import Named, chosen_protocols
 from alignkit.evaluate.benchmark.runner import BenchmarkJob, Runner
 from alignkit.evaluate.benchmark.tasks import choose, load_benchmark
-from alignkit.run.evaluate.evaluated_model import named_reward, open_model, reward_to_measure
+from alignkit.run.evaluate.evaluated_model import MEMORY_FRACTION, named_reward, open_model, reward_to_measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,21 +64,24 @@ def evaluate(
     seed: int,
     out: Path,
     workers: int = 2,
+    memory_fraction: float = MEMORY_FRACTION,
     report: Callable[[str, int], None] = lambda name, done: None,
     finished: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> list[dict[str, Any]]:
     """The results of all jobs, as they stand in `out/<plan's name>/<protocol>/result.json`.
 
-    model_name: also the name of a reward, for protocols of pairs. Controls of harm rates run first. Raises
-    ContentError for a model that cannot be loaded or has no chat template where one is needed, EngineError when the
-    engine dies: run it again, and it goes on after the last answers.
+    model_name: also the name of a reward, for protocols of pairs. memory_fraction: vLLM's share of a GPU. Controls of
+    harm rates run first. Raises ContentError for a model that cannot be loaded or has no chat template where one is
+    needed, EngineError when the engine dies: run it again, and it goes on after the last answers.
     """
     with contextlib.ExitStack() as resources:
         reward = reward_to_measure(model_name, wanted.jobs)
         if reward is not None:
             model = named_reward(reward)
         else:
-            model = resources.enter_context(open_model(model_name, wanted.jobs, engine=engine, seed=seed))
+            model = resources.enter_context(
+                open_model(model_name, wanted.jobs, engine=engine, seed=seed, memory_fraction=memory_fraction)
+            )
         runner = Runner(
             model=model, folder=out / wanted.name, logs=out / "answers", seed=seed, workers=workers, report=report,
             reward=reward,

@@ -12,11 +12,13 @@ from typing import Any
 from alignkit.data.opened import opened
 from alignkit.data.prompts import render
 from alignkit.data.tokens import said_text
+from alignkit.engines.vllm.arguments import Settings
 from alignkit.errors import AlignkitError, ContentError
 from alignkit.evaluate.benchmark.answers import Model
 from alignkit.evaluate.benchmark.grade import scorer_hash
 from alignkit.evaluate.benchmark.protocol import MetricSpec
 from alignkit.evaluate.benchmark.runner import BenchmarkJob
+from alignkit.models.device import default_device
 from alignkit.models.load import load_policy, model_folder
 from alignkit.models.tokenizer import recognise, stop_tokens
 from alignkit.recipe.lookup.find import find
@@ -29,15 +31,18 @@ from alignkit.types.task import Task
 TOKEN_VARIABLE = "ALIGNKIT_TOKEN"  # the key of an external server, as for rewards
 HASHED = ("*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*")
 REWARD_DEADLINE_S = 30.0  # a reward model on a CPU may take seconds for its first pair
+MEMORY_FRACTION = 0.9  # of a GPU: nothing trains beside it
 CHOICE_TOKENS = 256  # room for the longest choice of a multiple-choice question
 
 
 @contextlib.contextmanager
-def open_model(name: str, jobs: Sequence[BenchmarkJob], *, engine: str, seed: int) -> Generator[Model]:
+def open_model(
+    name: str, jobs: Sequence[BenchmarkJob], *, engine: str, seed: int, memory_fraction: float = MEMORY_FRACTION
+) -> Generator[Model]:
     """A model whose engine has room for the longest prompt and completion of `jobs`; it ends with the context.
 
     name: a folder, a hub id, or smollm2-135m-instruct. engine: vllm, hf, or the address of a vLLM server that serves
-    this model. Raises ContentError when it cannot be loaded, or lacks a chat
+    this model. memory_fraction: vLLM's share of a GPU. Raises ContentError when it cannot be loaded, or lacks a chat
     template that a job needs; EngineError when the engine does not start.
     """
     folder = model_folder(name)
@@ -54,7 +59,7 @@ def open_model(name: str, jobs: Sequence[BenchmarkJob], *, engine: str, seed: in
 
     longest = min(config.max_position_embeddings, max(_longest(job, encode) for job in jobs))
     with contextlib.ExitStack() as resources:
-        started, kind, context = start_engine(engine, folder, longest, seed, resources)
+        started, kind, context = start_engine(engine, folder, longest, seed, resources, memory_fraction=memory_fraction)
         yield Model(
             name=name,
             hash=folder_hash(folder),
@@ -151,7 +156,13 @@ class LateEngine:
 
 
 def start_engine(
-    engine: str, folder: Path, longest: int, seed: int, resources: contextlib.ExitStack
+    engine: str,
+    folder: Path,
+    longest: int,
+    seed: int,
+    resources: contextlib.ExitStack,
+    *,
+    memory_fraction: float = MEMORY_FRACTION,
 ) -> tuple[Any, str, int]:
     """(the engine, its kind with its arithmetic, its context in tokens). Ours start late, a server is asked at once."""
     if engine.startswith(("http://", "https://")):
@@ -162,7 +173,10 @@ def start_engine(
         return served, f"server {served.model}", served.context
 
     def start() -> Any:
-        started = _hf(folder, seed) if engine == "hf" else _vllm(folder, longest, seed, resources)
+        if engine == "hf":
+            started = _hf(folder, seed)
+        else:
+            started = _vllm(folder, longest, seed, resources, Settings(memory_fraction=memory_fraction))
         resources.callback(started.close)
         return started
 
@@ -173,16 +187,24 @@ def _hf(folder: Path, seed: int) -> Any:
     from alignkit.engines.hf import HfEngine
 
     policy, _ = load_policy(ModelSection(path=str(folder)), seed=seed)
-    return HfEngine(policy, dtype="float32", share=True)
+    return HfEngine(policy.to(default_device()), dtype="float32", share=True)
 
 
-def _vllm(folder: Path, longest: int, seed: int, resources: contextlib.ExitStack) -> Any:
+def _vllm(folder: Path, longest: int, seed: int, resources: contextlib.ExitStack, settings: Settings) -> Any:
     from alignkit.engines.vllm.engine import VllmEngine
 
     logs = resources.enter_context(scratch())
     threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or None
     log_file = logs / "engine.log"
-    return VllmEngine(folder, dtype="bfloat16", max_model_len=longest, log_file=log_file, seed=seed, threads=threads)
+    return VllmEngine(
+        folder,
+        dtype="bfloat16",
+        max_model_len=longest,
+        log_file=log_file,
+        seed=seed,
+        threads=threads,
+        settings=settings,
+    )
 
 
 def _longest(job: BenchmarkJob, encode: Callable[[Task], tuple[int, ...]]) -> int:

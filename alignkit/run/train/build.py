@@ -17,6 +17,7 @@ from torch import nn
 from alignkit.data.tokens import said_text
 from alignkit.data.turns import Renderer
 from alignkit.engines.engine import Engine
+from alignkit.engines.vllm.arguments import Settings
 from alignkit.environments.lift import find_environment
 from alignkit.errors import AlignkitError, RecipeError
 from alignkit.models.adapted import base_model, is_adapted
@@ -170,10 +171,20 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, *, log_file: Path
         dtype=recipe.model.dtype,
         max_model_len=longest_sequence(recipe, policy.context),
         memory_gib=settings.memory_gib,
-        gpu_memory_fraction=settings.gpu_memory_fraction,
+        settings=engine_settings(recipe),
+        startup_s=recipe.engine.startup_s,
         threads=torch.get_num_threads(),
         log_file=log_file,
         seed=recipe.seed,
+    )
+
+
+def engine_settings(recipe: Recipe) -> Settings:
+    """What the recipe says of vLLM's process, on this machine."""
+    return Settings(
+        memory_fraction=recipe.stages[-1].rollouts.gpu_memory_fraction,
+        sleeps=recipe.engine.sleep and torch.cuda.is_available(),
+        options=recipe.engine.options,
     )
 
 

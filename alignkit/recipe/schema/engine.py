@@ -1,0 +1,20 @@
+"""What a recipe may say of the process that samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import PositiveFloat
+
+from alignkit.recipe.schema.section import Section
+
+
+class EngineProcess(Section):
+    """vLLM's process, one for the whole run. Its memory is `gpu_memory_fraction` or `memory_gib` of `rollouts`."""
+
+    options: dict[str, Any] = {}
+    """Arguments of vLLM's EngineArgs by name, `max_num_seqs: 64`, say; they replace what is chosen for the platform."""
+    startup_s: PositiveFloat = 900.0
+    """Seconds in which it must be ready: loading, and on a GPU compiling and capturing graphs."""
+    sleep: bool = True
+    """On a GPU: gives its memory to the trainer while that trains. The weights are pushed again at each waking."""
