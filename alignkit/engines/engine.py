@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.types.rollout import Completion, Request
+
+
+Part = Literal["weights", "cache"]
 
 
 class Engine(Protocol):
@@ -38,11 +41,11 @@ class Engine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Gives back memory that only sampling needs; a no-op where the platform cannot."""
+        """Gives back its memory, the weights with it; nothing but `wake` may follow. A no-op where it cannot."""
         ...
 
-    def wake(self) -> None:
-        """Undoes `sleep`."""
+    def wake(self, part: Part) -> None:
+        """Takes back the memory of a part: of the weights, which `update` must then bring, and after that the cache."""
         ...
 
     def close(self) -> None:

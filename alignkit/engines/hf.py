@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from alignkit.engines.engine import Part
 from alignkit.errors import EngineError
 from alignkit.models.merge import merge
 from alignkit.types.rollout import Completion, Request, StopReason
@@ -34,15 +35,15 @@ class HfEngine:
 
     model: a transformers causal language model (or a PeftModel around one).
     dtype: arithmetic, "float32" or "bfloat16"; bfloat16 is autocast over float32 weights, exactly as in the trainer.
-    share: sample from `model` itself instead of from a copy: `update` then takes no weights, it only states their
-    version. For one-process runs of small models.
+    device: of the copy, None: the model's. share: sample from `model` itself instead of from a copy: `update` then
+    takes no weights, it only states their version. For one-process runs of small models.
     """
 
-    def __init__(self, model: Module, *, dtype: str, share: bool = False, version: int = 0):
+    def __init__(self, model: Module, *, dtype: str, device: str | None = None, share: bool = False, version: int = 0):
         self.policy_version = version
         self._share = share
         self._dtype = getattr(torch, dtype)
-        self._model: Any = model if share else _merged_copy(model)
+        self._model: Any = model if share else _merged_copy(model).to(device or next(model.parameters()).device)
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
         for request in requests:
@@ -60,7 +61,7 @@ class HfEngine:
     def sleep(self) -> None:
         """Does nothing: there is no memory that only sampling needs between two calls."""
 
-    def wake(self) -> None:
+    def wake(self, part: Part) -> None:
         """Does nothing."""
 
     def close(self) -> None:

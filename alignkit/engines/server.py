@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from alignkit.engines.engine import Part
 from alignkit.errors import EngineError, RewardError
 from alignkit.rewards.serve.endpoint import Endpoint, EndpointError
 from alignkit.types.rollout import Completion, Request, StopReason
@@ -61,7 +62,7 @@ class ServerEngine:
     def sleep(self) -> None:
         """Does nothing: the server is not ours."""
 
-    def wake(self) -> None:
+    def wake(self, part: Part) -> None:
         """Does nothing."""
 
     def close(self) -> None:

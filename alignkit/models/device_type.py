@@ -38,3 +38,10 @@ def has_gpu() -> bool:
     import torch
 
     return _PLANNED.get() == "cuda" if is_planned() else torch.cuda.is_available()
+
+
+def default_device() -> str:
+    """Where a model is put that nobody names a device for: this process's GPU where torch sees one, else the CPU."""
+    import torch
+
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"

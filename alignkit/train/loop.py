@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.models.forward import Forward
 from alignkit.ops.schedule import learning_rate
-from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.schema import Critic, Stage
 from alignkit.train.checkpoint import Kept
 from alignkit.train.hooks.hook import Hook, HookMemory
@@ -21,13 +19,13 @@ from alignkit.train.source import Drawn, Source
 from alignkit.train.split import minibatches
 from alignkit.train.state import Learned, State
 from alignkit.train.step import Step
+from alignkit.train.sync import Sync
 from alignkit.train.target import Target
 from alignkit.types.batch import Batch
 from alignkit.types.metric import Metric, combine
 from alignkit.types.needs import Needs
 from alignkit.types.seeds import child
 
-SyncEngine = Callable[[int, Trainer, Forward], dict[str, Any]]
 Finish = Callable[[State, Drawn, Batch | None, dict[str, Any]], bool]
 
 
@@ -53,10 +51,9 @@ class StageLoop:
     step: updates the policy (and a critic on its layers). critic: updates a critic of its own. reference and target:
     the frozen policy and the slowly following critic, where the algorithm or a hook needs them. hooks: what is added to
     each step, in this order. needs: what the algorithm and they need together.
-    samples: whether the stage's data needs an engine with the present weights. sync: makes the engine hold a trainer's
-    weights, which are of a version, and proves it; returns metrics. finish: is told of each finished step (the state
-    after it, its data, the batch that was trained on, its metrics; it records them, looks after health, evaluates,
-    checkpoints) and returns False to stop the run.
+    samples: whether the stage's data needs an engine with the present weights, which sync brings. finish: is told of
+    each finished step (the state after it, its data, the batch that was trained on, its metrics; it records them, looks
+    after health, evaluates, checkpoints) and returns False to stop the run.
     """
 
     stage: Stage
@@ -64,7 +61,7 @@ class StageLoop:
     step: Step
     reference: Reference | None
     seed: int
-    sync: SyncEngine
+    sync: Sync
     finish: Finish
     critic: Step | None = None
     target: Target | None = None
@@ -95,8 +92,9 @@ class StageLoop:
         return self.sync(state.version, self.step.trainer, self.step.forward)
 
     def draw(self, state: State) -> Drawn:
-        """The step's data, drawn by the first rank and given to all."""
+        """The step's data, drawn by the first rank and given to all; then the engine rests."""
         drawn = self.source.next(state.cursor, state.version) if self.source else None
+        self.sync.rest()
         return self.step.group.from_first(drawn)
 
     def learn(self, batch: Batch, state: State, clock: Clock) -> Learned:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from alignkit.engines.canary import check
-from alignkit.engines.engine import Engine
+from alignkit.engines.engine import Engine, Part
 from alignkit.models.forward import Forward
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
@@ -22,16 +22,18 @@ from alignkit.types.item import Item
 class Sync:
     """Keeps the engine (on the first rank; None elsewhere) at the trainer's version. Called by every rank together.
 
-    probe: fixed sequences of token ids. tolerance: largest mean |log-prob difference| on them. version: of the weights
-    that the engine holds, the same on every rank; -1 before the first push. metrics: of the last push.
+    probe: fixed sequences of token ids. tolerance: largest mean |log-prob difference| on them. sleeps: it gives its
+    memory to the trainer that trains. version: of the weights that it holds, -1: none. metrics: of the last push.
     """
 
     engine: Engine | None
     group: Group
     probe: Sequence[Sequence[int]]
     tolerance: float
+    sleeps: bool = False
     version: int = -1
     metrics: dict[str, Any] = field(default_factory=dict)
+    _asleep: bool = field(default=False, init=False)
 
     def __call__(self, version: int, trainer: Trainer, forward: Forward) -> dict[str, Any]:
         """Pushes the weights unless the engine holds them already; raises SyncError when the canary disagrees.
@@ -41,18 +43,32 @@ class Sync:
         """
         if version == self.version:
             return dict(self.metrics)
+        expected = self._trainer_logprobs(forward)  # before the engine wakes: it needs memory, too
+        self._wake("weights")
         weights = trainer.weights()
         if self.engine is not None:
             self.engine.update(weights, version=version)
         for _ in weights:  # the other ranks help to gather sharded weights
             pass
-        expected = self._trainer_logprobs(forward)
+        self._wake("cache")
         if self.engine is not None:
             scored = asyncio.run(self.engine.score(self.probe))
             report = check(scored, expected, tolerance=self.tolerance, version=version)
             self.metrics = {"sync/canary_gap": report.mean_gap, "sync/policy_version": version}
-        self.version = version
+        self.version, self._asleep = version, False
         return dict(self.metrics)
+
+    def rest(self) -> None:
+        """Nobody samples before the next call: the trainer gets the memory. Sleeping weights are gone."""
+        if self.sleeps and not self._asleep:
+            self.version, self._asleep = -1, True
+            if self.engine is not None:
+                self.engine.sleep()
+
+    def _wake(self, part: Part) -> None:
+        if self._asleep and self.engine is not None:
+            torch.cuda.empty_cache()  # what the trainer has freed it still holds; does nothing without a GPU
+            self.engine.wake(part)
 
     @torch.no_grad()
     def _trainer_logprobs(self, forward: Forward) -> list[list[float]]:

@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignkit.engines.canary import check
 from alignkit.engines.hf import HfEngine
+from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.engine import VllmEngine
 from alignkit.errors import EngineError, SyncError
 from alignkit.models.load import named_policy_weights
@@ -289,6 +290,32 @@ def test_bfloat16_in_the_hf_engine_is_the_trainers_autocast_to_the_bit():
     assert scores == logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
     exact = asyncio.run(HfEngine(model, dtype="float32").score([sequence]))[0]
     assert scores != pytest.approx(exact, abs=1e-4), "autocast must make a difference in this test"
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_vllms_own_scheduler_goes_through_sleep_and_both_wakings_and_samples_the_new_weights(
+    folder: Path, tmp_path: Path
+):
+    """On a CPU no memory moves; what pauses and resumes in vLLM is real, and half awake it does not sample."""
+    engine = VllmEngine(
+        folder,
+        dtype="float32",
+        max_model_len=CONTEXT,
+        log_file=tmp_path / "log",
+        memory_gib=1,
+        threads=1,
+        settings=Settings(sleeps=True),
+    )
+    try:
+        for version, model in enumerate((tiny_llama(1), tiny_llama(0)), start=1):
+            engine.sleep()
+            engine.wake("weights")
+            engine.update(named_policy_weights(model), version=version)
+            engine.wake("cache")
+            assert_parity(model, [ask(3)], asyncio.run(engine.generate([ask(3)])))
+    finally:
+        engine.close()
 
 
 def test_weights_that_are_not_numbers_are_an_error_not_a_sample(folder: Path):

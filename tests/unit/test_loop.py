@@ -84,7 +84,7 @@ class Run:
             step=step,
             reference=Reference(forward=Forward(model=causal_lm(seed=1), dtype=torch.float32)),
             seed=3,
-            sync=self.sync,
+            sync=self,
             finish=self.finish,
             hooks=list(hooks_of(stage, ALGORITHM.needs(step.config))),
             needs=ALGORITHM.needs(step.config),
@@ -95,10 +95,13 @@ class Run:
         """After the last finished step."""
         return self.finished[-1][0]
 
-    def sync(self, version: int, trainer: Any, forward: Any) -> dict[str, Any]:
+    def __call__(self, version: int, trainer: Any, forward: Any) -> dict[str, Any]:
         assert (trainer, forward) == (self.trainer, self.forward)
         self.synced.append(version)
         return {"sync/policy_version": version}
+
+    def rest(self) -> None:
+        """The engine of these tests shares nothing."""
 
     def finish(self, state: State, drawn: Drawn, trained: Batch | None, metrics: dict[str, Any]) -> bool:
         self.finished.append((state, trained, metrics))

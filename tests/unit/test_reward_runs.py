@@ -293,7 +293,7 @@ def test_a_critic_begins_as_the_reward_model_whose_number_it_learns(folder, tmp_
     text = POLICY.replace("REWARD", str(same)).replace("algorithm: {type: grpo}", "algorithm: {type: ppo}")
     path.write_text(text + f"critic: {{path: {same}, lr: 1e-12}}\n")
     recipe = read_recipe(path, ["train.steps=1", "rollouts.group=1"])
-    policy = build_policy(recipe, Group(rank=0, world=1))
+    policy = build_policy(recipe, Group())
     critic = build_critic(recipe, recipe.stages[0], policy, 1)
     ids = policy.tokenizer("1+2=3")["input_ids"]
     [[score]] = RewardModel.load(same).score([(task := text_task("1+2="), answered(task, "3"))], name="r")

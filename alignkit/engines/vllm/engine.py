@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.engines.engine import Part
 from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.process import VllmProcess, environment
 from alignkit.engines.vllm.shared_weights import map_tensors, table_of
@@ -107,8 +108,8 @@ class VllmEngine(VllmProcess):
     def sleep(self) -> None:
         self._call({"do": "sleep"})
 
-    def wake(self) -> None:
-        self._call({"do": "wake"})
+    def wake(self, part: Part) -> None:
+        self._call({"do": "wake", "part": part})
 
     def close(self) -> None:
         if not self.closed:

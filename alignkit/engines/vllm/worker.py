@@ -20,6 +20,8 @@ from alignkit.engines.vllm.shared_weights import Table, map_tensors
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import end_with
 
+TAGS = {"weights": "weights", "cache": "kv_cache"}  # what vLLM calls the parts of its memory
+
 
 class EngineWorker:
     """One vLLM engine and the commands on it. start: the arguments of VllmEngine, as JSON."""
@@ -29,7 +31,7 @@ class EngineWorker:
 
         platform, settings = _platform(), Settings(**start["settings"])
         self._keeps_prefixes = keeps_prefixes(platform, settings)
-        self._sleeps = settings.sleeps and not platform.cpu
+        self._sleeps = settings.sleeps
         self._descriptor = weights_descriptor
         self._table = Table.from_json(start["table"])
         self._version = start["version"]
@@ -103,13 +105,14 @@ class EngineWorker:
         return {"stale": stale, "unknown": unknown, "version": version}
 
     def sleep(self) -> dict[str, Any]:
+        """Level 2: the weights are not kept on the host, because the trainer sends them again."""
         if self._sleeps:
-            self._llm.sleep(level=1)
+            self._llm.sleep(level=2)
         return {}
 
-    def wake(self) -> dict[str, Any]:
+    def wake(self, part: str) -> dict[str, Any]:
         if self._sleeps:
-            self._llm.wake_up()
+            self._llm.wake_up(tags=[TAGS[part]])
         return {}
 
     def _begin_call(self) -> None:

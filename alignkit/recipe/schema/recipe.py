@@ -57,6 +57,8 @@ class Recipe(Section):
 
     seed: NonNegativeInt = 0
     """Every random choice of the run is derived from it."""
+    deterministic: bool = False
+    """On a GPU: what a resume with the same bits needs (slower). On a CPU runs resume with the same bits anyway."""
     run: str | None = None
     """Folder of the run; default `runs/<recipe name>`."""
     model: Model

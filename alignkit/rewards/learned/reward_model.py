@@ -23,7 +23,7 @@ from alignkit.data.prompts import render, render_answer
 from alignkit.errors import ContentError, DataError, on_one_line
 from alignkit.models.adapted import base_model
 from alignkit.models.critic import add_value_head
-from alignkit.models.device import default_device
+from alignkit.models.device_type import default_device
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want
 from alignkit.models.last_states import TOLERANCE, States, differences, last_values, reads_last_only, trial_batch

@@ -14,7 +14,7 @@ from alignkit.data.prompts import render
 from alignkit.data.tokens import plain_ids
 from alignkit.errors import ContentError, DataError
 from alignkit.models.adapted import base_model
-from alignkit.models.device import default_device
+from alignkit.models.device_type import default_device
 from alignkit.models.encoder import Encoder
 from alignkit.models.forward import Forward
 from alignkit.models.load import load_policy

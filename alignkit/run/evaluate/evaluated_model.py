@@ -18,7 +18,7 @@ from alignkit.evaluate.benchmark.answers import Model
 from alignkit.evaluate.benchmark.grade import scorer_hash
 from alignkit.evaluate.benchmark.protocol import MetricSpec
 from alignkit.evaluate.benchmark.runner import BenchmarkJob
-from alignkit.models.device import default_device
+from alignkit.models.device_type import default_device
 from alignkit.models.load import load_policy, model_folder
 from alignkit.models.tokenizer import recognise, stop_tokens
 from alignkit.recipe.lookup.find import find

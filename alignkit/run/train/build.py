@@ -23,7 +23,7 @@ from alignkit.errors import AlignkitError, RecipeError
 from alignkit.models.adapted import base_model, is_adapted
 from alignkit.models.adapter_folder import AdapterFolder
 from alignkit.models.critic import add_value_head, check_reads, freeze_words
-from alignkit.models.device_type import has_gpu, is_planned
+from alignkit.models.device_type import default_device, has_gpu
 from alignkit.models.encoder import packs
 from alignkit.models.frozen import hold_frozen
 from alignkit.models.load import load_policy, locate
@@ -68,21 +68,24 @@ class Policy:
 
 
 def build_policy(recipe: Recipe, group: Group, load: Load = load_policy) -> Policy:
-    """Loads or builds the policy; the same weights on every rank and at every start.
+    """Loads or builds the policy on the host; the same weights on every rank and at every start.
 
-    One process holds the base of an adapter in the recipe's dtype and moves the model to its GPU. Several leave it on
-    the host, in float32: DeepSpeed places the shards.
+    One process holds the base of an adapter in the recipe's dtype. Several hold it in float32.
     """
     model, tokenizer = load(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
     if recipe.model.lora is not None and group.world == 1:
         hold_frozen(model, getattr(torch, recipe.model.dtype))
-    if torch.cuda.is_available() and group.world == 1 and not is_planned():
-        model.to(f"cuda:{torch.cuda.current_device()}")
     stop = stop_token_ids(tokenizer, model)
     settings = getattr(base_model(model), "generation_config", None)
     if settings is not None and len(stop) > 1:  # whoever loads the saved model stops where it was taught to
         settings.eos_token_id = list(stop)
     return Policy(model=model, tokenizer=tokenizer, stop=stop)
+
+
+def place(policy: Policy, group: Group) -> None:
+    """Puts the policy where it is trained. Several processes leave it on the host: DeepSpeed places the shards."""
+    if group.world == 1:
+        policy.model.to(default_device())
 
 
 def begins_as_base(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None) -> bool:
@@ -161,7 +164,7 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, *, log_file: Path
     if settings.engine == "hf":
         from alignkit.engines.hf import HfEngine
 
-        return HfEngine(policy.model, dtype=recipe.model.dtype)
+        return HfEngine(policy.model, dtype=recipe.model.dtype, device=default_device())
     from alignkit.engines.vllm.engine import VllmEngine
 
     dtype = getattr(torch, recipe.model.dtype)
@@ -179,11 +182,17 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, *, log_file: Path
     )
 
 
+def engine_sleeps(recipe: Recipe) -> bool:
+    """Whether the engine shares a card with the trainer and leaves its memory to it while it trains."""
+    return recipe.engine.sleep and recipe.stages[-1].rollouts.engine == "vllm" and torch.cuda.is_available()
+
+
 def engine_settings(recipe: Recipe) -> Settings:
     """What the recipe says of vLLM's process, on this machine."""
     return Settings(
         memory_fraction=recipe.stages[-1].rollouts.gpu_memory_fraction,
-        sleeps=recipe.engine.sleep and torch.cuda.is_available(),
+        sleeps=engine_sleeps(recipe),
+        deterministic=recipe.deterministic and torch.cuda.is_available(),
         options=recipe.engine.options,
     )
 

@@ -29,10 +29,11 @@ from alignkit.run.train import build, build_data
 from alignkit.run.train.training_play import training_play
 from alignkit.train.hooks.build import hooks_of
 from alignkit.train.hooks.hook import Hook
-from alignkit.train.loop import Finish, StageLoop, SyncEngine
+from alignkit.train.loop import Finish, StageLoop
 from alignkit.train.reference import Reference, fingerprint
 from alignkit.train.source import Source
 from alignkit.train.step import Step
+from alignkit.train.sync import Sync
 from alignkit.train.target import Target
 from alignkit.types.needs import Needs
 from alignkit.types.seeds import child
@@ -67,7 +68,7 @@ class StageBuilder:
         policy: build.Policy,
         initial: Mapping[str, Tensor] | None,
         *,
-        sync: SyncEngine,
+        sync: Sync,
         finish: Finish,
     ) -> StageLoop:
         """The loop of stage `number`, which trains `policy`; its model gets the heads that the stage needs.

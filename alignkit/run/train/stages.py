@@ -215,8 +215,13 @@ class Run:
         """Evaluates by what the policy answers to held-out tasks."""
         assert self.recipe.evaluation is not None
         self.loop.sync_engine(self.state)
-        if not self.group.first:
-            return
+        if self.group.first:
+            self._examine()
+        self.sync.rest()
+
+    def _examine(self) -> None:
+        """What the engine answers, judged and written down."""
+        assert self.recipe.evaluation is not None
         if not isinstance(self.evaluator, Evaluator):
             collector = self._collector(len(self.recipe.stages) - 1)
             self.evaluator = build_data.build_evaluator(self.recipe, self.policy, collector)

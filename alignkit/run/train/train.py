@@ -20,6 +20,7 @@ from alignkit.report.terminal import open_display
 from alignkit.report.tracker import open_tracker
 from alignkit.run.check.named_models import check_models
 from alignkit.run.train import build
+from alignkit.run.train.deterministic import deterministic
 from alignkit.run.train.inputs import inputs_of
 from alignkit.run.train.journal import Journal
 from alignkit.run.train.memory import keep_freed_memory
@@ -52,6 +53,7 @@ def run(
     with contextlib.ExitStack() as resources:
         stop = stop or resources.enter_context(Stop())
         keep_freed_memory()
+        resources.enter_context(deterministic(recipe.deterministic))
         transformers.utils.logging.disable_progress_bar()  # the run has a progress display of its own
         logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)  # it writes to stdout
         job = _open(recipe, join_group(), resume=resume, as_json=as_json, accept=accept, stop=stop, resources=resources)
@@ -98,7 +100,10 @@ def _open(
         group=group,
         probe=[sequence[: policy.context] for sequence in sequences],
         tolerance=recipe.stages[-1].rollouts.canary_tolerance,
+        sleeps=build.engine_sleeps(recipe) and _samples(recipe),
     )
+    sync.rest()  # before the trainer fills the card
+    build.place(policy, group)
     if group.world > 1:  # from here on ranks wait for one another: none may leave alone
         group.barrier()
         stop.stepping = True
