@@ -10,7 +10,7 @@ from alignkit.engines.vllm import weights as vllm_weights
 from alignkit.engines.vllm import worker as vllm_worker
 
 MISSED = "model.layers.1.self_attn.o_proj.weight"
-load, repack_head, stale_modules = vllm_weights.load, vllm_weights.repack_head, vllm_weights.stale_modules
+load, repack_head, stale_tensors = vllm_weights.load, vllm_weights.repack_head, vllm_weights.stale_tensors
 
 
 def plant(file: Path) -> None:
@@ -23,10 +23,10 @@ def plant(file: Path) -> None:
     def leave_head(model):
         return None if has("head") else repack_head(model)
 
-    def trust(model, weights, *, version):
-        return ([], []) if has("unread") else stale_modules(model, weights, version=version)
+    def trust(model, weights, **options):
+        return ([], []) if has("unread") else stale_tensors(model, weights, **options)
 
-    vllm_weights.load, vllm_weights.repack_head, vllm_weights.stale_modules = load_most, leave_head, trust
+    vllm_weights.load, vllm_weights.repack_head, vllm_weights.stale_tensors = load_most, leave_head, trust
 
 
 if __name__ == "__main__":

@@ -25,12 +25,14 @@ class Platform:
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a recipe says of the engine. memory_fraction: its share of an accelerator. sleeps: whether it gives its
-    memory back between calls. deterministic: whether a call's bits depend on nothing but the call. options: vLLM's own
+    memory back between calls. lends: whether the trainer lends it weights on a card that they share, instead of copying
+    them through the host. deterministic: whether a call's bits depend on nothing but the call. options: vLLM's own
     arguments, which replace what is chosen here.
     """
 
     memory_fraction: float = 0.45
     sleeps: bool = False
+    lends: bool = False
     deterministic: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -50,6 +52,8 @@ def engine_arguments(
     Raises EngineError when a fixed cache has no room.
     """
     chosen: dict[str, Any] = {"max_model_len": max_model_len, "enable_prefix_caching": True}
+    if settings.lends:
+        chosen["weight_transfer_config"] = {"backend": "ipc"}
     if platform.cpu:
         chosen |= {
             "enforce_eager": True,

@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.engines.engine import Part
 from alignkit.engines.vllm.arguments import Settings
+from alignkit.engines.vllm.digest import digest
+from alignkit.engines.vllm.handles import lend, lendable
 from alignkit.engines.vllm.process import VllmProcess, environment
-from alignkit.engines.vllm.shared_weights import map_tensors, table_of
+from alignkit.engines.vllm.shared_weights import map_tensors, pin, table_of
 from alignkit.errors import EngineError, SyncError
+from alignkit.models.device_type import default_device
 from alignkit.types.rollout import Completion, Request, StopReason
 
 if TYPE_CHECKING:
@@ -56,7 +59,7 @@ class VllmEngine(VllmProcess):
         self.policy_version = version
         self.unverified: tuple[str, ...] = ()
         """After an update: parameters that could not be read back, because vLLM names them otherwise."""
-        self._max_model_len = max_model_len
+        self._max_model_len, self._lends = max_model_len, settings.lends
         self._table = table_of(model_folder, dtype)
         self._descriptor = os.memfd_create("alignkit-weights")
         self._weights: dict[str, Tensor] | None = None
@@ -93,8 +96,7 @@ class VllmEngine(VllmProcess):
         return reply["scores"]
 
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        self._write(weights)
-        reply = self._call({"do": "update", "version": version})
+        reply = self._lend(weights, version) if self._lends else self._copy(weights, version)
         if reply["stale"]:
             self.close()
             raise SyncError(
@@ -117,22 +119,48 @@ class VllmEngine(VllmProcess):
             self._weights = None
             os.close(self._descriptor)
 
-    def _write(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Writes all weights into the shared memory; EngineError, with nothing changed, when names or shapes differ."""
+    def _copy(self, weights: Iterable[tuple[str, Tensor]], version: int) -> dict[str, Any]:
+        """Through the shared memory; a card casts to the engine's dtype before it copies, and does not wait."""
+        import torch
+
         if self._weights is None:
             self._weights = map_tensors(self._descriptor, self._table)
-        missing = set(self._weights)
+            if torch.cuda.is_available():
+                pin(self._weights, self._table)
+        for name, tensor in self._checked(weights):
+            target = self._weights[name]
+            target.copy_(tensor.to(target.dtype) if tensor.is_cuda else tensor, non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return self._call({"do": "update", "version": version})
+
+    def _lend(self, weights: Iterable[tuple[str, Tensor]], version: int) -> dict[str, Any]:
+        """By handles, with digests to compare. The copies in the engine's dtype live until the engine has answered."""
+        import torch
+
+        dtype = getattr(torch, self._table.dtype)
+        with lendable():
+            lent = {name: tensor.to(default_device(), dtype, copy=True) for name, tensor in self._checked(weights)}
+            digests = [digest(tensor).value for tensor in lent.values()]
+            reply = self._call({"do": "borrow", "version": version, "digests": digests, **lend(lent)})
+            lent.clear()
+        torch.cuda.ipc_collect()
+        return reply
+
+    def _checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The same; EngineError, before the engine is told, when names or shapes are not those of the folder."""
+        wanted = {name: shape for name, shape, _ in self._table.entries}
+        missing = set(wanted)
         for name, tensor in weights:
             if name not in missing:
-                what = "twice" if name in self._weights else "which the model folder lacks"
+                what = "twice" if name in wanted else "which the model folder lacks"
                 raise EngineError(f"vllm engine: an update brings {name}, {what}")
-            target = self._weights[name]
-            if target.shape != tensor.shape:
+            if wanted[name] != tuple(tensor.shape):
                 raise EngineError(
-                    f"vllm engine: an update brings {name} as {tuple(tensor.shape)}, wanted {tuple(target.shape)}"
+                    f"vllm engine: an update brings {name} as {tuple(tensor.shape)}, wanted {wanted[name]}"
                 )
-            target.copy_(tensor)
             missing.remove(name)
+            yield name, tensor
         if missing:
             raise EngineError(f"vllm engine: an update lacks {len(missing)} weights, first: {min(missing)}")
 

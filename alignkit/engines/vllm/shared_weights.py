@@ -65,14 +65,33 @@ def map_tensors(descriptor: int, table: Table) -> dict[str, Tensor]:
     """The tensors that `table` describes, as views of the shared memory behind the file descriptor."""
     import torch
 
-    if os.fstat(descriptor).st_size < table.size:
-        os.ftruncate(descriptor, table.size)
-    memory = mmap.mmap(descriptor, table.size)
+    memory = _mapped(descriptor, table)
     dtype = getattr(torch, table.dtype)
     return {
         name: torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=offset).view(shape)
         for name, shape, offset in table.entries
     }
+
+
+def pin(tensors: Mapping[str, Tensor], table: Table) -> bool:
+    """Lets a GPU copy from and to the memory of `map_tensors` directly; whether CUDA took it. Slower without."""
+    import torch
+
+    begin = min(tensor.data_ptr() for tensor in tensors.values())
+    return int(torch.cuda.cudart().cudaHostRegister(begin, table.size, 0)) == 0
+
+
+def _mapped(descriptor: int, table: Table) -> mmap.mmap:
+    if os.fstat(descriptor).st_size < table.size:
+        os.ftruncate(descriptor, table.size)
+    return mmap.mmap(descriptor, table.size)
+
+
+def stored_weights(folder: Path) -> dict[str, Tensor]:
+    """Every weight of a checkpoint folder by its name, mapped from the files."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

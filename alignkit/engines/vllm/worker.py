@@ -13,10 +13,11 @@ import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from alignkit.engines.vllm.arguments import Platform, Settings, engine_arguments, keeps_prefixes
-from alignkit.engines.vllm.shared_weights import Table, map_tensors
+from alignkit.engines.vllm.shared_weights import Table, map_tensors, pin, stored_weights
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import end_with
 
@@ -31,7 +32,8 @@ class EngineWorker:
 
         platform, settings = _platform(), Settings(**start["settings"])
         self._keeps_prefixes = keeps_prefixes(platform, settings)
-        self._sleeps = settings.sleeps
+        self._sleeps, self._on_cpu = settings.sleeps, platform.cpu
+        self._weights: dict[str, Any] | None = None
         self._descriptor = weights_descriptor
         self._table = Table.from_json(start["table"])
         self._version = start["version"]
@@ -42,6 +44,13 @@ class EngineWorker:
             seed=start["seed"] % 2**32,
             logprobs_mode="processed_logprobs",
             **engine_arguments(platform, settings, max_model_len=start["max_model_len"], weight_bytes=self._table.size),
+        )
+
+        from alignkit.engines.vllm import weights as vllm_weights
+
+        folder = Path(start["model_folder"])
+        [self._unread] = self._llm.apply_model(
+            lambda model: vllm_weights.unreadable(model, lambda: stored_weights(folder))
         )
 
     def generate(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
@@ -91,16 +100,39 @@ class EngineWorker:
         """Loads what the trainer wrote, then reads it back from the kernels."""
         from alignkit.engines.vllm import weights as vllm_weights
 
-        weights = map_tensors(self._descriptor, self._table)
+        if self._weights is None:
+            self._weights = map_tensors(self._descriptor, self._table)
+            if not self._on_cpu:
+                pin(self._weights, self._table)
 
         def reload(iterator: Any) -> None:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iterator})
 
-        vllm_weights.load(weights, reload, self._llm.apply_model)
+        vllm_weights.load(self._weights, reload, self._llm.apply_model)
+        return self._proven(self._weights, version)
+
+    def borrow(self, version: int, digests: list[int], **lent: Any) -> dict[str, Any]:
+        """Loads weights that the trainer lends, by vLLM's own transfer, and compares what the model holds then."""
+        from alignkit.engines.vllm import weights as vllm_weights
+        from alignkit.engines.vllm.digest import Digest
+        from alignkit.engines.vllm.handles import update_info
+
+        of = zip(lent["names"], lent["shapes"], digests, strict=True)
+        sent = {name: Digest(tuple(shape), value) for name, shape, value in of}
+        self._llm.collective_rpc("init_weight_transfer_engine", args=({"packed": False},))
+        self._llm.collective_rpc("start_weight_update")
+        self._llm.collective_rpc("update_weights", args=(update_info(lent),))
+        self._llm.collective_rpc("finish_weight_update")
+        self._llm.apply_model(vllm_weights.repack)
+        return self._proven(sent, version)
+
+    def _proven(self, sent: Any, version: int) -> dict[str, Any]:
+        from alignkit.engines.vllm import weights as vllm_weights
+
         self._llm.reset_prefix_cache()
         self._version = version
         [(stale, unknown)] = self._llm.apply_model(
-            lambda model: vllm_weights.stale_modules(model, weights, version=version)
+            lambda model: vllm_weights.stale_tensors(model, sent, version=version, unread=self._unread)
         )
         return {"stale": stale, "unknown": unknown, "version": version}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import PositiveFloat
 
@@ -14,6 +14,8 @@ class EngineProcess(Section):
 
     options: dict[str, Any] = {}
     """Arguments of vLLM's EngineArgs by name, `max_num_seqs: 64`, say; they replace what is chosen for the platform."""
+    transport: Literal["auto", "host"] = "auto"
+    """`auto` lends the weights to vLLM on a GPU that both use (CUDA IPC); `host` copies them through shared memory."""
     startup_s: PositiveFloat = 900.0
     """Seconds in which it must be ready: loading, and on a GPU compiling and capturing graphs."""
     sleep: bool = True

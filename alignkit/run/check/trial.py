@@ -100,7 +100,7 @@ def start_vllm(folder: Path, log_file: Path) -> Engine:
     from alignkit.engines.vllm.arguments import Settings
     from alignkit.engines.vllm.engine import VllmEngine
 
-    settings = Settings(memory_fraction=0.3)
+    settings = Settings(memory_fraction=0.3, lends=torch.cuda.is_available())
     return VllmEngine(
         folder, dtype="bfloat16", max_model_len=CONTEXT, log_file=log_file, memory_gib=1, settings=settings
     )

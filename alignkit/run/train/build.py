@@ -192,6 +192,7 @@ def engine_settings(recipe: Recipe) -> Settings:
     return Settings(
         memory_fraction=recipe.stages[-1].rollouts.gpu_memory_fraction,
         sleeps=engine_sleeps(recipe),
+        lends=recipe.engine.transport == "auto" and torch.cuda.is_available(),
         deterministic=recipe.deterministic and torch.cuda.is_available(),
         options=recipe.engine.options,
     )
