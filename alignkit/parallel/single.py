@@ -74,9 +74,9 @@ class SingleTrainer:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return named_policy_weights(self.model)
 
-    def hand_over(self) -> dict[str, Tensor]:
+    def hand_over(self) -> Iterator[tuple[str, Tensor]]:
         self.optimizer.state.clear()
-        return {name: p.detach() for name, p in self._trained.items()}
+        return iter([(name, p.detach()) for name, p in self._trained.items()])
 
     def save(self, folder: Path) -> None:
         store_tensors(

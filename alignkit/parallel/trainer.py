@@ -55,8 +55,11 @@ class Trainer(Protocol):
         """Restores what `save` wrote, bit for bit; raises CheckpointError when it does not fit."""
         ...
 
-    def hand_over(self) -> dict[str, Tensor]:
-        """Ends this trainer and returns every trained weight, whole, by parameter name; all ranks call it."""
+    def hand_over(self) -> Iterator[tuple[str, Tensor]]:
+        """(parameter name, whole weight) of all that was trained, each valid until the next; then ends this trainer.
+
+        Every rank must run it to the end.
+        """
         ...
 
 

@@ -84,24 +84,26 @@ class ZeroTrainer:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         return named_policy_weights(self.model, gather=_gather)
 
-    def hand_over(self) -> dict[str, Tensor]:
-        whole = {}
+    def hand_over(self) -> Iterator[tuple[str, Tensor]]:
         for name, p in self._trained.items():
             with _gather([p]):
-                whole[name] = p.detach().to("cpu", copy=True)
+                yield name, p.detach()
         self.engine.optimizer.state.clear()  # of ZeRO-3 something outlives destroy(): at least not Adam's moments
         self.engine.destroy()
-        return whole
 
     def save(self, folder: Path) -> None:
-        """Each rank writes its share of the parameters, whole, under the names and keys that SingleTrainer uses."""
+        """Each rank writes its share of the parameters, whole, under the names and keys that SingleTrainer uses.
+
+        All gather each of them; only the one who writes it copies it to the host.
+        """
         weights, state = {}, {}
         shares = [0] * self.group.world
         for name, p in self._trained.items():
-            tensors = _read(p, with_moments=self.updates > 0)
+            gathered = _read(p, with_moments=self.updates > 0)
             writer = shares.index(min(shares))
-            shares[writer] += tensors["weight"].numel()
+            shares[writer] += gathered["weight"].numel()
             if writer == self.group.rank:
+                tensors = {key: tensor.detach().cpu().clone() for key, tensor in gathered.items()}
                 weights[name] = tensors.pop("weight")
                 state |= {f"{name}/{key}": tensor for key, tensor in tensors.items()}
                 if self.updates:
@@ -187,13 +189,13 @@ def _gather(parameters: list[nn.Parameter]) -> Any:
 
 
 def _read(parameter: nn.Parameter, *, with_moments: bool) -> dict[str, Tensor]:
-    """The whole weight and Adam moments of a parameter on the CPU; all ranks call it."""
+    """The whole weight and Adam moments of a parameter, where it is computed with; all ranks call it."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     tensors = {"weight": safe_get_full_fp32_param(parameter)}
     if with_moments:
         tensors |= {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
-    return {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
+    return tensors
 
 
 def _write(parameter: nn.Parameter, weight: Tensor, moments: dict[str, Tensor]) -> None:

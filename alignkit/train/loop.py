@@ -52,8 +52,7 @@ class StageLoop:
     the frozen policy and the slowly following critic, where the algorithm or a hook needs them. hooks: what is added to
     each step, in this order. needs: what the algorithm and they need together.
     samples: whether the stage's data needs an engine with the present weights, which sync brings. finish: is told of
-    each finished step (the state after it, its data, the batch that was trained on, its metrics; it records them, looks
-    after health, evaluates, checkpoints) and returns False to stop the run.
+    each finished step (state after it, data, batch trained on, metrics), does all else, and returns False to stop.
     """
 
     stage: Stage
@@ -92,10 +91,11 @@ class StageLoop:
         return self.sync(state.version, self.step.trainer, self.step.forward)
 
     def draw(self, state: State) -> Drawn:
-        """The step's data, drawn by the first rank and given to all; then the engine rests."""
+        """The step's data, drawn by the first rank; the others get what they train on. Then the engine rests."""
         drawn = self.source.next(state.cursor, state.version) if self.source else None
         self.sync.rest()
-        return self.step.group.from_first(drawn)
+        shared = self.step.group.from_first(drawn and Drawn(batch=drawn.batch, cursor=drawn.cursor, consumed=[]))
+        return drawn or shared
 
     def learn(self, batch: Batch, state: State, clock: Clock) -> Learned:
         """Everything between data and new weights: columns, targets, updates, adapted coefficients.

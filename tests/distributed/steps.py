@@ -249,6 +249,17 @@ def held_after_reading(make: MakeTrainer, group: Group) -> dict[str, int]:
     return {"whole": sum(p.numel() for p in parameters), "all": sum(getattr(p, "ds_numel", 0) for p in parameters)}
 
 
+def handed_over(make: MakeTrainer, group: Group) -> dict[str, Any]:
+    """The weights at the end as read and as handed over, and the most numbers held whole while one is handed over."""
+    trainer = make(MODELS["untied head"](), OPTIMIZER)
+    updates(trainer, group, range(1))
+    read, given, whole = whole_weights(trainer), {}, 0
+    for name, weight in trainer.hand_over():
+        given[name] = weight.clone()
+        whole = max(whole, sum(p.numel() for p in trainer.model.parameters()))
+    return {"read": read, "given": given, "whole": whole}
+
+
 def cases(folder: Path) -> dict[str, Callable[[MakeTrainer, Group], Any]]:
     return {
         **{f"train {model}": partial(train, model=model) for model in MODELS},
@@ -260,6 +271,7 @@ def cases(folder: Path) -> dict[str, Callable[[MakeTrainer, Group], Any]]:
         "full disk": partial(full_disk, folder=folder),
         "survive nan": survive_nan,
         "held after reading": held_after_reading,
+        "handed over": handed_over,
     }
 
 

@@ -128,6 +128,15 @@ def test_zero3_holds_no_whole_weight_once_all_have_been_read(ranks, request: pyt
     assert held["whole"] == 0
 
 
+@pytest.mark.slow
+def test_weights_are_handed_over_whole_and_one_at_a_time(ranks, request: pytest.FixtureRequest):
+    for result in (rank["handed over"] for rank in ranks[0]):
+        assert result["given"].keys() == result["read"].keys()
+        assert all(torch.equal(weight, result["given"][name]) for name, weight in result["read"].items())
+        if request.node.callspec.params["ranks"] == 3:
+            assert result["whole"] == max(weight.numel() for weight in result["given"].values())
+
+
 @pytest.mark.parametrize(
     ("sharding", "message"),
     [

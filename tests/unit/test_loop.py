@@ -23,7 +23,7 @@ from alignkit.train.source import Drawn
 from alignkit.train.state import State
 from alignkit.train.step import Step
 from alignkit.types.batch import Batch
-from tests.tiny import Recorder, causal_lm, noise, random_batch
+from tests.tiny import Recorder, causal_lm, noise, on_ranks, random_batch
 
 
 class Scripted:
@@ -116,6 +116,21 @@ def test_steps_versions_and_cursors_are_counted_and_the_engine_is_in_step_before
     assert run.source.asked == [(0, 0), (3, 4), (6, 8)]
     assert (state.step, state.done, state.version, state.cursor) == (3, 3, 12, 9)
     assert [(told.step, told.version) for told, _, _ in run.finished] == [(1, 4), (2, 8), (3, 12)]
+
+
+def test_other_ranks_get_the_arrays_and_none_of_the_texts():
+    run = Run(train={"steps": 1})
+    batch, text = random_batch(seed=0), ["what was said"]
+    told = Drawn(batch=batch, cursor=7, consumed=["task"], rollouts=text, trained=text, metrics={"reward/mean": 1.0})
+
+    def draw(group: Group, model: torch.nn.Module) -> Drawn:
+        source = type("Source", (), {"next": lambda self, cursor, version: told})() if group.first else None
+        return replace(run.loop, source=source, step=replace(run.loop.step, group=group)).draw(State())
+
+    first, other = on_ranks(2, draw, run.model)
+    assert first is told
+    assert (other.consumed, other.rollouts, other.trained, other.metrics, other.cursor) == ([], [], [], {}, 7)
+    assert torch.equal(other.batch.tokens, batch.tokens)
 
 
 def test_a_run_goes_on_at_the_step_of_its_state_and_stops_when_told():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -153,26 +154,33 @@ class Run:
 
     def _leave_stage(self) -> None:
         """The next stage goes on with these weights, a fresh optimizer and fresh health."""
-        self.policy = self._whole_policy()
+        self.policy = self._whole_policy(kept=True)
         self.state = self.state.next_stage()
 
-    def _whole_policy(self) -> build.Policy:
-        """The policy as trained, which ends its trainer. A sharded one is built anew and given the whole weights."""
+    def _whole_policy(self, *, kept: bool) -> build.Policy:
+        """The policy as trained, which ends its trainer. A sharded one is built anew and given one weight at a time.
+
+        kept: whether this rank wants it; else it helps to gather, and its policy is as it was loaded.
+        """
         trained = self.loop.step.trainer.hand_over()
         if self.loop.critic:
-            self.loop.critic.trainer.hand_over()
+            deque(self.loop.critic.trainer.hand_over(), maxlen=0)
         algorithm, reward = self.loop.step.algorithm, self.loop.step.algorithm.trains_reward
         if self.group.world == 1:
             if not reward:
                 remove_value_head(self.policy.model)
+            return self.policy
+        if not kept:
+            deque(trained, maxlen=0)
             return self.policy
         policy = build.build_policy(self.recipe, self.group)
         if reward and (heads := len(algorithm.heads(self.loop.step.config))):
             add_value_head(policy.model, heads, seed=0)  # of which every number is replaced
         parameters = dict(policy.model.named_parameters())
         with torch.no_grad():
-            for name in trained.keys() & parameters.keys():  # a critic's head on the policy ends with its stage
-                parameters[name].copy_(trained[name])
+            for name, weight in trained:
+                if name in parameters:  # a critic's head on the policy ends with its stage
+                    parameters[name].copy_(weight)
         return policy
 
     def _finish(self, state: State, drawn: Drawn, trained: Batch | None, metrics: dict[str, Any]) -> bool:
@@ -251,7 +259,7 @@ class Run:
 
     def conclude(self) -> dict[str, Any] | None:
         """Saves the final model, compares before with after; the run's summary on the first rank."""
-        policy = self._whole_policy()
+        policy = self._whole_policy(kept=self.group.first)
         if not self.group.first:
             return None
         final = self.path / "final"
