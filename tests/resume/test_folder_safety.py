@@ -18,6 +18,7 @@ from alignkit.errors import CheckpointError, StorageError
 from alignkit.recipe.read import read_recipe
 from alignkit.run.train.train import run as train
 from alignkit.types.owner import Owner
+from tests.resume.forked import Forked
 
 RECIPE = """
 seed: 5
@@ -145,10 +146,10 @@ def lines(file: Path) -> list[dict]:
 @pytest.mark.parametrize("resume", [False, True])
 def test_of_two_starts_one_runs_and_the_other_writes_nothing(copy, resume):
     run = copy / ("run" if resume else "new")
-    arguments = command(copy, "train.steps=30", resume=resume, run=run.name)
-    both = [subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for _ in "ab"]
-    said = [process.communicate(timeout=120)[1] for process in both]
-    codes = [process.returncode for process in both]
+    logs = [copy / f"{name}.log" for name in "ab"]
+    both = [Forked(copy / "recipe.yaml", run, "train.steps=30", resume=resume, log=log) for log in logs]
+    codes = [process.wait(120) for process in both]
+    said = [log.read_text() for log in logs]
     assert sorted(codes) == [0, 2], said
     assert f"{run} is in use by process {both[codes.index(0)].pid} on " in said[codes.index(2)]
     for name in ("metrics.jsonl", "ledger.jsonl"):
@@ -195,9 +196,8 @@ def test_sigterm_while_starting_ends_with_85_or_before_anything_was_written(copy
     code = process.wait(timeout=120)
     assert code == 85 or (code == -signal.SIGTERM and not (copy / "new").exists())
     assert not (copy / "new" / "lock.json").exists()
-    done = subprocess.run(command(copy, run="new", resume=True), timeout=120, check=False, capture_output=True)
+    assert Forked(copy / "recipe.yaml", copy / "new", resume=True).wait(120) == 0
     recorded = [record["step"] for record in lines(copy / "new" / "metrics.jsonl")]
-    assert done.returncode == 0
     assert recorded == list(range(len(recorded)))
     assert len(recorded) >= 4
 
