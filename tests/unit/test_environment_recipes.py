@@ -50,7 +50,7 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("stages.0.environment={name: maze}", "stages.0.environment: sft learns from offline data (sft), not in an"),
+        ("stages.0.environment={name: maze}", "stages.0.environment: sft learns from offline data \\(sft\\), not"),
         (
             "stages.1.environment.name=guess_numbers",
             r"no environment is called 'guess_numbers' \(did you mean 'guess_n",
