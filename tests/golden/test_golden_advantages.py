@@ -43,3 +43,9 @@ def test_an_empty_mask_and_a_single_value_are_zero_not_nan():
 def test_a_constant_shift_vanishes_after_whitening():
     shifted = ops.advantages.whiten(VALUES + 7, MASK)
     assert shifted.tolist() == pytest.approx(ops.advantages.whiten(VALUES, MASK).tolist(), abs=1e-5)
+
+
+def test_the_unbiased_variance_of_one_and_three_is_2_and_the_other_1():
+    values, both = torch.tensor([1.0, 3.0]), torch.tensor([True, True])
+    assert ops.advantages.var(values, both, unbiased=True).item() == 2
+    assert ops.advantages.var(values, both).item() == 1

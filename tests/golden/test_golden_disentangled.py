@@ -85,3 +85,13 @@ def test_slopes_are_those_of_finite_differences():
     ends = torch.randn(2, 3, dtype=torch.float64, generator=generator, requires_grad=True)
     good = torch.tensor([True, False])
     assert gradcheck(lambda a, b: goals.goal_contrast(a, b, good, temperature=0.3), (states, ends))
+
+
+def test_a_goal_is_drawn_evenly_from_what_follows_its_state():
+    """Of 4 tokens: from the second one the third or the fourth, from the last but one the last."""
+    state, goal = goals.draw_states(torch.full((3000,), 3), range(3000))
+    for at, later in ((0, [1, 2, 3]), (1, [2, 3]), (2, [3])):
+        drawn = goal[state == at]
+        assert sorted(drawn.unique().tolist()) == later
+        for one in later:
+            assert (drawn == one).float().mean().item() == pytest.approx(1 / len(later), abs=0.06)

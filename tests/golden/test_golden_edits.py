@@ -22,3 +22,8 @@ from alignkit import ops
 def test_a_token_gains_by_what_the_rewriting_model_would_say_itself(probability, right, wanted):
     logprobs = torch.tensor([probability], dtype=torch.float64).log()
     assert ops.edits.token_rewards(logprobs, torch.tensor([right])).item() == pytest.approx(wanted, abs=1e-12)
+
+
+def test_of_two_shortest_edits_the_one_that_replaces_is_taken():
+    """From ab to ba: two replacements, or one deletion and one insertion."""
+    assert ops.edits.changed([1, 2], [2, 1]) == [True, True]

@@ -70,3 +70,16 @@ def test_the_clipped_critic_loss(value, target, wanted):
     assert got.item() == pytest.approx(wanted)
     free = ops.policy.clipped_value(*(torch.tensor([x]) for x in (value, 0.5, target)), clip=None)
     assert free.item() == pytest.approx((value - target) ** 2 / 2)
+
+
+def test_a_sequence_that_goes_on_after_its_end_does_so_beside_a_longer_one_too():
+    """1 + 1/2 1/2 - 1/4 of the cut one;  1/2 1/2 1 and 1 of the other."""
+    got = gae(
+        torch.tensor([1.0, 0.0, 1.0]),
+        torch.tensor([0.25, 0.0, 0.0]),
+        segment=[0, 1, 1],
+        final=(0.5, 0.0),
+        discount=0.5,
+        trace=0.5,
+    )
+    assert got.tolist() == pytest.approx([1.0, 0.25, 1.0])

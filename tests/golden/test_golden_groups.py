@@ -86,3 +86,15 @@ def test_the_share_of_groups_without_spread_is_that_of_the_binomial():
             signal = ops.groups.centre((torch.arange(8) < successes).float(), ONE_GROUP)
             share += weight * (not signal.any())
         assert share == pytest.approx(wanted, abs=5e-4)
+
+
+def test_who_has_no_opponent_wins_half_of_the_time():
+    """Alone in the batch, alone in a group, and against one who is never met."""
+    half = torch.tensor([0.5])
+    assert ops.groups.win_rate(half[:, None], torch.tensor([0])).tolist() == [0.5]
+    beats = torch.tensor([[0.5, 0.8, 0.9], [0.2, 0.5, 0.7], [0.1, 0.3, 0.5]])
+    assert ops.groups.win_rate(beats, torch.tensor([0, 0, 1])).tolist() == pytest.approx([0.8, 0.2, 0.5])
+    weights = torch.tensor([0.25, 0.0, 1.0])
+    assert ops.groups.win_rate(beats, torch.tensor([0, 0, 1]), weights=weights).tolist() == pytest.approx(
+        [0.5, 0.2, 0.5]
+    )

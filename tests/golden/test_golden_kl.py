@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from alignkit import ops
+from alignkit.types.batch import pack
+from alignkit.types.item import Item
 
 REFERENCE = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 KL_OF_POLICY = [0.138796, -0.219580, 0.080784]  # gradient of KL(policy || reference)
@@ -80,3 +82,21 @@ def test_a_kl_per_token_in_the_loss_is_myopic_and_the_kl_of_the_sequence_is_not(
     assert torch.autograd.grad(true, first, retain_graph=True)[0].item() == pytest.approx(0.073418, abs=1e-6)
     assert torch.autograd.grad(exact, first, retain_graph=True)[0].item() == pytest.approx(0.073418, abs=1e-6)
     assert torch.autograd.grad(myopic, first)[0].item() == pytest.approx(-0.001313, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("distance", "wanted"),
+    [(2.0, 0.1 * (1 + 0.2 * 4 / 10_000)), (0.45, 0.1 * (1 - 0.1 * 4 / 10_000)), (0.0, 0.1 * (1 - 0.2 * 4 / 10_000))],
+)
+def test_the_weight_of_the_kl_follows_its_distance_from_the_target_by_at_most_a_fifth_in_10_000_sequences(
+    distance, wanted
+):
+    """Four sequences of two tokens, of which the first is `distance` away, the target is 1/2."""
+    items = [Item(prompt_ids=(1,), completion_ids=(2, 3), group=0, member=member) for member in range(4)]
+    batch = pack(items)
+    old = torch.where(batch.action_mask, distance / 2 - 1.0, 7.0)
+    batch = batch.replace(
+        old_logprobs=old, ref_logprobs=torch.full_like(old, -1.0), controls={"kl_weight": 0.1, "x": 3.0}
+    )
+    assert ops.kl.adapted_weight(batch, target=0.5) == pytest.approx({"kl_weight": wanted, "x": 3.0}, rel=1e-6, abs=0)
+    assert ops.kl.adapted_weight(batch, target=None) == {"kl_weight": 0.1, "x": 3.0}

@@ -169,3 +169,16 @@ def test_where_sampler_and_trainer_agree_the_correction_changes_no_bit(how):
     loss = ADVANTAGES.float() * LOGPROBS.float()
     weights = ops.policy.correction(LOGPROBS.float(), LOGPROBS.float(), how=how, floor=0.5, cap=2.0)
     assert torch.equal(loss * weights, loss)
+
+
+def test_a_weight_on_the_bound_of_the_mask_is_within_it():
+    same = torch.zeros(1)
+    for floor, cap, wanted in ((1.0, 2.0, 1.0), (0.5, 1.0, 1.0), (1.1, 2.0, 0.0), (0.5, 0.9, 0.0)):
+        assert ops.policy.correction(same, same, how="mask", floor=floor, cap=cap).item() == wanted
+
+
+def test_the_ratio_of_a_sequence_is_clamped_like_that_of_a_token():
+    """Mean log-ratios of 100 and -100 count as 20 and -20."""
+    far = torch.tensor([150.0, 50.0, -100.0])
+    got = ops.policy.sequence_ratio(far, torch.zeros(3), torch.tensor([0, 0, 1]), 2)
+    assert got.log().tolist() == pytest.approx([20.0, 20.0, -20.0])

@@ -99,3 +99,13 @@ def test_log_odds_are_exact_at_both_ends():
     certain = torch.zeros(1, requires_grad=True)
     preference.log_odds(certain).sum().backward()
     assert torch.isfinite(certain.grad).all()
+
+
+def test_an_answer_without_a_chosen_token_has_a_mean_of_0():
+    batch = pack(
+        [
+            Item(prompt_ids=(1,), completion_ids=(2, 3), action=action, group=0, member=member)
+            for member, action in enumerate(((True, True), (False, False)))
+        ]
+    )
+    assert preference.pool(torch.full((batch.num_tokens,), -2.0), batch, "mean").tolist() == [-2.0, 0.0]

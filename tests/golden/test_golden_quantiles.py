@@ -90,3 +90,8 @@ def test_slopes_are_those_of_finite_differences():
     assert gradcheck(
         lambda q, g: quantiles.pinball(quantiles.mix(g, quantiles.monotone(q)), labels, THREE), (raw, gate)
     )
+
+
+def test_a_single_level_never_crosses_whatever_the_shape():
+    assert quantiles.crossing_rate(torch.zeros(2, 3, 1)).tolist() == [[0.0] * 3] * 2
+    assert quantiles.crossing_rate(torch.tensor([2.0, 1.0, 3.0])).item() == 0.5

@@ -118,3 +118,8 @@ def test_slopes_are_those_of_finite_differences():
     assert gradcheck(lambda a, b: ranking.cost(a, b, worse_unsafe=marks, better_unsafe=~marks, decay=0.1), (one, other))
     bounds = scores(0, 0.3, 0.7, 1)
     assert gradcheck(lambda a: ranking.rating_loss(a, torch.tensor([0, 2, 1, 1]), bounds, sharpness=10), (one,))
+
+
+def test_bounds_between_ratings_are_no_path_for_a_gradient():
+    share = torch.tensor([0.2, 0.8], requires_grad=True)
+    assert not ranking.rating_bounds(share, torch.tensor([1.0, 1.0])).requires_grad

@@ -164,3 +164,22 @@ def test_rewards_land_on_the_last_token_of_their_step_and_none_vanishes():
     assert placed.tolist() == pytest.approx([0, 0.9, 0, 1.2, 0, 0.5, 0])
     with pytest.raises(ValueError, match="the response has 5"):
         process.place(STEPS, torch.tensor([1, 3, 3, 5]), 5)
+
+
+def test_between_two_levels_a_quantile_is_between_its_neighbours_and_at_1_it_is_the_largest():
+    """(0, 1, 3) at the levels 1/4 1/2 3/4: half-way from 1/2 to 3/4 it is 2."""
+    three = torch.tensor([0.0, 1, 3], dtype=torch.float64)
+    assert risk.low_quantile(three, 0.625).item() == pytest.approx(2.0)
+    assert risk.low_quantile(three, 1.0).item() == 3
+
+
+def test_without_aversion_each_distribution_has_its_own_mean():
+    assert risk.entropic(torch.tensor([[1.0, 3.0], [5.0, 7.0]]), 0).tolist() == [2, 6]
+
+
+def test_a_single_step_is_its_own_mean_and_may_end_on_the_first_token():
+    half = torch.tensor([0.5])
+    assert process.step_rewards(half, "mean").tolist() == [0.5]
+    assert process.place(half, torch.tensor([0]), 1).tolist() == [0.5]
+    with pytest.raises(ValueError, match="the response has 2"):
+        process.place(torch.tensor([0.5, 0.5]), torch.tensor([-1, 0]), 2)

@@ -35,3 +35,7 @@ def test_cosine_is_half_way_in_the_middle_and_ends_at_its_final_fraction():
 
 def test_a_run_that_is_all_warm_up_has_no_division_by_zero():
     assert learning_rate(3, peak=1.0, total=3, warmup=3, shape="linear") == 1.0
+
+
+def test_one_step_after_the_only_one_the_rate_is_the_final_one():
+    assert learning_rate(1, peak=1.0, total=1, shape="linear", final_fraction=0.25) == 0.25

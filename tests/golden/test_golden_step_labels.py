@@ -99,3 +99,14 @@ def test_slopes_are_those_of_finite_differences():
     for eta in (0.5, 4.0):
         assert gradcheck(lambda p, eta=eta: step_labels.entropy_label(p, eta), (rate,))
     assert gradcheck(lambda r: step_labels.step_loss(r, torch.tensor([0.2, 0.9, 1]).double()), (rate,))
+
+
+def test_a_step_at_the_threshold_is_not_wrong():
+    labels = torch.tensor([0.5, 0.25, 1.0])
+    assert step_labels.up_to_first_error(labels).tolist() == [True, True, False]
+    everything = torch.tensor([True, True, True])
+    assert step_labels.before_errors(labels, everything, torch.zeros(3, dtype=torch.long)).tolist() == [
+        True,
+        True,
+        False,
+    ]

@@ -95,3 +95,8 @@ def test_a_bandit_with_a_costly_best_arm_goes_to_the_saddle_point():
         logit += 0.5 * (gain / 0.2 - logit)
     assert share == pytest.approx(0.3, abs=0.01)
     assert metrics["constraint/multiplier/harm"] == pytest.approx(1.408, abs=0.02)
+
+
+def test_a_multiplier_of_2_with_an_excess_of_one_half_grows_by_the_exponential_of_a_tenth():
+    assert ops.constraint.next_multiplier(2.0, 0.5, lr=0.1, cap=10.0) == pytest.approx(2 * math.exp(0.1))
+    assert ops.constraint.next_multiplier(2.0, 0.5, lr=0.1, cap=2.1) == pytest.approx(2.1)

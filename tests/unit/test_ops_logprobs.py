@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.ops.logprobs import chunked_logprobs, full_logprobs
+from alignkit.ops.logprobs import chunked_logprobs, full_kl, full_logprobs
 
 
 def random_head(rows: int = 37, width: int = 16, vocabulary: int = 29) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,3 +111,18 @@ def test_huge_logits_stay_finite():
     assert torch.isfinite(got).all()
     assert torch.isfinite(entropy).all()
     assert torch.isfinite(torch.autograd.grad(got.sum(), weight)[0]).all()
+
+
+def test_logits_of_half_precision_are_normalised_in_float32():
+    """Of logits 8 and 0 in bfloat16, whose softmax there would be off by a thousandth."""
+    logprob, entropy, normaliser = full_logprobs(torch.tensor([[8.0, 0.0]], dtype=torch.bfloat16), torch.tensor([1]))
+    assert logprob.item() == pytest.approx(-8.000335406, abs=1e-6)
+    assert normaliser.item() == pytest.approx(8.000335406, abs=1e-6)
+    assert entropy.dtype == torch.float32
+
+
+def test_the_reference_of_a_kl_gets_no_gradient():
+    logits, reference = (torch.tensor([[1.0, 0.0]], requires_grad=True) for _ in range(2))
+    full_kl(2 * logits, reference).sum().backward()
+    assert logits.grad is not None
+    assert reference.grad is None

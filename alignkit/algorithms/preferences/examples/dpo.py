@@ -30,4 +30,25 @@ EXAMPLES = (
         outputs={"logprobs": ((log(1 / 2),), (log(1 / 8),))},
         loss={"policy": 0.75 * log(1 + exp(-3)) + 0.25 * log(1 + exp(3))},
     ),
+    # D_w = log 3 and D_l = -log 2, so beta h = log 6
+    *(
+        WorkedExample(
+            settings={"beta": 1.0} | settings,
+            batch={"side": (1, -1), "ref_logprobs": ((log(1 / 4),), (log(1 / 2),))},
+            outputs={"logprobs": ((log(3 / 4),), (log(1 / 4),))},
+            loss={"policy": loss},
+        )
+        for settings, loss in (
+            ({"link": "robust", "smoothing": 0.25}, (0.75 * log(7 / 6) - 0.25 * log(7)) / 0.5),
+            ({"link": "hinge", "beta": 0.5}, 1 - log(6) / 2),
+            ({"link": "exo", "smoothing": 0.25}, 6 / 7 * log(6 / 7 / 0.75) + 1 / 7 * log(1 / 7 / 0.25)),
+            ({"link": "nca"}, log(4 / 3) + (log(4) + log(3 / 2)) / 2),
+            ({"link": "apo_zero"}, 1 - 3 / 4 + 1 / 3),
+            ({"link": "apo_down"}, 3 / 4 + 1 / 7),
+            ({"divergence": "forward_kl"}, log(1 + exp(-5 / 3))),  # -1/3 and -2
+            ({"divergence": "jensen_shannon"}, log(1 + 4 / 9)),  # log 3/4 and log 1/3
+            ({"divergence": "alpha", "alpha": 1.0}, log(7 / 6)),
+            ({"divergence": "forward_kl", "alpha": 1.0}, log(1 + exp(-5 / 3))),
+        )
+    ),
 )

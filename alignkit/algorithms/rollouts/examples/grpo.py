@@ -22,6 +22,12 @@ EXAMPLES = (
         outputs={"logprobs": ((log(3 / 4), log(1 / 2)), (log(1 / 4),))},
         advantages=(A, -A),
         loss={"policy": ((-1.2 * A - 1.5 * A) / 2 + (0.8 * A + 0.5 * (1 - log(2)))) / 2},
+        metrics={
+            "policy/kl_sampler": log(2 / 3) / 3,
+            "policy/kl_reference": -log(2) / 3,
+            "policy/clip_frac": 2 / 3,
+            "policy/ratio_max": 1.5,
+        },
     ),
     # over the whole batch: rewards 4 0 0 0, squares from their mean 9 1 1 1 over n - 1 = 3
     # drawn with 1/2, 1/8 and 1 instead of 1/2, 1/2 and 1/4: weights 1, 4 and 1/4, only 1 is in [1/2, 2];  3/2
@@ -48,6 +54,7 @@ EXAMPLES = (
         advantages=(B, -B, 0.0, 0.0),
         loss={"policy": (-B + 1.5 * B - 0.1 * 3) / 16},
         gradient={"logprobs": ((-B / 16, 0.0, 0.0), (1.5 * B / 16,), (0.0,), (0.0,))},
+        metrics={"policy/entropy": 0.5, "policy/clip_frac": 0.0, "policy/ratio_max": 1.0},
     ),
     # GSPO: ratios 1.44 and 1, their geometric mean is 1.2;  1/4 and 1, 1/2.   A = 1/2 and -1/2 of two tokens each
     WorkedExample(
