@@ -95,7 +95,7 @@ class Lab:
         changed = 0
         for old, new in mutant.code():
             for function in self.functions[old.co_filename, old.co_qualname]:
-                if function.__code__.co_code == old.co_code and same_place(function.__code__, old):
+                if same_place(function.__code__, old):
                     function.__code__ = new
                     changed += 1
         if not changed:
@@ -191,9 +191,11 @@ def module_of(file: Path) -> str:
 
 
 def tests_of(chosen: list[Mutant]) -> list[str]:
-    """The contract tests, the goldens, and the unit tests that name a changed file."""
+    """The contract tests, the goldens, and the unit tests that import a changed file or load it by its name."""
     names = "|".join(sorted({mutant.file.stem for mutant in chosen}))
-    pattern = re.compile(rf"\b({HOMES})\.({names})\b|\b({HOMES}) import .*\b({names})\b|^ +({names}),$", re.MULTILINE)
+    imported = rf"\b({HOMES})\.({names})\b|\b({HOMES}) import .*\b({names})\b|^ +({names}),$"
+    loaded = rf"(?s:\bload_algorithm\(.*[\"']({names})[\"']|[\"']({names})[\"'].*\bload_algorithm\()"
+    pattern = re.compile(f"{imported}|{loaded}", re.MULTILINE)
     named = [path for path in sorted((ROOT / "tests/unit").glob("test_*.py")) if pattern.search(path.read_text())]
     contracts = [f"tests/contracts/test_{name}.py" for name in ("examples", "meaning", "algorithms")]
     return ["tests/golden", *(str(path.relative_to(ROOT)) for path in named), *contracts]

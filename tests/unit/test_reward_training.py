@@ -217,17 +217,20 @@ def test_one_member_without_contrast_is_plain_and_needs_no_targets():
     assert algorithm.judge(config, Outputs(values=values(batch, 1)), batch).members is None
 
 
-def test_members_learn_from_their_own_halves_and_are_judged_together():
-    algorithm, config = made("bradley_terry", members=3, centring=0.01)
+@pytest.mark.parametrize("members", [2, 3])
+def test_members_learn_from_their_own_halves_and_are_judged_together(members):
+    algorithm, config = made("bradley_terry", members=members, centring=0.01)
+    assert algorithm.heads(config) == ("reward 1", "reward 2", "reward 3")[:members]
     batch = algorithm.estimate(config, pairs())
-    said, (chosen, rejected) = values(batch, 3).requires_grad_(), ops.preference.sides(batch)
-    scores, weights = said[batch.last_token()], batch.require("targets")[:, :3]
+    said, (chosen, rejected) = values(batch, members).requires_grad_(), ops.preference.sides(batch)
+    scores, weights = said[batch.last_token()], batch.require("targets")[:, :members]
     assert torch.equal(weights[chosen], weights[rejected])
     each = ops.ranking.bradley_terry(scores[chosen], scores[rejected], centring=0.01)
-    wanted = (weights[chosen] * each).sum() / 3
+    wanted = (weights[chosen] * each).sum() / members
     total = cut_apart((algorithm, config), said, batch)
     assert total.item() == pytest.approx(wanted.item(), rel=1e-6)
     blind = weights == 0
+    assert blind.any()
     assert not torch.autograd.grad(total, said)[0][batch.last_token()][blind].any()
     judgement = algorithm.judge(config, Outputs(values=said), batch)
     torch.testing.assert_close(judgement.value, judgement.members.mean(-1))
