@@ -39,12 +39,12 @@ EXAMPLES = (
             loss={"policy": loss},
         )
         for settings, loss in (
-            ({"link": "robust", "smoothing": 0.25}, (0.75 * log(7 / 6) - 0.25 * log(7)) / 0.5),
-            ({"link": "hinge", "beta": 0.5}, 1 - log(6) / 2),
-            ({"link": "exo", "smoothing": 0.25}, 6 / 7 * log(6 / 7 / 0.75) + 1 / 7 * log(1 / 7 / 0.25)),
-            ({"link": "nca"}, log(4 / 3) + (log(4) + log(3 / 2)) / 2),
-            ({"link": "apo_zero"}, 1 - 3 / 4 + 1 / 3),
-            ({"link": "apo_down"}, 3 / 4 + 1 / 7),
+            ({"loss_type": "robust", "label_smoothing": 0.25}, (0.75 * log(7 / 6) - 0.25 * log(7)) / 0.5),
+            ({"loss_type": "hinge", "beta": 0.5}, 1 - log(6) / 2),
+            ({"loss_type": "exo", "label_smoothing": 0.25}, 6 / 7 * log(6 / 7 / 0.75) + 1 / 7 * log(1 / 7 / 0.25)),
+            ({"loss_type": "nca"}, log(4 / 3) + (log(4) + log(3 / 2)) / 2),
+            ({"loss_type": "apo_zero"}, 1 - 3 / 4 + 1 / 3),
+            ({"loss_type": "apo_down"}, 3 / 4 + 1 / 7),
             ({"divergence": "forward_kl"}, log(1 + exp(-5 / 3))),  # -1/3 and -2
             ({"divergence": "jensen_shannon"}, log(1 + 4 / 9)),  # log 3/4 and log 1/3
             ({"divergence": "alpha", "alpha": 1.0}, log(7 / 6)),
