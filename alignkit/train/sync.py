@@ -43,13 +43,14 @@ class Sync:
         """
         if version == self.version:
             return dict(self.metrics)
-        expected = self._trainer_logprobs(forward)  # before the engine wakes: it needs memory, too
         self._wake("weights")
         weights = trainer.weights()
         if self.engine is not None:
             self.engine.update(weights, version=version)
         for _ in weights:  # the other ranks help to gather sharded weights
             pass
+        # after they were gathered: what ZeRO-3 has fetched ahead for another forward could not be gathered now
+        expected = self._trainer_logprobs(forward)  # and before the cache: it needs memory, too
         self._wake("cache")
         if self.engine is not None:
             scored = asyncio.run(self.engine.score(self.probe))

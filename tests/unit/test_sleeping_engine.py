@@ -39,7 +39,8 @@ class Card:
 
     def trainer_works(self, what: str) -> None:
         assert self.engine is not None, f"{what} before there is an engine"
-        assert self.engine.holds == set(), f"{what} while the engine holds {self.engine.holds}"
+        beside = {"weights"} if what == "forward" else set()  # the proof's, of a few tokens
+        assert self.engine.holds <= beside, f"{what} while the engine holds {self.engine.holds}"
         self.tell(what)
 
 
@@ -127,14 +128,14 @@ class After(Stop):
 EVALUATED = ("evaluation.limit=4", "evaluation.every=7", "evaluation.data.source=generator:arithmetic")
 OPTIONS = ('evaluation.data.options={"digits": 1, "style": "characters"}', "evaluation.data.chat=false")
 REFILLED = ("stages.1.rollouts.dynamic_sampling=true", "stages.1.rollouts.refill_rounds=2")
-WAKING = ["forward", "empty the trainer's cache", "wake weights", "update", "empty the trainer's cache", "wake cache",
+WAKING = ["empty the trainer's cache", "wake weights", "update", "forward", "empty the trainer's cache", "wake cache",
           "score", "generate", "sleep"]  # fmt: skip
 
 
 def cycles(told: list[str]) -> list[list[str]]:
-    """What happened from each forward before a waking to the sleep after it."""
+    """What happened from each waking to the sleep after it."""
     ends = [index for index, what in enumerate(told) if what == "sleep"][1:]
-    begins = [index - 1 for index in range(1, len(told)) if told[index : index + 2] == WAKING[1:3]]
+    begins = [index for index in range(len(told)) if told[index : index + 2] == WAKING[:2]]
     return [told[begin : end + 1] for begin, end in zip(begins, ends, strict=True)]
 
 
