@@ -6,7 +6,7 @@ python .ci/mutate.py algorithms/rollouts/grpo.py ops/kl.py      # every change o
 
 The tests are imported and collected once, and run once with a trace of the lines that each of them runs. For each
 change a process is forked, which gives the changed function its new code and runs the tests that run that line until
-one fails: worked examples first, then goldens, one update on a bandit, tests that name the file, the grid of contracts.
+one fails: worked examples first, goldens, one update on a bandit, unit tests that name the file, the contract grid.
 `mutants_equivalent.toml` lists changes that make no difference, with the reason; what else survives needs a test.
 """
 
@@ -66,6 +66,8 @@ class Lab:
         self.survivors = self.chosen
         for kind in KINDS:
             items = [item for item in session.items if kind in str(item.path)]
+            if kind == KINDS[-1]:
+                items = grid(items, {mutant.file for mutant in self.survivors})
             if self.survivors and items:
                 self.survivors = list(self._survivors(kind, items))
         return True
@@ -134,6 +136,14 @@ def _trace(items: list[pytest.Item], file: Path) -> bool:
             return False
     file.write_bytes(pickle.dumps((dict(lines), seconds)))
     return True
+
+
+def grid(items: list[pytest.Item], changed: set[Path]) -> list[pytest.Item]:
+    """The contract tests of changed algorithms, and of those that name a changed file."""
+    stems = re.compile(rf"\b({'|'.join(sorted(file.stem for file in changed))})\b")
+    names = {one.stem for one in changed}
+    names |= {one.stem for one in (PACKAGE / "algorithms").rglob("*.py") if stems.search(one.read_text())}
+    return [item for item in items if re.split(r"[-\[\]]", f"{item.name}[")[1] in names]
 
 
 def running(mutant: Mutant, runs: dict[Line, set[int]]) -> set[int]:

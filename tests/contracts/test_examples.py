@@ -230,14 +230,23 @@ def test_an_algorithm_makes_of_its_examples_what_was_computed_by_hand(case: Work
 
 @every_example
 def test_an_algorithm_reports_of_its_examples_what_was_computed_by_hand(case: Worked):
-    batch, reported = estimated(case, built(case)), {}
+    """And it reads nothing outside the mask to do so."""
+    batch, said, reported = estimated(case, built(case)), model(case), {}
+    for name in SAID:
+        said.columns[name].data[~blank(case.example).action_mask] = torch.nan
     for role, wanted in case.example.loss.items():
-        _, metrics = stepped(case, role, batch, model(case))
+        _, metrics = stepped(case, role, batch, said)
         assert metrics[f"loss/{role}"].value == pytest.approx(wanted, abs=TOLERANCE)
         reported |= metrics
     assert [name for name, metric in reported.items() if not math.isfinite(metric.value or 0.0)] == []
     got = {name: reported[name].value for name in case.example.metrics}
     assert got == pytest.approx(case.example.metrics, abs=TOLERANCE)
+
+
+@every_example
+def test_an_example_gives_a_reference_where_the_algorithm_says_that_it_needs_one(case: Worked):
+    needs_one = "ref_logprobs" in case.algorithm.needs(case.config).columns
+    assert needs_one == ("ref_logprobs" in case.example.batch)
 
 
 JUDGED = [param for param in worked() if param.values[0].example.judged]
