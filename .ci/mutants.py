@@ -27,14 +27,16 @@ Change = Callable[[ast.AST], ast.AST]
 @dataclass(frozen=True)
 class Mutant:
     """One change. file: relative to alignkit/. line, becomes: the lines of the changed expression, on one line.
-    first, last: the lines of which a test must run one to notice. tree: of the changed file."""
+    first, last: the lines of which a test must run one to notice. whole: the file. node, change: what becomes what."""
 
     file: Path
     line: str
     becomes: str
     first: int
     last: int
-    tree: ast.Module
+    whole: ast.Module
+    node: ast.AST
+    change: Change
 
     def __str__(self) -> str:
         return f"{self.file}:{self.first}\n    {self.line}\n    {self.becomes}"
@@ -42,14 +44,26 @@ class Mutant:
     def code(self) -> list[tuple[CodeType, CodeType]]:
         """The functions that it changes: as they are, and changed."""
         path = str(PACKAGE / self.file)
-        return list(_differences(compile(ast.parse((PACKAGE / self.file).read_text()), path, "exec"), _code(self)))
+        return list(_differences(compile(self.whole, path, "exec"), compile(self._changed(), path, "exec")))
 
     def globals(self) -> CodeType | None:
         """The module's constant that it changes, as code to run in the module; None where it changes a function."""
-        for statement in self.tree.body:
-            if _is_constant(statement) and statement.lineno <= self.first <= (statement.end_lineno or 0):
-                return compile(ast.Module([statement], []), str(PACKAGE / self.file), "exec")
+        for before, after in zip(self.whole.body, self._changed().body, strict=True):
+            if _is_constant(before) and before.lineno <= self.first <= (before.end_lineno or 0):
+                return compile(ast.Module([after], []), str(PACKAGE / self.file), "exec")
         return None
+
+    def _changed(self) -> ast.Module:
+        """The file's tree with the node replaced by its changed copy."""
+        memo: dict[int, ast.AST] = {}
+        twin = copy.deepcopy(self.whole, memo)
+        wanted, change, place = memo[id(self.node)], self.change, self.node
+
+        class Replace(ast.NodeTransformer):
+            def visit(self, node: ast.AST) -> ast.AST:
+                return ast.copy_location(change(node), place) if node is wanted else self.generic_visit(node)
+
+        return ast.fix_missing_locations(Replace().visit(twin))
 
 
 def mutants(file: Path) -> list[Mutant]:
@@ -64,7 +78,7 @@ def mutants(file: Path) -> list[Mutant]:
         for change in _changes(node):
             first, last = _statement(node, parents), node.end_lineno or node.lineno
             before, after = _lines(source, node, change)
-            found[before, after, first] = Mutant(file, before, after, first, last, _changed(tree, node, change))
+            found[before, after, first] = Mutant(file, before, after, first, last, tree, node, change)
     return list(found.values())
 
 
@@ -164,19 +178,6 @@ def _swap_extreme(node: ast.AST) -> ast.AST:
     return node
 
 
-def _changed(tree: ast.Module, node: ast.AST, change: Change) -> ast.Module:
-    """The tree with `node` replaced by its changed copy."""
-    memo: dict[int, ast.AST] = {}
-    twin = copy.deepcopy(tree, memo)
-    wanted = memo[id(node)]
-
-    class Replace(ast.NodeTransformer):
-        def visit(self, one: ast.AST) -> ast.AST:
-            return ast.copy_location(change(one), node) if one is wanted else self.generic_visit(one)
-
-    return ast.fix_missing_locations(Replace().visit(twin))
-
-
 def _statement(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> int:
     """The first line of the statement or lambda that holds the node."""
     while not isinstance(node, ast.stmt) and not isinstance(parents[node], ast.Lambda):
@@ -193,10 +194,6 @@ def _lines(source: str, node: ast.AST, change: Change) -> tuple[str, str]:
     said = f"({ast.unparse(changed)})" if isinstance(changed, ast.Compare) else ast.unparse(changed)
     after = text[: node.col_offset] + said + text[len(text) - end :]
     return re.sub(r"\s+", " ", text).strip(), re.sub(r"\s+", " ", after).strip()
-
-
-def _code(mutant: Mutant) -> CodeType:
-    return compile(mutant.tree, str(PACKAGE / mutant.file), "exec")
 
 
 def _differences(before: CodeType, after: CodeType) -> Iterator[tuple[CodeType, CodeType]]:

@@ -20,6 +20,7 @@ from alignkit.train.offline import check_columns
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
 from alignkit.types.outputs import Loss, Outputs
+from alignkit.types.steps import StepRule
 from alignkit.types.task import Task
 from tests.tiny import random_batch
 
@@ -292,3 +293,10 @@ def test_what_a_recipe_gets_wrong_is_said_with_the_cure():
     row = Pair(task=Task(id="1", text="7", columns={"chosen_reward": 1.0}), prompt=(7,), chosen=(1,), rejected=(2,))
     with pytest.raises(DataError, match=r"rating 'unsafe' \(chosen_unsafe, rejected_unsafe\); the data has reward"):
         check_columns([row], KIND, ("unsafe",))
+
+
+def test_a_process_model_says_something_at_the_ends_of_steps_alone_and_an_implicit_one_everywhere():
+    algorithm, config = made("process", split="sentence", pattern=r"\d\.", tag="+")
+    assert algorithm.steps(config) == StepRule(split="sentence", pattern=r"\d\.", tag="+", alone=True)
+    algorithm, config = made("implicit", split="sentence", pattern=r"\d\.")
+    assert algorithm.steps(config) == StepRule(split="sentence", pattern=r"\d\.", alone=False)
