@@ -47,13 +47,13 @@ class Promise:
 
 @dataclass(frozen=True)
 class Row:
-    """What is promised of one recipe. minutes: of one idle core. checked: the day on which it was last kept."""
+    """What is promised of one recipe. minutes: of one idle core. checked: when it was last kept."""
 
     recipe: str
     minutes: float
     promises: tuple[Promise, ...]
     quick: bool
-    checked: date
+    checked: date | None
 
     @property
     def file(self) -> Path:
@@ -89,7 +89,7 @@ def read_table(text: str) -> dict[str, Row]:
     return {name: _row(name, **settings) for name, settings in tomllib.loads(text).items()}
 
 
-def _row(recipe: str, *, minutes: float, promises: str, checked: date, quick: bool = False) -> Row:
+def _row(recipe: str, *, minutes: float, promises: str, checked: date | None = None, quick: bool = False) -> Row:
     found = [PROMISE.fullmatch(each) for each in promises.split(" and ")]
     if None in found:
         raise ValueError(
@@ -170,7 +170,8 @@ def chosen(rows: dict[str, Row], names: list[str], everything: bool) -> list[Row
 def stamp(text: str, kept: Iterable[str], day: date) -> str:
     """The table with `day` as that on which the rows `kept` were last checked."""
     names = "|".join(map(re.escape, kept))
-    return re.sub(rf"^((?:{names}) += .*checked = )[\d-]+", rf"\g<1>{day}", text, flags=re.MULTILINE) if names else text
+    row = rf"^((?:{names}) += {{.*?\")(?:, checked = [\d-]+)?(, quick = true)?}}$"
+    return re.sub(row, rf"\1, checked = {day}\2}}", text, flags=re.MULTILINE) if names else text
 
 
 def main() -> None:
@@ -193,6 +194,8 @@ def main() -> None:
     if options.stamp:
         kept = [outcome.row.recipe for outcome in outcomes if outcome.kept]
         TABLE.write_text(stamp(TABLE.read_text(), kept, date.today()))
+    unchecked = [row.recipe for row in read_table(TABLE.read_text()).values() if row.checked is None]
+    print(f"never checked: {', '.join(unchecked) or 'none'}")
     missed = [outcome.row.recipe for outcome in outcomes if not outcome.kept]
     sys.exit(f"missed: {', '.join(missed)}" if missed else 0)
 
