@@ -142,11 +142,11 @@ def test_a_bandit_with_a_costly_best_arm_goes_to_the_saddle_point_of_its_kl():
 def test_costs_and_constraints_must_name_the_same():
     path = find("recipes", "smoke/ppo_lagrangian").path
     stage = read_recipe(path).stages[0]
-    assert ALGORITHM.requires(config(costs=("length",)), stage) == []
-    assert "set algorithm.costs to ['length']" in ALGORITHM.requires(config(costs=("harm",)), stage)[0]
+    assert ALGORITHM.requires(config(costs=("kl",)), stage) == []
+    assert "set algorithm.costs to ['kl']" in ALGORITHM.requires(config(costs=("harm",)), stage)[0]
     free = stage.model_copy(update={"constraints": ()})
     assert "there are none: add `constraints`, or take ppo" in ALGORITHM.requires(config(), free)[0]
     assert ALGORITHM.heads(config()) == ("value", "harm", "length")
     explained = explain_recipe(read_recipe(path))["stages"][0]
-    assert explained["besides"][0] == "constraint: mean length at most 3.3; m begins at 0.3 and rises to 5 at most"
-    assert explained["models"] == ["policy", "reference", "critic (of its own)"]
+    assert explained["besides"][0] == "constraint: mean kl at most 0.4; m begins at 1 and rises to 5 at most"
+    assert explained["models"] == ["policy", "critic (of its own)"]
