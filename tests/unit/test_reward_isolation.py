@@ -315,7 +315,8 @@ def test_a_reward_that_is_killed_on_its_way_to_the_limit_is_named_so(folder):
         scores = score(pool, "greedy", "modest", "honest")
     assert [one.fault and one.fault.kind for one in scores] == [FaultKind.MEMORY, FaultKind.TIMEOUT, None]
     taken = re.fullmatch(r"killed after 2 s, in which it had taken (\d+) MiB.*", scores[0].fault.message)
-    assert taken and 150 < int(taken[1]) < 300, scores[0].fault.message  # 200 less what it gave back since it was ready
+    assert taken, scores[0].fault.message
+    assert 150 < int(taken[1]) < 300  # 200, less what it gave back since it was ready
 
 
 @linux
