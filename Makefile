@@ -10,6 +10,8 @@ STAMP := $(VENV)/.installed
 GPU_STAMP := $(GPU_VENV)/.installed
 # threads that spin while they wait make processes that share few cores 10 times slower
 export OMP_WAIT_POLICY := PASSIVE
+# without byte code each of the hundreds of processes that the tests start would compile alignkit anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation
 .DEFAULT_GOAL := help

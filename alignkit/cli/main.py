@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -51,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
         given = [argument for argument in arguments if argument != "--debug"]
-        build()(args=given, prog_name="alignkit", obj=debug)
+        command()(args=given, prog_name="alignkit", obj=debug)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
     except KeyboardInterrupt:
@@ -99,6 +101,11 @@ def _complain(text: str) -> None:
     for line in text.splitlines():
         with contextlib.suppress(OSError):
             print(f"{prefix}{line}", file=sys.stderr)
+
+
+@functools.cache  # reading the arguments of all verbs takes longer than most checks
+def command() -> Callable[..., Any]:
+    return typer.main.get_command(build())
 
 
 def build() -> typer.Typer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 from alignkit.recipe.lookup.kind_of import kind_of
@@ -70,7 +72,7 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     algorithm, config = resolve_algorithm(stage, recipe)
     source = kind_of(algorithm.source)
     batch = batch_equation(stage, source)
-    needs = algorithm.needs(config)
+    needs = reduce(or_, (constraint.needs for constraint in stage.constraints), algorithm.needs(config))
     unused = list(_without_effect(stage, source))
     besides = list(_besides(stage, mixed="costs" not in needs.columns))
     kind = "reward model" if algorithm.trains_reward else "policy"

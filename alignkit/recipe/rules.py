@@ -170,8 +170,10 @@ def _engine(recipe: Recipe) -> Broken:
 
 def _reference(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:
     assert recipe.reference is not None
-    if not any(algorithm is None or "reference" in algorithm.needs(config).models for algorithm, config in algorithms):
-        yield ("reference",), "no stage's algorithm uses a reference model; switch its KL term on or remove the section"
+    limits = [each.needs for stage in recipe.stages for each in stage.constraints]
+    known = [algorithm.needs(config) for algorithm, config in algorithms if algorithm is not None]
+    if len(known) == len(algorithms) and not any("reference" in needs.models for needs in (*limits, *known)):
+        yield ("reference",), "no stage uses a reference model; switch its algorithm's KL term on or remove the section"
     folder = recipe.file.parent if recipe.file else Path()
     yield from _local_path(("reference", "path"), recipe.reference.path, folder)
 

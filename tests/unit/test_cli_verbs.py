@@ -215,6 +215,7 @@ def test_each_kind_of_failure_has_its_exit_code_and_no_traceback(alignkit, monke
         raise error
 
     monkeypatch.setattr(main, "doctor", fail)
+    monkeypatch.setattr(main, "command", main.command.__wrapped__)  # built anew, with the changed verb
     result = alignkit("fail")
     assert (result[0], result[2].strip()) == (code, line)
 
@@ -224,6 +225,7 @@ def test_debug_shows_the_traceback(monkeypatch):
         raise HealthError("dead")
 
     monkeypatch.setattr(main, "doctor", fail)
+    monkeypatch.setattr(main, "command", main.command.__wrapped__)  # built anew, with the changed verb
     with pytest.raises(HealthError):
         main.run(["--debug", "fail"])
 

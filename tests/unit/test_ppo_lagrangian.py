@@ -9,6 +9,7 @@ import torch
 
 from alignkit.algorithms.rollouts import ppo
 from alignkit.algorithms.rollouts.ppo_lagrangian import ALGORITHM, Config, critic_loss, estimate
+from alignkit.errors import RecipeError
 from alignkit.recipe.explain import explain_recipe
 from alignkit.recipe.lookup.find import find
 from alignkit.recipe.read import read_recipe
@@ -149,4 +150,12 @@ def test_costs_and_constraints_must_name_the_same():
     assert ALGORITHM.heads(config()) == ("value", "harm", "length")
     explained = explain_recipe(read_recipe(path))["stages"][0]
     assert explained["besides"][0] == "constraint: mean kl at most 0.4; m begins at 1 and rises to 5 at most"
-    assert explained["models"] == ["policy", "critic (of its own)"]
+    assert explained["models"] == ["policy", "reference", "critic (of its own)"]
+
+
+def test_a_limit_on_kl_asks_for_a_reference_which_may_then_be_named():
+    path = find("recipes", "smoke/ppo_lagrangian").path
+    named = read_recipe(path, ["reference.path=some/model"])
+    assert named.reference.path == "some/model"
+    with pytest.raises(RecipeError, match="no stage uses a reference model"):
+        read_recipe(path, ["reference.path=some/model", "algorithm.costs=[length]", "constraints.0.of=length"])

@@ -220,7 +220,7 @@ CONTRADICTIONS = [
     replaced("greedy_samples", "samples: 1", "samples: 8", key="evaluation.samples", words="temperature 0"),
     replaced("nothing_to_evaluate", "holdout: 10", "holdout: 0", line=31, key="evaluation", words="data.holdout"),
     replaced("nothing_to_train", "holdout: 10", "holdout: 10\n  limit: 10", key="data.holdout", words="10 of 10 rows"),
-    replaced("idle_reference", "seed: 3", "reference: {path: null}", key="reference", words="no stage's"),
+    replaced("idle_reference", "seed: 3", "reference: {path: null}", key="reference", words="no stage uses"),
     replaced("kl_without_weight", "clip_high: 0.28", "kl: loss", line=21, key="algorithm", words="kl and kl_weight"),
     replaced("broken_template", "chat: false", "template: '{question'", key="data.template", words="format string"),
     replaced("constant_template", "chat: false", "template: hello", key="data.template", words="names no column"),

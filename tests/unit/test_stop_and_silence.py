@@ -133,7 +133,7 @@ def test_what_the_disk_refuses_is_a_wrong_input_wherever_it_happens(error, code,
     def app(**options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(main, "build", lambda: app)
+    monkeypatch.setattr(main, "command", lambda: app)
     assert main.run(["anything"]) == code
     said = capsys.readouterr().err
     assert says in said

@@ -7,6 +7,7 @@ entry points, the shelf. The first place that has the name wins, so a user's cop
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -14,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib import metadata
 from pathlib import Path
 
 from alignkit.content import ROOT
@@ -261,6 +262,11 @@ def _in_folder(kind: Kind, folder: Path, origin: str, name: str) -> list[Found]:
             )
         )
     return results
+
+
+@functools.cache  # reads the metadata of every installed package, and those stay while a process runs
+def entry_points(group: str) -> metadata.EntryPoints:
+    return metadata.entry_points(group=group)
 
 
 def _in_entry_points(kind: Kind) -> list[Found]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from alignkit.types.syntax import parsed
 
 
-def outline(path: Path) -> tuple[str, set[str] | None]:
+def outline(path: Path) -> tuple[str, frozenset[str] | None]:
     """First docstring (or comment) line of a file, and the names a Python file defines.
 
     Where a Python file cannot be read or parsed, the line says so and the names are None.
@@ -19,14 +20,17 @@ def outline(path: Path) -> tuple[str, set[str] | None]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         return f"cannot be read: {error}", None
-    if path.suffix != ".py":
-        return _first_comment(text), set()
+    return _outline_of(text) if path.suffix == ".py" else (_first_comment(text), frozenset())
+
+
+@functools.lru_cache(maxsize=1024)  # a recipe's names are looked up in the same files again and again
+def _outline_of(text: str) -> tuple[str, frozenset[str] | None]:
     try:
         module = parsed(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"is not valid Python: {error}", None
     summary = (ast.get_docstring(module) or "").partition("\n")[0]
-    return summary, set(_defined_names(module))
+    return summary, frozenset(_defined_names(module))
 
 
 def function_options(path: Path, function: str) -> set[str] | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from alignkit.recipe.schema.section import Fraction, Section
+from alignkit.types.needs import REFERENCE_KL, Needs
 
 
 class Optimizer(Section):
@@ -82,6 +83,11 @@ class Constraint(Section):
     """Steps before it moves."""
     window: PositiveInt = 1
     """Steps that the mean cost is taken over."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the cost is computed from, beside what the stage's algorithm needs."""
+        return REFERENCE_KL if self.of == "kl" else Needs()
 
 
 class Critic(Section):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +17,7 @@ from alignkit.ops.constraint import mixed, next_multiplier
 from alignkit.recipe.schema import Constraint
 from alignkit.train.hooks.hook import Hook, HookMemory, Metrics
 from alignkit.types.batch import COST, MULTIPLIER, Batch
-from alignkit.types.needs import REFERENCE_KL, Needs
+from alignkit.types.needs import Needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class Constraints(Hook):
 
     @property
     def needs(self) -> Needs:
-        return REFERENCE_KL if any(each.of == "kl" for each in self.settings) else Needs()
+        return reduce(or_, (each.needs for each in self.settings), Needs())
 
     def begin(self) -> HookMemory:
         return {each.of: {"multiplier": each.multiplier, "costs": []} for each in self.settings}
