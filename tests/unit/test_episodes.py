@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as parquet
@@ -15,20 +14,15 @@ import torch
 from alignkit.algorithms.rollouts import grpo
 from alignkit.data.kinds import sft
 from alignkit.data.offline.example import Example
-from alignkit.data.turns import Renderer
-from alignkit.engines.hf import HfEngine
 from alignkit.environments.base import Observation
 from alignkit.environments.guess_number import guess_number
 from alignkit.environments.maze import maze
 from alignkit.errors import BatchError, RewardError
 from alignkit.models.forward import packed, plain
-from alignkit.models.load import load_policy
-from alignkit.models.tokenizer import character_tokenizer
-from alignkit.recipe.schema import Evaluation, Model, Rollouts, Scratch
-from alignkit.rollout.collect import Collector, describe, trainable
-from alignkit.rollout.episodes import SUCCESS, Episodes
+from alignkit.recipe.schema import Evaluation
+from alignkit.rollout.collect import describe, trainable
+from alignkit.rollout.episodes import SUCCESS
 from alignkit.rollout.items import items, pack_rollouts
-from alignkit.rollout.play import Prompt
 from alignkit.run_folder.run_folder import RunFolder
 from alignkit.train.evaluate import Evaluator
 from alignkit.train.offline import OfflineSource
@@ -37,107 +31,19 @@ from alignkit.types.batch import pack
 from alignkit.types.rollout import Completion, EpisodeEnd, Request, StopReason
 from alignkit.types.score import FaultKind
 from alignkit.types.task import Task
-
-CHARACTERS = "0123456789?<>=!udlr"
-TOKENIZER = character_tokenizer(CHARACTERS, context=64)
-EOS = 2
-
-
-def ids(text: str) -> tuple[int, ...]:
-    return tuple(TOKENIZER(text)["input_ids"])
-
-
-@dataclass
-class Script:
-    """An engine that says what the script says: (number of the call, request) -> text; `~` cuts it at its length."""
-
-    say: Callable[[int, Request], str]
-    policy_version: int = 0
-    calls: list[list[Request]] = field(default_factory=list)
-
-    async def generate(self, requests: list[Request]) -> list[Completion]:
-        self.calls.append(list(requests))
-        return [self._completion(self.say(len(self.calls), request), request) for request in requests]
-
-    def _completion(self, text: str, request: Request) -> Completion:
-        stop = StopReason.ERROR if text == "ERROR" else StopReason.LENGTH if "~" in text else StopReason.END_OF_TEXT
-        tokens = () if text == "ERROR" else ids(text.replace("~", "")) + ((EOS,) if "~" not in text else ())
-        tokens = tokens[: request.max_new_tokens]
-        if tokens and tokens[-1] != EOS:
-            stop = StopReason.LENGTH
-        return Completion(token_ids=tokens, logprobs=(-0.25,) * len(tokens), stop=stop, policy_version=0)
-
-
-def collector(
-    engine: Any,
-    make: Callable[[], Any],
-    *,
-    settings: Mapping[str, Any] | None = None,
-    seed: int = 5,
-    wrap: Callable[[Episodes], Any] = lambda episodes: episodes,
-    **options: Any,
-) -> Collector:
-    """Of episodes, which options change; wrap: the play that is made of them."""
-    renderer = Renderer(tokenizer=TOKENIZER, chat=False)
-    given = {"name": "game", "renderer": renderer, "max_turns": 8, "context": 64, "deadline_s": 5.0}
-    return Collector(
-        engine=engine,
-        play=wrap(Episodes(make=make, **{**given, **options})),
-        scorer=None,
-        decode=renderer.decode,
-        stop_token_ids=(EOS,),
-        settings=Rollouts(engine="hf", **{"prompts": 2, "group": 2, "max_new_tokens": 3, **(settings or {})}),
-        seed=seed,
-    )
-
-
-def prompts(count: int, first: int = 0) -> list[Prompt]:
-    return [Prompt(task=Task(id=f"t{i}", text="-"), ids=(), position=first + i) for i in range(count)]
-
-
-def sample(driver: Collector, count: int = 1, first: int = 0) -> list[Any]:
-    groups = asyncio.run(driver.sample(prompts(count, first)))
-    return [rollout for group in groups for rollout in group]
-
-
-@dataclass
-class Scripted:
-    """An environment that answers from a list; an exception in it is raised, a number is slept for."""
-
-    answers: list[Any]
-
-    async def start(self, task: Task, seed: int) -> Observation:
-        return await self._next()
-
-    async def step(self, text: str) -> Observation:
-        return await self._next()
-
-    async def _next(self) -> Observation:
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, float):
-            await asyncio.sleep(answer)
-        return answer
-
-
-def seen(text: str, reward: float = 0.0, **more: Any) -> Observation:
-    return Observation(text=text, reward=reward, **more)
-
-
-def scripted(*answers: Any) -> Callable[[], Scripted]:
-    return lambda: Scripted(list(answers))
-
-
-def scratch_engine(context: int = 64) -> tuple[Any, HfEngine]:
-    section = Model(
-        scratch=Scratch(characters=CHARACTERS, layers=2, hidden=32, heads=2, context=context), dtype="float32"
-    )
-    model, _ = load_policy(section, seed=0, beside=None)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3.0)  # so that distributions are far from uniform
-    return model, HfEngine(model, dtype="float32", share=True)
+from tests.unit.scripted_episodes import (
+    EOS,
+    TOKENIZER,
+    Script,
+    Scripted,
+    collector,
+    ids,
+    prompts,
+    sample,
+    scratch_engine,
+    scripted,
+    seen,
+)
 
 
 def test_an_episode_is_the_exact_tokens_of_its_turns_with_only_the_policys_as_actions():

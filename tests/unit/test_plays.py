@@ -36,8 +36,8 @@ from alignkit.types.score import Score
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
 from tests.resume.runs import fingerprint
+from tests.unit.scripted_episodes import EOS, TOKENIZER, Script, collector, ids, sample, scratch_engine, scripted, seen
 from tests.unit.test_environment_recipes import RECIPE
-from tests.unit.test_episodes import EOS, TOKENIZER, Script, collector, ids, sample, scratch_engine, scripted, seen
 
 
 @dataclass

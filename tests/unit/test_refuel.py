@@ -35,7 +35,7 @@ from alignkit.types.rollout import TURNS, Request
 from alignkit.types.score import FaultKind
 from alignkit.types.task import Task
 from tests.tabular import in_float64, loss_and_gradient, on_actions
-from tests.unit.test_episodes import EOS, Script, collector, ids, prompts, scratch_engine, scripted, seen
+from tests.unit.scripted_episodes import EOS, Script, collector, ids, prompts, scratch_engine, scripted, seen
 
 
 def config(**settings: Any) -> Config:

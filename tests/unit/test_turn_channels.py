@@ -14,7 +14,7 @@ from alignkit.errors import BatchError
 from alignkit.rollout.items import items, pack_rollouts
 from alignkit.types.batch import pack
 from alignkit.types.item import Item
-from tests.unit.test_episodes import Script, Scripted, collector, sample
+from tests.unit.scripted_episodes import Script, Scripted, collector, sample
 
 TALK = Item(
     prompt_ids=[1, 2],
