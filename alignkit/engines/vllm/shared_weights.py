@@ -9,7 +9,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +57,27 @@ def table_of(folder: Path, dtype: str) -> Table:
     entries, offset = [], 0
     for name, shape in sorted(shapes.items()):
         entries.append((name, shape, offset))
-        offset += -(-math.prod(shape) * width // ALIGNMENT) * ALIGNMENT
+        offset = _after(offset, math.prod(shape) * width)
     return Table(entries=tuple(entries), size=offset, dtype=dtype)
+
+
+def write_tensors(descriptor: int, weights: Iterable[tuple[str, Tensor]], dtype: str) -> Table:
+    """Writes tensors, cast to `dtype`, into the memory behind the descriptor as they come; the table of where."""
+    import torch
+
+    entries, offset = [], 0
+    with open(descriptor, "wb", closefd=False) as memory:
+        for name, tensor in weights:
+            cast = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
+            entries.append((name, tuple(cast.shape), offset))
+            memory.seek(offset)
+            memory.write(cast.view(-1).view(torch.uint8).numpy())
+            offset = _after(offset, cast.nbytes)
+    return Table(entries=tuple(entries), size=offset, dtype=dtype)
+
+
+def _after(offset: int, size: int) -> int:
+    return offset + -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def map_tensors(descriptor: int, table: Table) -> dict[str, Tensor]:

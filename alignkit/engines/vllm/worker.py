@@ -13,6 +13,8 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,10 @@ class EngineWorker:
         self._descriptor = weights_descriptor
         self._table = Table.from_json(start["table"])
         self._version = start["version"]
+        begins = partial(_begins_with, Path(start["model_folder"]), weights_descriptor, self._table, start["memory"])
         self._llm: Any = LLM(
             model=start["model_folder"],
+            load_format=_from_memory(begins) if start["memory"] else "auto",
             skip_tokenizer_init=True,
             dtype=start["dtype"],
             seed=start["seed"] % 2**32,
@@ -48,10 +52,7 @@ class EngineWorker:
 
         from alignkit.engines.vllm import weights as vllm_weights
 
-        folder = Path(start["model_folder"])
-        [self._unread] = self._llm.apply_model(
-            lambda model: vllm_weights.unreadable(model, lambda: stored_weights(folder))
-        )
+        [self._unread] = self._llm.apply_model(lambda model: vllm_weights.unreadable(model, begins))
 
     def generate(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
         """Samples all requests."""
@@ -181,6 +182,27 @@ class Reader:
             use_tqdm=False,
         )
         return {"states": [result.outputs.data.float().tolist() for result in results]}
+
+
+def _begins_with(folder: Path, descriptor: int, table: Table, memory: bool) -> dict[str, Any]:
+    """What the engine begins with. Read at the start only: where weights are lent, the memory is gone afterwards."""
+    return map_tensors(descriptor, table) if memory else stored_weights(folder)
+
+
+def _from_memory(weights: Callable[[], dict[str, Any]]) -> str:
+    """The name of a load format of vLLM's that takes these weights, as it would take them out of files."""
+    from vllm.model_executor.model_loader import register_model_loader
+    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
+    class Loader(DefaultModelLoader):
+        def download_model(self, model_config: Any) -> None:
+            pass
+
+        def get_all_weights(self, model_config: Any, model: Any) -> Any:
+            yield from weights().items()
+
+    register_model_loader("memory")(Loader)
+    return "memory"
 
 
 def _platform() -> Platform:

@@ -28,8 +28,9 @@ from alignkit.models.encoder import packs
 from alignkit.models.frozen import hold_frozen
 from alignkit.models.load import load_policy, locate
 from alignkit.models.recompute import set_recompute
-from alignkit.models.save import save_pretrained
+from alignkit.models.save import describe
 from alignkit.models.tokenizer import stop_token_ids
+from alignkit.models.weights import named_policy_weights
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.trainer import Trainer
@@ -167,10 +168,10 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, *, log_file: Path
         return HfEngine(policy.model, dtype=recipe.model.dtype, device=default_device())
     from alignkit.engines.vllm.engine import VllmEngine
 
-    dtype = getattr(torch, recipe.model.dtype)
-    save_pretrained(policy.model, policy.tokenizer, folder / "initial-model", dtype=dtype)
+    describe(policy.model, policy.tokenizer, folder / "initial-model", dtype=getattr(torch, recipe.model.dtype))
     return VllmEngine(
         folder / "initial-model",
+        weights=named_policy_weights(policy.model),
         dtype=recipe.model.dtype,
         max_model_len=longest_sequence(recipe, policy.context),
         memory_gib=settings.memory_gib,
