@@ -99,6 +99,13 @@ def test_a_model_that_cannot_be_loaded_is_one_line_from_the_constructor(start: C
     assert "\n" not in str(caught.value)
 
 
+def test_a_start_with_an_adapter_that_fails_names_the_other_way(start: Callable[..., VllmEngine]):
+    with pytest.raises(
+        EngineError, match=r"cannot be loaded; set engine\.lora: merged where vLLM cannot take the adapter"
+    ):
+        start("broken", adapter={"q_proj.lora_A.weight": (2, 4)})
+
+
 def test_a_start_that_hangs_is_killed(start: Callable[..., VllmEngine]):
     with pytest.raises(EngineError, match=r"no answer within 0\.5 s, so it was killed"):
         start("hanging", startup_s=0.5)

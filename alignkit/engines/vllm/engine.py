@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from alignkit.engines.engine import Part
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT = Settings()
+NO_ADAPTER: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+MERGE_IT = "; set engine.lora: merged where vLLM cannot take the adapter by itself"
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0  # vLLM raises lower ones silently, and refuses higher ones
 
 
@@ -29,7 +32,9 @@ class VllmEngine(VllmProcess):
     """Fulfils rollout.engine.Engine.
 
     model_folder: a saved model, or with `weights` (checkpoint name, tensor) its config only. What it begins with is of
-    `version` and sets the names and shapes that every update must bring. dtype: "float32" or "bfloat16".
+    `version` and sets the names and shapes that every update must bring. adapter: name and shape of the matrices of a
+    LoRA adapter (`models/adapter_matrices.py`) that every update brings, too; one that has brought the rest may be
+    followed, until the engine sleeps, by some that bring nothing else. dtype: "float32" or "bfloat16".
     max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU; settings:
     everything else that it is started with. threads: of the child, None: all cores it may use. log_file: takes the
     child's output. startup_s, timeout_s: a child that has not answered by then is killed.
@@ -44,6 +49,7 @@ class VllmEngine(VllmProcess):
         max_model_len: int,
         log_file: Path,
         weights: Iterable[tuple[str, Tensor]] | None = None,
+        adapter: Mapping[str, tuple[int, ...]] = NO_ADAPTER,
         seed: int = 0,
         memory_gib: int = 2,
         settings: Settings = DEFAULT,
@@ -57,7 +63,7 @@ class VllmEngine(VllmProcess):
         self.unverified: tuple[str, ...] = ()
         """After an update: parameters that could not be read back, because vLLM names them otherwise."""
         self._max_model_len = max_model_len
-        self._sender = Sender(model_folder, dtype, weights=weights, lends=settings.lends)
+        self._sender = Sender(model_folder, dtype, weights=weights, adapter=adapter, lends=settings.lends)
         start = {
             "do": "generate",
             "model_folder": str(model_folder),
@@ -69,7 +75,15 @@ class VllmEngine(VllmProcess):
             **self._sender.told(),
         }
         own = environment(threads, memory_gib, deterministic=settings.deterministic)
-        self._start(start, own, startup_s, descriptor=self._sender.descriptor)
+        try:
+            self._start(start, own, startup_s, descriptor=self._sender.descriptor)
+            homeless = self._call({"do": "homeless"})["layers"] if adapter else ()
+        except EngineError as error:
+            raise EngineError(f"{error}{MERGE_IT if adapter else ''}") from error
+        if homeless:
+            self.close()
+            problem = f"it has no place for {len(homeless)} layers of the adapter, first: {homeless[0]}"
+            raise EngineError(f"vllm engine: {problem}{MERGE_IT}")
         self._sender.started()
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -104,6 +118,7 @@ class VllmEngine(VllmProcess):
         self.policy_version = version
 
     def sleep(self) -> None:
+        self._sender.lost()
         self._call({"do": "sleep"})
 
     def wake(self, part: Part) -> None:
