@@ -81,6 +81,7 @@ def _adapter_config(model: Any) -> Any:
 def _save_config(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
     base = base_model(model)
     config = copy.deepcopy(base.config)
+    config.architectures = config.architectures or [type(base.encoder if isinstance(base, Encoder) else base).__name__]
     if dtype is not None:
         config.dtype = dtype
     if unties(model):

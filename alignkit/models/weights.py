@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from alignkit.models.adapted import base_model, effective_weight, has_lora, is_adapted
+from alignkit.models.adapter_matrices import adapter_matrices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,16 +20,27 @@ VALUE_HEAD = "value_head"  # a critic's, on layers it shares with the policy: no
 Gather = Callable[["list[Parameter]"], AbstractContextManager[Any]]
 
 
-def named_policy_weights(model: Module, *, gather: Gather = nullcontext) -> Iterator[tuple[str, Tensor]]:
+Part = Literal["merged", "base", "adapter"]
+"""What travels: all weights with the adapter's work in them, those of its base, or its own matrices."""
+
+
+def named_policy_weights(
+    model: Module, *, gather: Gather = nullcontext, part: Part = "merged"
+) -> Iterator[tuple[str, Tensor]]:
     """(checkpoint name, full tensor) of every weight, tied weights once; adapters are merged on the fly into new ones.
+
+    part: "base" leaves the adapter out, "adapter" yields nothing but its matrices (see `adapter_matrices`).
 
     The model is not changed. Tensors without an adapter are the parameters themselves (detached), not copies. Where an
     adapter makes a head another matrix than the embedding it was tied to, both are yielded (see `unties`).
     gather: a context within which the given parameters are whole, for models whose weights are sharded. One layer is
     gathered at a time; every rank must run the iterator to its end.
     """
+    if part == "adapter":
+        yield from adapter_matrices(model, gather=gather)
+        return
     base = base_model(model)
-    for weights in _by_layer(base, gather):
+    for weights in _by_layer(base, gather, merged=part == "merged"):
         yield from _checkpoint_names(base, weights).items()
     persistent = set(base.state_dict())
     buffers = {
@@ -81,7 +93,7 @@ class _Held:
         return (self.parameter if self.layer is None else effective_weight(self.layer)).detach()
 
 
-def _held(base: Any) -> dict[str, _Held]:
+def _held(base: Any, *, merged: bool = True) -> dict[str, _Held]:
     found: dict[str, _Held] = {}
     seen: dict[int, bool] = {}
     for name, parameter in base.named_parameters(remove_duplicate=False):
@@ -89,7 +101,7 @@ def _held(base: Any) -> dict[str, _Held]:
             continue
         owner, wrapped, kind = name.rpartition(".base_layer.")
         layer = base.get_submodule(owner) if wrapped and kind == "weight" else None
-        layer = layer if layer is not None and has_lora(layer) else None
+        layer = layer if merged and layer is not None and has_lora(layer) else None
         # a tied weight is held once, unless an adapter makes something else of it in one of its places
         if id(parameter) in seen and layer is None and not seen[id(parameter)]:
             continue
@@ -98,12 +110,12 @@ def _held(base: Any) -> dict[str, _Held]:
     return found
 
 
-def _by_layer(base: Any, gather: Gather) -> Iterator[dict[str, Tensor]]:
+def _by_layer(base: Any, gather: Gather, *, merged: bool = True) -> Iterator[dict[str, Tensor]]:
     """The weights by name, those of one transformer layer together; of the rest, those of one module together."""
     import torch
 
     layers: dict[str, dict[str, _Held]] = {}
-    for name, held in _held(base).items():
+    for name, held in _held(base, merged=merged).items():
         numbered = re.match(r"(.*?\.\d+)\.", name)
         layers.setdefault(numbered[1] if numbered else name.rpartition(".")[0], {})[name] = held
     for layer in layers.values():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.errors import HealthError
-from alignkit.models.weights import named_policy_weights
+from alignkit.models.weights import Part, named_policy_weights
 from alignkit.parallel.trainer import ADAM_STATE, check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
@@ -71,8 +71,8 @@ class SingleTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        return named_policy_weights(self.model)
+    def weights(self, part: Part = "merged") -> Iterator[tuple[str, Tensor]]:
+        return named_policy_weights(self.model, part=part)
 
     def hand_over(self) -> Iterator[tuple[str, Tensor]]:
         self.optimizer.state.clear()

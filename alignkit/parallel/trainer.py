@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alignkit.errors import CheckpointError
+from alignkit.models.weights import Part
 from alignkit.types.files import save_tensors
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Trainer(Protocol):
         """Norm of the gradient added up so far, over all weights; one process only."""
         ...
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(checkpoint name, full tensor) of every weight; every rank must run it to the end."""
+    def weights(self, part: Part = "merged") -> Iterator[tuple[str, Tensor]]:
+        """(checkpoint name, full tensor) of every weight of that part; every rank must run it to the end."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from alignkit.errors import HealthError, RecipeError
 from alignkit.models.adapted import base_model
 from alignkit.models.forward import plain
-from alignkit.models.weights import VALUE_HEAD, named_policy_weights
+from alignkit.models.weights import VALUE_HEAD, Part, named_policy_weights
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.recipe.schema import Optimizer
@@ -81,8 +81,8 @@ class ZeroTrainer:
     def gradient_norm(self) -> float:
         raise RecipeError("train.watch_noise reads whole gradients, which several processes never hold: remove it")
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        return named_policy_weights(self.model, gather=_gather)
+    def weights(self, part: Part = "merged") -> Iterator[tuple[str, Tensor]]:
+        return named_policy_weights(self.model, gather=_gather, part=part)
 
     def hand_over(self) -> Iterator[tuple[str, Tensor]]:
         for name, p in self._trained.items():

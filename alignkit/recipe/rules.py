@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Broken = Iterator[tuple[KeyPath, str]]
 
+MAX_ADAPTER_RANK = 512  # of vLLM 0.32
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 
@@ -166,6 +167,23 @@ def _launch(recipe: Recipe) -> Broken:
 def _engine(recipe: Recipe) -> Broken:
     for option, problem in broken_options(recipe.engine.options):
         yield ("engine", "options", option), problem
+    problem = _joined(recipe) if recipe.engine.lora == "adapter" else None
+    if problem:
+        yield ("engine", "lora"), f"`adapter` cannot be: {problem}; set it to `merged`"
+
+
+def _joined(recipe: Recipe) -> str | None:
+    """Why an adapter cannot travel apart from its base, as far as the recipe says."""
+    lora = recipe.model.lora
+    if lora is None:
+        return "there is no `model.lora`"
+    if recipe.stages and recipe.stages[-1].rollouts.engine != "vllm":
+        return "`rollouts.engine` is not vllm"
+    if lora.modules_to_save:
+        return f"{lora.modules_to_save[0]} is trained whole (`model.lora.modules_to_save`), which no adapter says"
+    if lora.rank > MAX_ADAPTER_RANK:
+        return f"vLLM takes ranks up to {MAX_ADAPTER_RANK}; got {lora.rank}"
+    return "vLLM has no DoRA" if lora.dora else None
 
 
 def _reference(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,8 @@ class Sync:
     """Keeps the engine (on the first rank; None elsewhere) at the trainer's version. Called by every rank together.
 
     probe: fixed sequences of token ids. tolerance: largest mean |log-prob difference| on them. sleeps: it gives its
-    memory to the trainer that trains. version: of the weights that it holds, -1: none. metrics: of the last push.
+    memory to the trainer that trains. apart: an adapter travels by itself, its base only when the engine has it not.
+    version: of the weights that it holds, -1: none. metrics: of the last push.
     """
 
     engine: Engine | None
@@ -31,9 +32,11 @@ class Sync:
     probe: Sequence[Sequence[int]]
     tolerance: float
     sleeps: bool = False
+    apart: bool = False
     version: int = -1
     metrics: dict[str, Any] = field(default_factory=dict)
     _asleep: bool = field(default=False, init=False)
+    _has_base: bool = field(default=False, init=False)
 
     def __call__(self, version: int, trainer: Trainer, forward: Forward) -> dict[str, Any]:
         """Pushes the weights unless the engine holds them already; raises SyncError when the canary disagrees.
@@ -44,7 +47,7 @@ class Sync:
         if version == self.version:
             return dict(self.metrics)
         self._wake("weights")
-        weights = trainer.weights()
+        weights = self._weights(trainer)
         if self.engine is not None:
             self.engine.update(weights, version=version)
         for _ in weights:  # the other ranks help to gather sharded weights
@@ -56,15 +59,23 @@ class Sync:
             scored = asyncio.run(self.engine.score(self.probe))
             report = check(scored, expected, tolerance=self.tolerance, version=version)
             self.metrics = {"sync/canary_gap": report.mean_gap, "sync/policy_version": version}
-        self.version, self._asleep = version, False
+        self.version, self._asleep, self._has_base = version, False, self.apart
         return dict(self.metrics)
 
     def rest(self) -> None:
         """Nobody samples before the next call: the trainer gets the memory. Sleeping weights are gone."""
         if self.sleeps and not self._asleep:
-            self.version, self._asleep = -1, True
+            self.version, self._asleep, self._has_base = -1, True, False
             if self.engine is not None:
                 self.engine.sleep()
+
+    def _weights(self, trainer: Trainer) -> Iterator[tuple[str, torch.Tensor]]:
+        if not self.apart:
+            yield from trainer.weights()
+            return
+        if not self._has_base:
+            yield from trainer.weights("base")
+        yield from trainer.weights("adapter")
 
     def _wake(self, part: Part) -> None:
         if self._asleep and self.engine is not None:

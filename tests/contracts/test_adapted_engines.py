@@ -12,7 +12,7 @@ import torch
 
 from alignkit.engines.hf import HfEngine
 from alignkit.engines.vllm.engine import VllmEngine
-from alignkit.models.save import save_pretrained
+from alignkit.models.save import describe
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.models.weights import named_policy_weights
 from tests.contracts.test_engines import tiny_llama
@@ -36,10 +36,10 @@ def test_head_and_embedding_arrive_as_two_matrices(kind: str, tmp_path: Path):
     if kind == "hf":
         engine: Any = HfEngine(model, dtype="float32")
     else:
-        save_pretrained(model, character_tokenizer("01", context=128), tmp_path / "model", dtype=torch.float32)
-        engine = VllmEngine(
-            tmp_path / "model", dtype="float32", max_model_len=128, log_file=tmp_path / "log", memory_gib=1, threads=1
-        )
+        describe(model, character_tokenizer("01", context=128), tmp_path / "model", dtype=torch.float32)
+        given: dict[str, Any] = {"dtype": "float32", "max_model_len": 128, "memory_gib": 1, "threads": 1}
+        begins = named_policy_weights(model)
+        engine = VllmEngine(tmp_path / "model", weights=begins, log_file=tmp_path / "log", **given)
     ids = torch.tensor([SEQUENCE])
     generator, said = torch.Generator().manual_seed(0), []
     try:

@@ -24,6 +24,8 @@ from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.engine import VllmEngine
 from alignkit.errors import EngineError, SyncError
 from alignkit.models.load import named_policy_weights
+from alignkit.models.save import describe
+from alignkit.models.tokenizer import character_tokenizer
 from alignkit.types.rollout import Completion, Request, StopReason
 
 VOCABULARY, CONTEXT, CLOSE = 64, 128, 2e-4
@@ -66,8 +68,8 @@ class Case:
         self.engine.update(named_policy_weights(model), version=version)
 
 
-def start_vllm(folder: Path, log: Path, kind: type[VllmEngine] = VllmEngine) -> Any:
-    return kind(folder, dtype="float32", max_model_len=CONTEXT, log_file=log, memory_gib=1, threads=1)
+def start_vllm(folder: Path, log: Path, kind: type[VllmEngine] = VllmEngine, **given: Any) -> Any:
+    return kind(folder, dtype="float32", max_model_len=CONTEXT, log_file=log, memory_gib=1, threads=1, **given)
 
 
 @pytest.fixture(scope="session")
@@ -350,19 +352,25 @@ class Faulty(VllmEngine):
 
 
 @pytest.fixture(scope="module")
-def another(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """A second vLLM, without a fault at first: a start takes 10 s. The last test that uses it closes it."""
+def another(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """A second vLLM, without a fault at first: a start takes 10 s. The last test that uses it closes it.
+
+    Unlike the first it begins with weights out of memory, as in training: of a model its folder holds the config only.
+    """
     place = tmp_path_factory.mktemp("another")
+    describe(tiny_llama(0), character_tokenizer("01", context=CONTEXT), place / "model")
+    assert not list(place.glob("model/*.safetensors"))
     worker = str(Path(__file__).with_name("faulty_worker.py"))
     (place / "faults").touch()
     Faulty.command, Faulty.faults = (VllmEngine.command[0], worker, str(place / "faults")), place / "faults"
-    engine = start_vllm(folder, place / "vllm.log", Faulty)
+    weights = named_policy_weights(tiny_llama(0))
+    engine = start_vllm(place / "model", place / "vllm.log", Faulty, weights=weights)
     yield engine
     engine.close()
 
 
 def test_a_new_engine_repeats_the_old_ones_bits(case: Case, request: pytest.FixtureRequest):
-    """Exact resume depends on it. The old engine was updated meanwhile, the new one loads the same weights afresh."""
+    """Exact resume depends on it. The old engine was updated meanwhile, the new one begins with the same weights."""
     requests = [ask(seed, prompt_ids=tuple(range(3, 60))) for seed in range(8)]
     case.load(case.other, 1)
     case.load(case.model, 0)

@@ -43,8 +43,11 @@ def build(kind: str, seed: int) -> Any:
         return DeepseekV2ForCausalLM(DeepseekV2Config(**SIZES, **LATENT)).eval()
 
 
-def start(kind: type[VllmEngine], folder: Path, log: Path) -> VllmEngine:
-    return kind(folder, dtype="float32", max_model_len=128, log_file=log, memory_gib=1, threads=1)
+def start(kind: type[VllmEngine], folder: Path, log: Path, begins: Any = None) -> VllmEngine:
+    """begins: the model whose weights it begins with, out of memory; None: those of the folder."""
+    weights = None if begins is None else named_policy_weights(begins)
+    given: dict[str, Any] = {"dtype": "float32", "max_model_len": 128, "memory_gib": 1, "threads": 1}
+    return kind(folder, weights=weights, log_file=log, **given)
 
 
 def scores_of(engine: VllmEngine, model: Any = None) -> list[float]:
@@ -64,7 +67,7 @@ def test_every_tensor_is_proven_and_an_updated_engine_says_what_a_fresh_one_does
     model, ids = build(kind, 1), torch.tensor([SEQUENCE])
     build(kind, 0).save_pretrained(tmp_path / "model")
     model.save_pretrained(tmp_path / "fresh")
-    updated = scores_of(start(VllmEngine, tmp_path / "model", tmp_path / "log"), model)
+    updated = scores_of(start(VllmEngine, tmp_path / "model", tmp_path / "log", build(kind, 2)), model)
     assert updated == scores_of(start(VllmEngine, tmp_path / "fresh", tmp_path / "log"))
     if kind == "experts":
         with torch.no_grad():

@@ -12,11 +12,19 @@ from typing import Any
 
 import pytest
 
-from alignkit.engines.vllm.arguments import Platform, Settings, engine_arguments, keeps_prefixes
+from alignkit.engines.vllm.arguments import (
+    ADAPTER_RANKS,
+    Platform,
+    Settings,
+    adapter_arguments,
+    engine_arguments,
+    keeps_prefixes,
+)
 from alignkit.errors import EngineError, RecipeError
 from alignkit.recipe.lookup.vllm_options import OURS, broken_options
 from alignkit.recipe.lookup.vllm_options import engine_arguments as known_arguments
 from alignkit.recipe.read import read_recipe
+from alignkit.recipe.rules import MAX_ADAPTER_RANK
 from tests.contracts.test_engines import tiny_llama
 
 ON_CUDA = Path(__file__).parents[1] / "contracts" / "vllm_on_cuda.py"
@@ -55,6 +63,42 @@ def test_a_fixed_cache_is_three_quarters_of_what_the_weights_leave_of_the_share(
     assert chosen(H100, deterministic=True, options=own)["kv_cache_memory_bytes"] == 7
     with pytest.raises(EngineError, match=r"share of 40\.0 GB does not hold the weights of 41\.0 GB; raise rollouts"):
         chosen(H100, deterministic=True, memory_fraction=0.5, weight_bytes=41 * 10**9)
+
+
+def test_an_adapter_gets_a_place_in_layers_of_its_names_and_of_the_next_rank_that_vllm_has():
+    shapes = {
+        "model.layers.0.mlp.up_proj.lora_A.weight": (12, 64),
+        "model.layers.0.mlp.up_proj.lora_B.weight": (96, 12),
+    }
+    shapes |= {
+        "model.layers.1.attn.q_proj.lora_A.weight": (12, 64),
+        "model.layers.1.attn.q_proj.lora_B.weight": (64, 12),
+    }
+    layers = {"enable_lora": True, "max_loras": 1, "max_lora_rank": 16, "lora_target_modules": ["q_proj", "up_proj"]}
+    assert adapter_arguments(shapes) == layers
+    assert adapter_arguments({"q_proj.lora_A.weight": (1, 4)})["max_lora_rank"] == 1
+    assert adapter_arguments({}) == {}
+    assert max(ADAPTER_RANKS) == MAX_ADAPTER_RANK
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"model.lora": None}, "there is no `model.lora`"),
+        ({"rollouts.engine": "hf"}, "`rollouts.engine` is not vllm"),
+        ({"model.lora.dora": "true"}, "vLLM has no DoRA"),
+        (
+            {"model.lora.modules_to_save": "[norm]"},
+            r"norm is trained whole \(`model\.lora\.modules_to_save`\), which no",
+        ),
+        ({"model.lora.rank": "1024"}, "vLLM takes ranks up to 512; got 1024"),
+    ],
+)
+def test_a_recipe_whose_adapter_cannot_travel_by_itself_is_refused_with_the_cure(changes: dict[str, Any], problem: str):
+    wanted = {"model.lora": "{rank: 8}", "rollouts.engine": "vllm", "engine.lora": "adapter"} | changes
+    given = [f"{key}={value}" for key, value in wanted.items() if value is not None]
+    with pytest.raises(RecipeError, match=rf"engine\.lora.*`adapter` cannot be: {problem}.*; set it to `merged`"):
+        read_recipe("smoke/char-addition", given)
 
 
 def test_options_replace_what_is_chosen():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from alignkit.engines.hf import HfEngine
 from alignkit.errors import SyncError
@@ -61,3 +65,48 @@ def test_an_engine_that_keeps_its_old_weights_is_found_and_stays_unproven():
     for _ in range(2):
         with pytest.raises(SyncError, match="canary: after the sync to version 5 engine and trainer differ by"):
             setup(5)
+
+
+class ApartEngine(HfEngine):
+    """Computes with the base and the adapter that it holds, as vLLM does: W + B A. came: what each push brought."""
+
+    def __init__(self, base: Any):
+        super().__init__(base, dtype="float32")
+        self.base: dict[str, torch.Tensor] = {}
+        self.came: list[str] = []
+
+    def update(self, weights: Any, *, version: int) -> None:
+        matrices: dict[str, torch.Tensor] = {}
+        whole = {}
+        for name, tensor in weights:
+            (matrices if ".lora_" in name else whole)[name] = tensor.clone()
+        self.base = whole or self.base
+        self.came.append("base and adapter" if whole else "adapter")
+        merged = dict(self.base)
+        for name in {name.rpartition(".lora_")[0] for name in matrices}:
+            change = matrices[f"{name}.lora_B.weight"] @ matrices[f"{name}.lora_A.weight"]
+            merged[f"{name}.weight"] = self.base[f"{name}.weight"] + change
+        super().update(merged.items(), version=version)
+
+    def sleep(self) -> None:
+        self.base = {}
+
+
+def test_the_base_travels_once_and_again_only_after_a_sleep():
+    """Each push is proven by the canary: base and adapter together are the policy, whatever the adapter's scale."""
+    policy = get_peft_model(causal_lm(seed=1), LoraConfig(r=2, lora_alpha=5, target_modules=["q_proj", "down_proj"]))
+    engine = ApartEngine(causal_lm(seed=1))
+    trainer, forward = SingleTrainer(policy, Optimizer(lr=1e-3)), Forward(model=policy, dtype=torch.float32)
+    sync = Sync(engine=engine, group=Group(), probe=PROBE, tolerance=1e-6, sleeps=True, apart=True)
+    before = None
+    for version in range(4):
+        if version == 2:
+            sync.rest()
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        assert sync(version, trainer, forward)["sync/canary_gap"] < 1e-6
+        scores = asyncio.run(engine.score(PROBE))
+        assert scores != before, "the adapter must matter"
+        before = scores
+    assert engine.came == ["base and adapter", "adapter", "base and adapter", "adapter"]

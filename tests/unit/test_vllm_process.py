@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -17,9 +18,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from alignkit.engines.vllm import engine as vllm_engine
 from alignkit.engines.vllm import process as vllm_process
+from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.engine import VllmEngine
 from alignkit.errors import EngineError, SyncError
+from alignkit.models.weights import named_policy_weights
+from alignkit.parallel.group import Group
+from alignkit.recipe.read import read_recipe
+from alignkit.recipe.schema import Lora
+from alignkit.run.train import build
 from alignkit.types.rollout import Request, StopReason
 
 WORKER = Path(__file__).with_name("vllm_fake_worker.py")
@@ -45,7 +53,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     def start_one(name: str = "model", *, tied: bool = False, **settings: Any) -> VllmEngine:
         settings = {"dtype": "float32", "max_model_len": 16, "log_file": tmp_path / "logs" / "engine.log"} | settings
-        engines.append(FakeEngine(save_model(tmp_path / name, tied=tied), **settings))
+        folder = tmp_path / name if "weights" in settings else save_model(tmp_path / name, tied=tied)
+        engines.append(FakeEngine(folder, **settings))
         return engines[-1]
 
     yield start_one
@@ -88,6 +97,13 @@ def test_a_model_that_cannot_be_loaded_is_one_line_from_the_constructor(start: C
     with pytest.raises(EngineError, match="ValueError: this model cannot be loaded") as caught:
         start("broken")
     assert "\n" not in str(caught.value)
+
+
+def test_a_start_with_an_adapter_that_fails_names_the_other_way(start: Callable[..., VllmEngine]):
+    with pytest.raises(
+        EngineError, match=r"cannot be loaded; set engine\.lora: merged where vLLM cannot take the adapter"
+    ):
+        start("broken", adapter={"q_proj.lora_A.weight": (2, 4)})
 
 
 def test_a_start_that_hangs_is_killed(start: Callable[..., VllmEngine]):
@@ -143,6 +159,42 @@ def test_weights_arrive_in_the_engines_dtype_and_a_tied_head_is_not_asked_for(st
     engine.update([("a", torch.tensor([0.0, 1.0])), ("b", torch.ones(2, 3))], version=2)
     assert asyncio.run(engine.score([])) == [[1.0], [6.0]]
     assert engine.policy_version == 2
+
+
+def test_what_an_engine_begins_with_lies_in_its_memory_before_it_starts(start: Callable[..., VllmEngine]):
+    begins = {"b": torch.full((2, 3), 1.001), "a": torch.tensor([3.0, 4.5])}
+    engine = start(weights=iter(begins.items()), dtype="bfloat16")
+    assert asyncio.run(engine.score([])) == [[7.5], [6.0]]  # of a and b; no folder is there
+    engine.update((begins | {"a": torch.ones(2)}).items(), version=1)
+    assert asyncio.run(engine.score([])) == [[2.0], [6.0]]
+    assert os.fstat(engine._sender.descriptor).st_size > 0
+    with pytest.raises(EngineError, match="an update lacks 1 weights, first: b"):
+        engine.update([("a", torch.ones(2))], version=2)
+
+
+def test_where_weights_are_lent_the_memory_of_the_start_is_given_back(start: Callable[..., VllmEngine]):
+    engine = start(weights=WEIGHTS.items(), settings=Settings(lends=True))
+    assert os.fstat(engine._sender.descriptor).st_size == 0
+
+
+@pytest.mark.usefixtures("start")
+def test_a_run_starts_vllm_with_the_policys_weights_and_writes_none_of_them(tmp_path: Path, monkeypatch: Any):
+    """The folder holds config and tokenizer; the sums that the engine reads in its memory are those of the policy."""
+    monkeypatch.setattr(vllm_engine, "VllmEngine", FakeEngine)
+    recipe = read_recipe("smoke/char-addition", ["rollouts.engine=vllm", "model.dtype=float32"])
+    lora = Lora(rank=2, target_modules=("lm_head", "q_proj"))
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"lora": lora})})
+    policy = build.build_policy(recipe, Group())
+    engine: Any = build.build_engine(recipe, policy, tmp_path, log_file=tmp_path / "log")
+    try:
+        said = asyncio.run(engine.score([]))
+        own = {name: tensor.double().sum().item() for name, tensor in named_policy_weights(policy.model)}
+        assert said == [[own[name]] for name in sorted(own)]
+        assert sorted(file.suffix for file in (tmp_path / "initial-model").iterdir() if file.is_file()) == [".json"] * 4
+        config = json.loads((tmp_path / "initial-model" / "config.json").read_text())
+        assert (config["architectures"], config["tie_word_embeddings"]) == (["LlamaForCausalLM"], False)
+    finally:
+        engine.close()
 
 
 def test_a_weight_that_comes_twice_is_refused(start: Callable[..., VllmEngine]):

@@ -46,7 +46,7 @@ class FakeWorker:
         tensors = map_tensors(self.descriptor, self.table)
         return {"scores": [[tensors[name].double().sum().item()] for name in sorted(tensors)], "version": self.version}
 
-    def update(self, version: int) -> dict[str, Any]:
+    def update(self, version: int, base: bool) -> dict[str, Any]:
         self.version = version
         return {"stale": [], "unknown": [], "version": version}
 

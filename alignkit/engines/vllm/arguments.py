@@ -11,6 +11,7 @@ from alignkit.errors import EngineError
 CPU_BLOCK_TOKENS = 32  # smallest that vLLM's CPU attention allows: more of a short prompt is shared within its group
 CPU_SEQUENCES = 256
 CPU_BATCHED_TOKENS = 8192
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM 0.32 has
 CACHE_SHARE = 0.75  # of what weights leave of the engine's share, where the cache is fixed: the rest is activations
 
 
@@ -69,6 +70,23 @@ def engine_arguments(
         if settings.deterministic and "kv_cache_memory_bytes" not in settings.options:
             chosen["kv_cache_memory_bytes"] = _fixed_cache(platform, settings, weight_bytes)
     return chosen | dict(settings.options)
+
+
+def adapter_arguments(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Keywords of EngineArgs for one adapter whose matrices have these names and shapes; none where there is none.
+
+    Only layers of its names get a place for one, padded to the next rank that vLLM has.
+    """
+    if not shapes:
+        return {}
+    rank = max(shape[0] for name, shape in shapes.items() if ".lora_A." in name)
+    layers = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in shapes}
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": min(each for each in ADAPTER_RANKS if each >= rank),
+        "lora_target_modules": sorted(layers),
+    }
 
 
 def keeps_prefixes(platform: Platform, settings: Settings) -> bool:

@@ -7,36 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from alignkit.engines.engine import Part
 from alignkit.engines.vllm.arguments import Settings
-from alignkit.engines.vllm.digest import digest
-from alignkit.engines.vllm.handles import lend, lendable
 from alignkit.engines.vllm.process import VllmProcess, environment
-from alignkit.engines.vllm.shared_weights import map_tensors, pin, table_of
+from alignkit.engines.vllm.sender import Sender
 from alignkit.errors import EngineError, SyncError
-from alignkit.models.device_type import default_device
 from alignkit.types.rollout import Completion, Request, StopReason
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT = Settings()
+NO_ADAPTER: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+MERGE_IT = "; set engine.lora: merged where vLLM cannot take the adapter by itself"
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0  # vLLM raises lower ones silently, and refuses higher ones
 
 
 class VllmEngine(VllmProcess):
     """Fulfils rollout.engine.Engine.
 
-    model_folder: a saved model (config and safetensors); its weights are those of `version` and set the names and
-    shapes that every update must bring. dtype: "float32" or "bfloat16". max_model_len: longest prompt and completion
-    together, in tokens. memory_gib: key-value cache on CPU; settings: everything else that it is started with.
-    threads: of the child, None: all cores it may use. log_file: takes the child's output. startup_s, timeout_s: a
-    child that has not answered by then is killed.
+    model_folder: a saved model, or with `weights` (checkpoint name, tensor) its config only. What it begins with is of
+    `version` and sets the names and shapes that every update must bring. adapter: name and shape of the matrices of a
+    LoRA adapter (`models/adapter_matrices.py`) that every update brings, too; one that has brought the rest may be
+    followed, until the engine sleeps, by some that bring nothing else. dtype: "float32" or "bfloat16".
+    max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU; settings:
+    everything else that it is started with. threads: of the child, None: all cores it may use. log_file: takes the
+    child's output. startup_s, timeout_s: a child that has not answered by then is killed.
     Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
     """
 
@@ -47,6 +48,8 @@ class VllmEngine(VllmProcess):
         dtype: str,
         max_model_len: int,
         log_file: Path,
+        weights: Iterable[tuple[str, Tensor]] | None = None,
+        adapter: Mapping[str, tuple[int, ...]] = NO_ADAPTER,
         seed: int = 0,
         memory_gib: int = 2,
         settings: Settings = DEFAULT,
@@ -59,10 +62,8 @@ class VllmEngine(VllmProcess):
         self.policy_version = version
         self.unverified: tuple[str, ...] = ()
         """After an update: parameters that could not be read back, because vLLM names them otherwise."""
-        self._max_model_len, self._lends = max_model_len, settings.lends
-        self._table = table_of(model_folder, dtype)
-        self._descriptor = os.memfd_create("alignkit-weights")
-        self._weights: dict[str, Tensor] | None = None
+        self._max_model_len = max_model_len
+        self._sender = Sender(model_folder, dtype, weights=weights, adapter=adapter, lends=settings.lends)
         start = {
             "do": "generate",
             "model_folder": str(model_folder),
@@ -71,10 +72,19 @@ class VllmEngine(VllmProcess):
             "seed": seed,
             "settings": settings.as_json(),
             "version": version,
-            "table": self._table.as_json(),
+            **self._sender.told(),
         }
         own = environment(threads, memory_gib, deterministic=settings.deterministic)
-        self._start(start, own, startup_s, descriptor=self._descriptor)
+        try:
+            self._start(start, own, startup_s, descriptor=self._sender.descriptor)
+            homeless = self._call({"do": "homeless"})["layers"] if adapter else ()
+        except EngineError as error:
+            raise EngineError(f"{error}{MERGE_IT if adapter else ''}") from error
+        if homeless:
+            self.close()
+            problem = f"it has no place for {len(homeless)} layers of the adapter, first: {homeless[0]}"
+            raise EngineError(f"vllm engine: {problem}{MERGE_IT}")
+        self._sender.started()
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
         for request in requests:
@@ -96,7 +106,7 @@ class VllmEngine(VllmProcess):
         return reply["scores"]
 
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        reply = self._lend(weights, version) if self._lends else self._copy(weights, version)
+        reply = self._sender.send(weights, version, self._call)
         if reply["stale"]:
             self.close()
             raise SyncError(
@@ -108,6 +118,7 @@ class VllmEngine(VllmProcess):
         self.policy_version = version
 
     def sleep(self) -> None:
+        self._sender.lost()
         self._call({"do": "sleep"})
 
     def wake(self, part: Part) -> None:
@@ -116,53 +127,7 @@ class VllmEngine(VllmProcess):
     def close(self) -> None:
         if not self.closed:
             super().close()
-            self._weights = None
-            os.close(self._descriptor)
-
-    def _copy(self, weights: Iterable[tuple[str, Tensor]], version: int) -> dict[str, Any]:
-        """Through the shared memory; a card casts to the engine's dtype before it copies, and does not wait."""
-        import torch
-
-        if self._weights is None:
-            self._weights = map_tensors(self._descriptor, self._table)
-            if torch.cuda.is_available():
-                pin(self._weights, self._table)
-        for name, tensor in self._checked(weights):
-            target = self._weights[name]
-            target.copy_(tensor.to(target.dtype) if tensor.is_cuda else tensor, non_blocking=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return self._call({"do": "update", "version": version})
-
-    def _lend(self, weights: Iterable[tuple[str, Tensor]], version: int) -> dict[str, Any]:
-        """By handles, with digests to compare. The copies in the engine's dtype live until the engine has answered."""
-        import torch
-
-        dtype = getattr(torch, self._table.dtype)
-        with lendable():
-            lent = {name: tensor.to(default_device(), dtype, copy=True) for name, tensor in self._checked(weights)}
-            digests = [digest(tensor).value for tensor in lent.values()]
-            reply = self._call({"do": "borrow", "version": version, "digests": digests, **lend(lent)})
-            lent.clear()
-        torch.cuda.ipc_collect()
-        return reply
-
-    def _checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The same; EngineError, before the engine is told, when names or shapes are not those of the folder."""
-        wanted = {name: shape for name, shape, _ in self._table.entries}
-        missing = set(wanted)
-        for name, tensor in weights:
-            if name not in missing:
-                what = "twice" if name in wanted else "which the model folder lacks"
-                raise EngineError(f"vllm engine: an update brings {name}, {what}")
-            if wanted[name] != tuple(tensor.shape):
-                raise EngineError(
-                    f"vllm engine: an update brings {name} as {tuple(tensor.shape)}, wanted {wanted[name]}"
-                )
-            missing.remove(name)
-            yield name, tensor
-        if missing:
-            raise EngineError(f"vllm engine: an update lacks {len(missing)} weights, first: {min(missing)}")
+            self._sender.close()
 
     def _check_version(self, version: int) -> None:
         if version != self.policy_version:

@@ -9,7 +9,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ ALIGNMENT = 64  # bytes: a cache line
 
 @dataclass(frozen=True)
 class Table:
-    """Where each tensor lies. entries: (name, shape, offset in bytes); size: bytes in all; dtype: name of a dtype."""
+    """Where each tensor lies. entries: (name, shape, offset in bytes); size: where they end; dtype: name of a dtype."""
 
     entries: tuple[tuple[str, tuple[int, ...], int], ...]
     size: int
@@ -39,13 +39,11 @@ class Table:
         return cls(entries=entries, size=data["size"], dtype=data["dtype"])
 
 
-def table_of(folder: Path, dtype: str) -> Table:
+def table_of(folder: Path, dtype: str, *, begin: int = 0) -> Table:
     """The table for every weight of a checkpoint folder, stored as `dtype`; a tied head is left out.
 
     Raises EngineError when the folder holds no safetensors or no config.
     """
-    import torch
-
     shapes = _shapes(folder)
     try:
         tied = json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", False)
@@ -53,12 +51,43 @@ def table_of(folder: Path, dtype: str) -> Table:
         raise EngineError(f"engine: {folder} has no readable config.json ({error})") from error
     if tied:
         shapes.pop("lm_head.weight", None)
+    return laid_out(shapes, dtype, begin=begin)
+
+
+def laid_out(shapes: Mapping[str, tuple[int, ...]], dtype: str, *, begin: int = 0) -> Table:
+    """The table for tensors of these names and shapes, from the byte `begin` on."""
+    import torch
+
     width = getattr(torch, dtype).itemsize
-    entries, offset = [], 0
+    entries, offset = [], begin
     for name, shape in sorted(shapes.items()):
         entries.append((name, shape, offset))
-        offset += -(-math.prod(shape) * width // ALIGNMENT) * ALIGNMENT
+        offset = _after(offset, math.prod(shape) * width)
     return Table(entries=tuple(entries), size=offset, dtype=dtype)
+
+
+def write_tensors(descriptor: int, weights: Iterable[tuple[str, Tensor]], dtype: str, *, begin: int = 0) -> Table:
+    """Writes tensors, cast to `dtype`, into the memory behind the descriptor as they come; the table of where."""
+    import torch
+
+    entries, offset = [], begin
+    with open(descriptor, "wb", closefd=False) as memory:
+        for name, tensor in weights:
+            cast = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
+            entries.append((name, tuple(cast.shape), offset))
+            memory.seek(offset)
+            memory.write(cast.view(-1).view(torch.uint8).numpy())
+            offset = _after(offset, cast.nbytes)
+    return Table(entries=tuple(entries), size=offset, dtype=dtype)
+
+
+def whole_pages(size: int) -> int:
+    """Bytes of the memory pages that hold `size` bytes: what begins there can be pinned by itself."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _after(offset: int, size: int) -> int:
+    return offset + -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def map_tensors(descriptor: int, table: Table) -> dict[str, Tensor]:
@@ -78,7 +107,8 @@ def pin(tensors: Mapping[str, Tensor], table: Table) -> bool:
     import torch
 
     begin = min(tensor.data_ptr() for tensor in tensors.values())
-    return int(torch.cuda.cudart().cudaHostRegister(begin, table.size, 0)) == 0
+    size = table.size - min(offset for _, _, offset in table.entries)
+    return int(torch.cuda.cudart().cudaHostRegister(begin, size, 0)) == 0
 
 
 def _mapped(descriptor: int, table: Table) -> mmap.mmap:

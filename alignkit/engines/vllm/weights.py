@@ -97,7 +97,8 @@ def unreadable(model: Any, loaded: Callable[[], Sent]) -> frozenset[str]:
 
 
 def _everything(model: Any, weights: Sent) -> Iterator[Held]:
-    for name, module in model.named_modules():
+    for place, module in model.named_modules():
+        name = place.removesuffix(".base_layer")  # inside what vLLM puts around a layer that an adapter may change
         for kind, tensor in _tensors(module).items():
             full = f"{name}.{kind}".lstrip(".")
             if kind in ("w13_weight", "w2_weight"):

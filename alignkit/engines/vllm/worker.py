@@ -13,10 +13,18 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignkit.engines.vllm.arguments import Platform, Settings, engine_arguments, keeps_prefixes
+from alignkit.engines.vllm.arguments import (
+    Platform,
+    Settings,
+    adapter_arguments,
+    engine_arguments,
+    keeps_prefixes,
+)
 from alignkit.engines.vllm.shared_weights import Table, map_tensors, pin, stored_weights
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import end_with
@@ -35,23 +43,25 @@ class EngineWorker:
         self._sleeps, self._on_cpu = settings.sleeps, platform.cpu
         self._weights: dict[str, Any] | None = None
         self._descriptor = weights_descriptor
-        self._table = Table.from_json(start["table"])
-        self._version = start["version"]
+        self._table, adapter = Table.from_json(start["table"]), Table.from_json(start["adapter"])
+        self._version, self._unknown = start["version"], []
+        begins = partial(_begins_with, Path(start["model_folder"]), weights_descriptor, self._table, start["memory"])
         self._llm: Any = LLM(
             model=start["model_folder"],
+            load_format=_from_memory(begins) if start["memory"] else "auto",
             skip_tokenizer_init=True,
             dtype=start["dtype"],
             seed=start["seed"] % 2**32,
             logprobs_mode="processed_logprobs",
             **engine_arguments(platform, settings, max_model_len=start["max_model_len"], weight_bytes=self._table.size),
+            **adapter_arguments({name: shape for name, shape, _ in adapter.entries}),
         )
 
         from alignkit.engines.vllm import weights as vllm_weights
+        from alignkit.engines.vllm.adapter import HeldAdapter
 
-        folder = Path(start["model_folder"])
-        [self._unread] = self._llm.apply_model(
-            lambda model: vllm_weights.unreadable(model, lambda: stored_weights(folder))
-        )
+        self._adapter = HeldAdapter(self._llm, adapter, weights_descriptor) if adapter.entries else None
+        [self._unread] = self._llm.apply_model(lambda model: vllm_weights.unreadable(model, begins))
 
     def generate(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
         """Samples all requests."""
@@ -69,9 +79,8 @@ class EngineWorker:
             )
             for request in requests
         ]
-        self._begin_call()
         prompts = [{"prompt_token_ids": request["prompt_ids"]} for request in requests]
-        outputs = [result.outputs[0] for result in self._llm.generate(prompts, settings, use_tqdm=False)]
+        outputs = [result.outputs[0] for result in self._answer(prompts, settings)]
         completions = [
             {
                 "token_ids": list(output.token_ids),
@@ -88,16 +97,21 @@ class EngineWorker:
         from vllm import SamplingParams
 
         settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, ignore_eos=True)
-        self._begin_call()
         prompts = [{"prompt_token_ids": sequence} for sequence in sequences]
         scores = [
             [ranks[token].logprob for token, ranks in zip(sequence[1:], result.prompt_logprobs[1:], strict=True)]
-            for sequence, result in zip(sequences, self._llm.generate(prompts, settings, use_tqdm=False), strict=True)
+            for sequence, result in zip(sequences, self._answer(prompts, settings), strict=True)
         ]
         return {"scores": scores, "version": self._version}
 
-    def update(self, version: int) -> dict[str, Any]:
-        """Loads what the trainer wrote, then reads it back from the kernels."""
+    def homeless(self) -> dict[str, Any]:
+        """Layers of the adapter that have no place in the model."""
+        return {"layers": self._adapter.homeless() if self._adapter else []}
+
+    def update(self, version: int, base: bool) -> dict[str, Any]:
+        """Loads what the trainer wrote, then reads it back from the kernels. base: more than the adapter came."""
+        if not base:
+            return self._proven(None, version)
         from alignkit.engines.vllm import weights as vllm_weights
 
         if self._weights is None:
@@ -130,11 +144,14 @@ class EngineWorker:
         from alignkit.engines.vllm import weights as vllm_weights
 
         self._llm.reset_prefix_cache()
-        self._version = version
-        [(stale, unknown)] = self._llm.apply_model(
-            lambda model: vllm_weights.stale_tensors(model, sent, version=version, unread=self._unread)
-        )
-        return {"stale": stale, "unknown": unknown, "version": version}
+        self._version, stale = version, []
+        if sent is not None:
+            [(stale, self._unknown)] = self._llm.apply_model(
+                lambda model: vllm_weights.stale_tensors(model, sent, version=version, unread=self._unread)
+            )
+        if self._adapter is not None:
+            stale += self._adapter.put(version)
+        return {"stale": stale, "unknown": self._unknown, "version": version}
 
     def sleep(self) -> dict[str, Any]:
         """Level 2: the weights are not kept on the host, because the trainer sends them again."""
@@ -147,9 +164,11 @@ class EngineWorker:
             self._llm.wake_up(tags=[TAGS[part]])
         return {}
 
-    def _begin_call(self) -> None:
+    def _answer(self, prompts: list[Any], settings: Any) -> list[Any]:
         if not self._keeps_prefixes:
             self._llm.reset_prefix_cache()
+        request = self._adapter.request if self._adapter else None
+        return self._llm.generate(prompts, settings, use_tqdm=False, lora_request=request)
 
 
 class Reader:
@@ -181,6 +200,27 @@ class Reader:
             use_tqdm=False,
         )
         return {"states": [result.outputs.data.float().tolist() for result in results]}
+
+
+def _begins_with(folder: Path, descriptor: int, table: Table, memory: bool) -> dict[str, Any]:
+    """What the engine begins with. Read at the start only: where weights are lent, the memory is gone afterwards."""
+    return map_tensors(descriptor, table) if memory else stored_weights(folder)
+
+
+def _from_memory(weights: Callable[[], dict[str, Any]]) -> str:
+    """The name of a load format of vLLM's that takes these weights, as it would take them out of files."""
+    from vllm.model_executor.model_loader import register_model_loader
+    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
+    class Loader(DefaultModelLoader):
+        def download_model(self, model_config: Any) -> None:
+            pass
+
+        def get_all_weights(self, model_config: Any, model: Any) -> Any:
+            yield from weights().items()
+
+    register_model_loader("memory")(Loader)
+    return "memory"
 
 
 def _platform() -> Platform:

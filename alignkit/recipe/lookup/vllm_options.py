@@ -15,6 +15,7 @@ from alignkit.types.syntax import parsed
 MODEL = "names the model, which is the recipe's; set `model`"
 ONE_WORKER = "makes several workers, and an update is proven in one"
 PROVEN = "would have the engine compute with other weights than the trainer sends, which no update could prove"
+ADAPTER = "follows from the recipe's adapter; set `engine.lora`"
 
 OURS = {
     **dict.fromkeys(("model", "tokenizer", "skip_tokenizer_init", "revision", "tokenizer_revision"), MODEL),
@@ -29,7 +30,8 @@ OURS = {
     "weight_transfer_config": "is chosen by where trainer and engine run",
     "logprobs_mode": "decides what the sampler's log-probs mean, which the losses rely on",
     "logits_processors": "would sample from another distribution than the trainer computes",
-    **dict.fromkeys(("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank", "lora_dtype"), PROVEN),
+    **dict.fromkeys(("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank", "lora_dtype"), ADAPTER),
+    **dict.fromkeys(("lora_target_modules", "fully_sharded_loras", "default_mm_loras"), ADAPTER),
     **dict.fromkeys(("quantization", "quantization_config", "worker_cls", "worker_extension_cls"), PROVEN),
     **dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"), ONE_WORKER),
     **dict.fromkeys(("enable_expert_parallel", "prefill_context_parallel_size", "nnodes"), ONE_WORKER),

@@ -16,6 +16,9 @@ class EngineProcess(Section):
     """Arguments of vLLM's EngineArgs by name, `max_num_seqs: 64`, say; they replace what is chosen for the platform."""
     transport: Literal["auto", "host"] = "auto"
     """`auto` lends the weights to vLLM on a GPU that both use (CUDA IPC); `host` copies them through shared memory."""
+    lora: Literal["merged", "adapter"] = "merged"
+    """`merged` sends vLLM the whole model with the adapter's work in its weights; `adapter` the base once and then the
+    adapter's matrices alone, with which vLLM computes as the trainer does."""
     startup_s: PositiveFloat = 900.0
     """Seconds in which it must be ready: loading, and on a GPU compiling and capturing graphs."""
     sleep: bool = True

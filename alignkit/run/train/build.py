@@ -22,14 +22,16 @@ from alignkit.environments.lift import find_environment
 from alignkit.errors import AlignkitError, RecipeError
 from alignkit.models.adapted import base_model, is_adapted
 from alignkit.models.adapter_folder import AdapterFolder
+from alignkit.models.adapter_matrices import adapter_shapes
 from alignkit.models.critic import add_value_head, check_reads, freeze_words
 from alignkit.models.device_type import default_device, has_gpu
 from alignkit.models.encoder import packs
 from alignkit.models.frozen import hold_frozen
 from alignkit.models.load import load_policy, locate
 from alignkit.models.recompute import set_recompute
-from alignkit.models.save import save_pretrained
+from alignkit.models.save import describe
 from alignkit.models.tokenizer import stop_token_ids
+from alignkit.models.weights import named_policy_weights
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.trainer import Trainer
@@ -167,10 +169,11 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, *, log_file: Path
         return HfEngine(policy.model, dtype=recipe.model.dtype, device=default_device())
     from alignkit.engines.vllm.engine import VllmEngine
 
-    dtype = getattr(torch, recipe.model.dtype)
-    save_pretrained(policy.model, policy.tokenizer, folder / "initial-model", dtype=dtype)
+    describe(policy.model, policy.tokenizer, folder / "initial-model", dtype=getattr(torch, recipe.model.dtype))
     return VllmEngine(
         folder / "initial-model",
+        weights=named_policy_weights(policy.model, part="base" if sends_adapter(recipe) else "merged"),
+        adapter=adapter_shapes(policy.model) if sends_adapter(recipe) else {},
         dtype=recipe.model.dtype,
         max_model_len=longest_sequence(recipe, policy.context),
         memory_gib=settings.memory_gib,
@@ -180,6 +183,11 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, *, log_file: Path
         log_file=log_file,
         seed=recipe.seed,
     )
+
+
+def sends_adapter(recipe: Recipe) -> bool:
+    """Whether the engine gets the adapter apart from its base."""
+    return recipe.engine.lora == "adapter" and recipe.stages[-1].rollouts.engine == "vllm"
 
 
 def engine_sleeps(recipe: Recipe) -> bool:

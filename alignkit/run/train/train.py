@@ -101,6 +101,7 @@ def _open(
         probe=[sequence[: policy.context] for sequence in sequences],
         tolerance=recipe.stages[-1].rollouts.canary_tolerance,
         sleeps=build.engine_sleeps(recipe) and _samples(recipe),
+        apart=build.sends_adapter(recipe) and _samples(recipe),
     )
     sync.rest()  # before the trainer fills the card
     build.place(policy, group)
