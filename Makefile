@@ -69,7 +69,8 @@ test: $(STAMP) ## all checks and the fast tests
 	$(BIN)/python .ci/pins.py
 	$(BIN)/python .ci/pins.py requirements-gpu.txt
 	$(BIN)/python .ci/requires.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	@# three workers on two cores: a fifth of the time tests wait for others, for servers to end or deadlines to pass
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 test-slow: $(STAMP) ## tests that take minutes: kill -9 and resume, vLLM, SmolLM2, two processes, 20,000 fuzzed conversations
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800 -n 2 --dist loadscope --no-loadscope-reorder

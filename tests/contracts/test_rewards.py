@@ -172,7 +172,8 @@ def test_rlsp_with_a_judge_of_effort_gives_its_authors_numbers():
 
 @needs_data
 @pytest.mark.parametrize(
-    ("file", "count"), [("medqa_test", 1273), ("medmcqa_validation", 4183), ("mmlu_clinical", 1089)]
+    ("file", "count"),
+    [("medqa_test", 1273), pytest.param("medmcqa_validation", 4183, marks=pytest.mark.slow), ("mmlu_clinical", 1089)],
 )
 def test_every_gold_letter_of_the_medical_sets_is_right_in_every_frame(file, count):
     golds = [row["answer"] for row in rows(f"medqa/{file}.jsonl.gz")]
@@ -193,7 +194,7 @@ def test_options_are_bound_and_checked():
 
 
 @needs_data
-@pytest.mark.parametrize("file", ["gsm8k/train.jsonl.gz", "gsm8k/test.jsonl.gz"])
+@pytest.mark.parametrize("file", [pytest.param("gsm8k/train.jsonl.gz", marks=pytest.mark.slow), "gsm8k/test.jsonl.gz"])
 @pytest.mark.parametrize("name", ["gsm8k_answer", "final_number", "math_answer"])
 def test_every_gold_solution_of_gsm8k_is_right(file, name):
     pairs = [(row["answer"], row["answer"]) for row in rows(file)]

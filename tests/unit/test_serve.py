@@ -89,7 +89,7 @@ def test_every_route_wants_the_token_known_or_not(pool):
     assert {path for _, path in routes} == {"/health", "/score", "/get_reward"}
     body = {"query": ["ab"], "prompts": ["a"], "groups": [{"prompt": "?", "completions": ["x"]}]}
     basic = base64.b64encode(f"any:{TOKEN}".encode()).decode()
-    with served(app) as url:
+    with served(app) as url, httpx.Client() as client:
         for method, path in [*routes, ("GET", "/"), ("POST", "/nothing"), ("GET", "/docs"), ("GET", "/openapi.json")]:
             for header in (
                 "",
@@ -100,13 +100,13 @@ def test_every_route_wants_the_token_known_or_not(pool):
                 "Basic YTpi",
                 f"Token {TOKEN}",
             ):
-                answer = httpx.request(
+                answer = client.request(
                     method, url + path, headers={"Authorization": header} if header else {}, json=body
                 )
                 assert (answer.status_code, answer.json()) == (401, {"error": "the token is missing or wrong"})
             for header in (f"Bearer {TOKEN}", f"Basic {basic}"):
                 keys = ["query", "prompts"] if path == "/get_reward" else ["groups"]
-                answer = httpx.request(
+                answer = client.request(
                     method, url + path, headers={"Authorization": header}, json={key: body[key] for key in keys}
                 )
                 assert answer.status_code == (200 if (method, path) in routes else 404)
