@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.models.adapted import base_model, effective_weight, has_lora, is_adapted
+from alignkit.models.whole import whole, whole_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,19 +16,16 @@ if TYPE_CHECKING:
 
 VALUE_HEAD = "value_head"  # a critic's, on layers it shares with the policy: no weight of a policy
 
-Gather = Callable[["list[Parameter]"], AbstractContextManager[Any]]
 
-
-def named_policy_weights(model: Module, *, gather: Gather = nullcontext) -> Iterator[tuple[str, Tensor]]:
+def named_policy_weights(model: Module) -> Iterator[tuple[str, Tensor]]:
     """(checkpoint name, full tensor) of every weight, tied weights once; adapters are merged on the fly into new ones.
 
     The model is not changed. Tensors without an adapter are the parameters themselves (detached), not copies. Where an
     adapter makes a head another matrix than the embedding it was tied to, both are yielded (see `unties`).
-    gather: a context within which the given parameters are whole, for models whose weights are sharded. One layer is
-    gathered at a time; every rank must run the iterator to its end.
+    Of a model whose weights are cut one layer is whole at a time; every rank must run the iterator to its end.
     """
     base = base_model(model)
-    for weights in _by_layer(base, gather):
+    for weights in _by_layer(base):
         yield from _checkpoint_names(base, weights).items()
     persistent = set(base.state_dict())
     buffers = {
@@ -39,14 +36,15 @@ def named_policy_weights(model: Module, *, gather: Gather = nullcontext) -> Iter
     yield from _checkpoint_names(base, buffers).items()
 
 
-def merged_weights(model: Module) -> dict[str, Tensor]:
-    """The same by the names that the architecture's own parameters have."""
-    return {name: tensor for layer in _by_layer(base_model(model), nullcontext) for name, tensor in layer.items()}
+def merged_weights(model: Module) -> Iterator[tuple[str, Tensor]]:
+    """The same, but for buffers, by the names that the architecture's own parameters have."""
+    for layer in _by_layer(base_model(model)):
+        yield from layer.items()
 
 
 def policy_shapes(model: Module) -> dict[str, tuple[int, ...]]:
     """Name and shape of each of `merged_weights`, without computing them."""
-    return {name: tuple(held.parameter.shape) for name, held in _held(base_model(model)).items()}
+    return {name: whole_shape(held.parameter) for name, held in _held(base_model(model)).items()}
 
 
 def unties(model: Any) -> bool:
@@ -98,7 +96,7 @@ def _held(base: Any) -> dict[str, _Held]:
     return found
 
 
-def _by_layer(base: Any, gather: Gather) -> Iterator[dict[str, Tensor]]:
+def _by_layer(base: Any) -> Iterator[dict[str, Tensor]]:
     """The weights by name, those of one transformer layer together; of the rest, those of one module together."""
     import torch
 
@@ -107,7 +105,7 @@ def _by_layer(base: Any, gather: Gather) -> Iterator[dict[str, Tensor]]:
         numbered = re.match(r"(.*?\.\d+)\.", name)
         layers.setdefault(numbered[1] if numbered else name.rpartition(".")[0], {})[name] = held
     for layer in layers.values():
-        with gather(list({id(p): p for held in layer.values() for p in held.needed}.values())):
+        with whole({id(p): p for held in layer.values() for p in held.needed}.values()):
             with torch.no_grad():
                 weights = {name: held.value() for name, held in layer.items()}
             yield weights
