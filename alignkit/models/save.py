@@ -14,8 +14,7 @@ from alignkit.models.encoder import Encoder
 from alignkit.models.generation import valid_generation
 from alignkit.models.lora import quiet
 from alignkit.models.shards import SHARD_BYTES, write_shards
-from alignkit.models.weights import named_policy_weights, untie, unties
-from alignkit.models.whole import is_cut, whole, whole_shape
+from alignkit.models.weights import is_cut, named_policy_weights, untie, unties, whole, whole_shape
 
 if TYPE_CHECKING:
     import torch

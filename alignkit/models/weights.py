@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.models.adapted import base_model, effective_weight, has_lora, is_adapted
-from alignkit.models.whole import whole, whole_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +62,29 @@ def untie(config: Any) -> None:
     for each in (config, config.get_text_config()):
         if hasattr(each, "tie_word_embeddings"):
             each.tie_word_embeddings = False
+
+
+def whole(parameters: Iterable[Any]) -> AbstractContextManager[Any]:
+    """Within it the parameters are whole on every rank, to be read. All ranks enter it with the same ones.
+
+    Does nothing where no parameter is cut.
+    """
+    cut = [parameter for parameter in parameters if is_cut(parameter)]
+    if not cut:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(cut)
+
+
+def is_cut(parameter: Tensor) -> bool:
+    """Whether this rank holds a shard of the parameter; its own data is empty then, but for the time in `whole`."""
+    return hasattr(parameter, "ds_id")
+
+
+def whole_shape(parameter: Tensor) -> tuple[int, ...]:
+    """Its shape when it is whole."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 @dataclass(frozen=True)

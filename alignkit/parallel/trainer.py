@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alignkit.errors import CheckpointError
-from alignkit.models.whole import whole_shape
+from alignkit.models.weights import whole_shape
 from alignkit.types.files import save_tensors
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Trainer(Protocol):
         ...
 
     def finish(self) -> None:
-        """Lets go of the optimizer's state: the weights will be read, and not trained again."""
+        """Lets go of the optimizer's state and of what is gathered: weights will be read, and not trained again."""
         ...
 
     def hand_over(self) -> Iterator[tuple[str, Tensor]]:

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from alignkit.errors import HealthError, RecipeError
 from alignkit.models.adapted import base_model
 from alignkit.models.forward import plain
-from alignkit.models.weights import VALUE_HEAD, named_policy_weights
-from alignkit.models.whole import whole
+from alignkit.models.weights import VALUE_HEAD, named_policy_weights, whole
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.recipe.schema import Optimizer
@@ -87,12 +86,14 @@ class ZeroTrainer:
 
     def finish(self) -> None:
         self.engine.optimizer.state.clear()  # of ZeRO-3 something outlives destroy(): at least not Adam's moments
+        if hasattr(self.engine.optimizer, "empty_partition_cache"):
+            self.engine.optimizer.empty_partition_cache()  # a forward that took another path leaves some on their way
 
     def hand_over(self) -> Iterator[tuple[str, Tensor]]:
+        self.finish()
         for name, p in self._trained.items():
             with whole([p]):
                 yield name, p.detach()
-        self.finish()
         self.engine.destroy()
 
     def save(self, folder: Path) -> None:

@@ -29,8 +29,7 @@ from alignkit.models.forward import Forward, Want
 from alignkit.models.last_states import TOLERANCE, States, differences, last_values, reads_last_only, trial_batch
 from alignkit.models.load import load_policy
 from alignkit.models.save import save_pretrained
-from alignkit.models.weights import VALUE_HEAD
-from alignkit.models.whole import whole
+from alignkit.models.weights import VALUE_HEAD, whole
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.made_by import made_by
 from alignkit.recipe.read import load_algorithm

@@ -95,6 +95,7 @@ def check_saved(
     if group.world == 1:
         trained = trained.cpu()  # both sides by the same arithmetic
     expected = _said(trained, probe, want, trainer.run)
+    trainer.finish()
     if not group.first:
         deque(merged_weights(trained), maxlen=0)
         return {}

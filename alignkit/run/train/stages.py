@@ -254,8 +254,8 @@ class Run:
     def conclude(self) -> dict[str, Any] | None:
         """Saves the final model, compares before with after; the run's summary on the first rank."""
         step, final = self.loop.step, self.path / "final"
-        for trained in filter(None, (step, self.loop.critic)):
-            trained.trainer.finish()
+        if self.loop.critic:
+            self.loop.critic.trainer.finish()
         if not step.algorithm.trains_reward:
             remove_value_head(self.policy.model)
         gaps = save_final(self.recipe, self.policy, step.trainer, final, self.sync.probe, self.group)
