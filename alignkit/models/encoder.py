@@ -65,11 +65,6 @@ class Encoder(nn.Module):
     def get_input_embeddings(self) -> Any:
         return self.encoder.get_input_embeddings()
 
-    def save_pretrained(self, folder: Any, *, state_dict: dict[str, Tensor], **options: Any) -> None:
-        """An ordinary folder of the encoder alone."""
-        own = {name.removeprefix("encoder."): tensor for name, tensor in state_dict.items()}
-        self.encoder.save_pretrained(folder, state_dict=own, **options)
-
 
 def packs(model: Any) -> bool:
     """Whether the packed forward can be tried: with a causal LM only."""

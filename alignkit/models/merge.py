@@ -19,7 +19,7 @@ def merge(model: Any) -> Any:
     """
     if not hasattr(model, "peft_config"):
         return model
-    weights, apart = merged_weights(model), unties(model)
+    weights, apart = dict(merged_weights(model)), unties(model)
     base: Any = base_model(model.unload())
     if apart:
         head = base.get_output_embeddings()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +13,8 @@ from alignkit.models.adapted import base_model
 from alignkit.models.encoder import Encoder
 from alignkit.models.generation import valid_generation
 from alignkit.models.lora import quiet
-from alignkit.models.weights import named_policy_weights, untie, unties
+from alignkit.models.shards import SHARD_BYTES, write_shards
+from alignkit.models.weights import is_cut, named_policy_weights, untie, unties, whole, whole_shape
 
 if TYPE_CHECKING:
     import torch
@@ -19,26 +23,45 @@ if TYPE_CHECKING:
 ADAPTER = "adapter"  # folder in the folder
 
 
-def save_pretrained(model: Module, tokenizer: Any, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+def save_pretrained(
+    model: Module,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    writes: bool = True,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Writes config, safetensors and tokenizer. LoRA is merged; the adapter by itself is written to `folder/adapter`.
 
     dtype: of the stored weights, None: as held. A head that an adapter has parted from its embedding is stored as a
-    matrix of its own.
+    matrix of its own. writes: whether this rank does; where a model's weights are cut all ranks call this, and the
+    others help to gather, also when the writer finds no room. shard_bytes: of the largest file.
     """
     from safetensors.torch import save_file
 
-    base = base_model(model)
-    describe(model, tokenizer, folder, dtype=dtype)
-    # the weights already have their checkpoint names
-    base.save_pretrained(folder, state_dict=stored_weights(model, dtype), save_original_format=False)
-    _save_config(model, folder, dtype)
-    if base is not model:
-        save_file(adapter_weights(model), folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
+    weights, adapted = stored_weights(model, dtype), base_model(model) is not model
+    try:
+        if writes:
+            describe(model, tokenizer, folder, dtype=dtype)
+            write_shards(weights, folder, shard_bytes=shard_bytes)
+    finally:
+        deque(weights, maxlen=0)
+        adapter = adapter_weights(model) if adapted else {}
+    if writes and adapted:
+        save_file(adapter, folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def stored_weights(model: Module, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """What the checkpoint holds, by name, all of it at once and where the model is."""
-    return {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in named_policy_weights(model)}
+def stored_weights(model: Module, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
+    """What the checkpoint holds, by name, one after the other, in host memory."""
+    prefix = "encoder." if isinstance(base_model(model), Encoder) else ""
+    cut = any(is_cut(parameter) for parameter in model.parameters())
+    left_out = getattr(_saved(model), "_keys_to_ignore_on_save", None) or ()
+    for name, tensor in named_policy_weights(model):
+        if (own := name.removeprefix(prefix)) not in left_out:
+            held = tensor.to(dtype or tensor.dtype).cpu().contiguous()
+            passing = cut and held.data_ptr() == tensor.data_ptr()  # it is whole until the next one
+            yield own, held.clone() if passing else held
 
 
 def describe(model: Module, tokenizer: Any, folder: Path, *, dtype: torch.dtype | None = None) -> dict[str, Any]:
@@ -56,14 +79,30 @@ def describe(model: Module, tokenizer: Any, folder: Path, *, dtype: torch.dtype 
 
 
 def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The adapter's own tensors by the names that peft gives them on the plain base model."""
+    """The adapter's own tensors by the names that peft gives them on the plain base model, in host memory."""
+    found = {}
+    for name, tensor in _adapter(model).items():
+        with whole([tensor]):
+            held = tensor.detach().contiguous().cpu()
+            found[name] = held.clone() if is_cut(tensor) else held
+    return found
+
+
+def adapter_bytes(model: Any) -> int:
+    """Size of `adapter_weights`."""
+    return sum(prod(whole_shape(tensor)) * tensor.itemsize for tensor in _adapter(model).values())
+
+
+def _adapter(model: Any) -> dict[str, Any]:
+    """The adapter's parameters by those names; they may be cut."""
     from peft import get_peft_model_state_dict
 
+    held = dict(model.named_parameters(remove_duplicate=False))
     with quiet():
-        state = get_peft_model_state_dict(model, save_embedding_layers=False)
+        state = get_peft_model_state_dict(model, state_dict=held, save_embedding_layers=False)
     if isinstance(base_model(model), Encoder):  # which wraps the plain model
         state = {name.replace("base_model.model.encoder.", "base_model.model.", 1): w for name, w in state.items()}
-    return {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
+    return state
 
 
 def _adapter_config(model: Any) -> Any:
@@ -78,12 +117,17 @@ def _adapter_config(model: Any) -> Any:
     return config
 
 
-def _save_config(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
+def _saved(model: Any) -> Any:
+    """The transformers model whose folder it will be."""
     base = base_model(model)
-    config = copy.deepcopy(base.config)
-    config.architectures = config.architectures or [type(base.encoder if isinstance(base, Encoder) else base).__name__]
-    if dtype is not None:
-        config.dtype = dtype
+    return base.encoder if isinstance(base, Encoder) else base
+
+
+def _save_config(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
+    saved = _saved(model)
+    config = copy.deepcopy(saved.config)
+    config.dtype = dtype or saved.dtype
+    config.architectures = [type(saved).__name__]
     if unties(model):
         untie(config)
     config.save_pretrained(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,30 +17,25 @@ if TYPE_CHECKING:
 
 VALUE_HEAD = "value_head"  # a critic's, on layers it shares with the policy: no weight of a policy
 
-Gather = Callable[["list[Parameter]"], AbstractContextManager[Any]]
-
 
 Part = Literal["merged", "base", "adapter"]
 """What travels: all weights with the adapter's work in them, those of its base, or its own matrices."""
 
 
-def named_policy_weights(
-    model: Module, *, gather: Gather = nullcontext, part: Part = "merged"
-) -> Iterator[tuple[str, Tensor]]:
+def named_policy_weights(model: Module, *, part: Part = "merged") -> Iterator[tuple[str, Tensor]]:
     """(checkpoint name, full tensor) of every weight, tied weights once; adapters are merged on the fly into new ones.
 
     part: "base" leaves the adapter out, "adapter" yields nothing but its matrices (see `adapter_matrices`).
 
     The model is not changed. Tensors without an adapter are the parameters themselves (detached), not copies. Where an
     adapter makes a head another matrix than the embedding it was tied to, both are yielded (see `unties`).
-    gather: a context within which the given parameters are whole, for models whose weights are sharded. One layer is
-    gathered at a time; every rank must run the iterator to its end.
+    Of a model whose weights are cut one layer is whole at a time; every rank must run the iterator to its end.
     """
     if part == "adapter":
-        yield from adapter_matrices(model, gather=gather)
+        yield from adapter_matrices(model, gather=whole)
         return
     base = base_model(model)
-    for weights in _by_layer(base, gather, merged=part == "merged"):
+    for weights in _by_layer(base, merged=part == "merged"):
         yield from _checkpoint_names(base, weights).items()
     persistent = set(base.state_dict())
     buffers = {
@@ -51,14 +46,15 @@ def named_policy_weights(
     yield from _checkpoint_names(base, buffers).items()
 
 
-def merged_weights(model: Module) -> dict[str, Tensor]:
-    """The same by the names that the architecture's own parameters have."""
-    return {name: tensor for layer in _by_layer(base_model(model), nullcontext) for name, tensor in layer.items()}
+def merged_weights(model: Module) -> Iterator[tuple[str, Tensor]]:
+    """The same, but for buffers, by the names that the architecture's own parameters have."""
+    for layer in _by_layer(base_model(model)):
+        yield from layer.items()
 
 
 def policy_shapes(model: Module) -> dict[str, tuple[int, ...]]:
     """Name and shape of each of `merged_weights`, without computing them."""
-    return {name: tuple(held.parameter.shape) for name, held in _held(base_model(model)).items()}
+    return {name: whole_shape(held.parameter) for name, held in _held(base_model(model)).items()}
 
 
 def unties(model: Any) -> bool:
@@ -76,6 +72,29 @@ def untie(config: Any) -> None:
     for each in (config, config.get_text_config()):
         if hasattr(each, "tie_word_embeddings"):
             each.tie_word_embeddings = False
+
+
+def whole(parameters: Iterable[Any]) -> AbstractContextManager[Any]:
+    """Within it the parameters are whole on every rank, to be read. All ranks enter it with the same ones.
+
+    Does nothing where no parameter is cut.
+    """
+    cut = [parameter for parameter in parameters if is_cut(parameter)]
+    if not cut:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(cut)
+
+
+def is_cut(parameter: Tensor) -> bool:
+    """Whether this rank holds a shard of the parameter; its own data is empty then, but for the time in `whole`."""
+    return hasattr(parameter, "ds_id")
+
+
+def whole_shape(parameter: Tensor) -> tuple[int, ...]:
+    """Its shape when it is whole."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 @dataclass(frozen=True)
@@ -110,7 +129,7 @@ def _held(base: Any, *, merged: bool = True) -> dict[str, _Held]:
     return found
 
 
-def _by_layer(base: Any, gather: Gather, *, merged: bool = True) -> Iterator[dict[str, Tensor]]:
+def _by_layer(base: Any, *, merged: bool = True) -> Iterator[dict[str, Tensor]]:
     """The weights by name, those of one transformer layer together; of the rest, those of one module together."""
     import torch
 
@@ -119,7 +138,7 @@ def _by_layer(base: Any, gather: Gather, *, merged: bool = True) -> Iterator[dic
         numbered = re.match(r"(.*?\.\d+)\.", name)
         layers.setdefault(numbered[1] if numbered else name.rpartition(".")[0], {})[name] = held
     for layer in layers.values():
-        with gather(list({id(p): p for held in layer.values() for p in held.needed}.values())):
+        with whole({id(p): p for held in layer.values() for p in held.needed}.values()):
             with torch.no_grad():
                 weights = {name: held.value() for name, held in layer.items()}
             yield weights

@@ -74,8 +74,11 @@ class SingleTrainer:
     def weights(self, part: Part = "merged") -> Iterator[tuple[str, Tensor]]:
         return named_policy_weights(self.model, part=part)
 
-    def hand_over(self) -> Iterator[tuple[str, Tensor]]:
+    def finish(self) -> None:
         self.optimizer.state.clear()
+
+    def hand_over(self) -> Iterator[tuple[str, Tensor]]:
+        self.finish()
         return iter([(name, p.detach()) for name, p in self._trained.items()])
 
     def save(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alignkit.errors import CheckpointError
-from alignkit.models.weights import Part
+from alignkit.models.weights import Part, whole_shape
 from alignkit.types.files import save_tensors
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class Trainer(Protocol):
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, bit for bit; raises CheckpointError when it does not fit."""
+        ...
+
+    def finish(self) -> None:
+        """Lets go of the optimizer's state and of what is gathered: weights will be read, and not trained again."""
         ...
 
     def hand_over(self) -> Iterator[tuple[str, Tensor]]:
@@ -115,7 +119,7 @@ def check_names(readers: Mapping[str, Stored], trained: Mapping[str, Tensor], fo
         odd = sorted(readers.keys() ^ trained.keys())[:3]
         raise CheckpointError(f"{folder}: its weights are not this model's, e.g. {', '.join(odd)}")
     for name, stored in readers.items():
-        wanted = tuple(getattr(trained[name], "ds_shape", trained[name].shape))  # of a sharded one: when it is whole
+        wanted = whole_shape(trained[name])
         if stored.shape != wanted:
             raise CheckpointError(
                 f"{stored.path}: {name} has the shape {list(stored.shape)}, this model's has {list(wanted)}; resume "
@@ -127,7 +131,7 @@ def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict]:
     """AdamW's parameter groups: weight decay on matrices only, never on norms, biases and embeddings."""
     embeddings = {id(p) for m in model.modules() if type(m).__name__.endswith("Embedding") for p in m.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.dim() >= 2 and id(p) not in embeddings]
+    decayed = [p for p in trained if len(whole_shape(p)) >= 2 and id(p) not in embeddings]
     kept = {id(p) for p in decayed}
     groups = [
         {"params": decayed, "weight_decay": optimizer.weight_decay},

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from alignkit.errors import HealthError, RecipeError
 from alignkit.models.adapted import base_model
 from alignkit.models.forward import plain
-from alignkit.models.weights import VALUE_HEAD, Part, named_policy_weights
+from alignkit.models.weights import VALUE_HEAD, Part, named_policy_weights, whole
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.recipe.schema import Optimizer
@@ -82,13 +82,18 @@ class ZeroTrainer:
         raise RecipeError("train.watch_noise reads whole gradients, which several processes never hold: remove it")
 
     def weights(self, part: Part = "merged") -> Iterator[tuple[str, Tensor]]:
-        return named_policy_weights(self.model, gather=_gather, part=part)
+        return named_policy_weights(self.model, part=part)
+
+    def finish(self) -> None:
+        self.engine.optimizer.state.clear()  # of ZeRO-3 something outlives destroy(): at least not Adam's moments
+        if hasattr(self.engine.optimizer, "empty_partition_cache"):
+            self.engine.optimizer.empty_partition_cache()  # a forward that took another path leaves some on their way
 
     def hand_over(self) -> Iterator[tuple[str, Tensor]]:
+        self.finish()
         for name, p in self._trained.items():
-            with _gather([p]):
+            with whole([p]):
                 yield name, p.detach()
-        self.engine.optimizer.state.clear()  # of ZeRO-3 something outlives destroy(): at least not Adam's moments
         self.engine.destroy()
 
     def save(self, folder: Path) -> None:
@@ -179,13 +184,6 @@ def _import_deepspeed() -> Any:
         import deepspeed
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def _gather(parameters: list[nn.Parameter]) -> Any:
-    """A context within which the parameters are whole on every rank; does nothing for parameters that always are."""
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(parameters)
 
 
 def _read(parameter: nn.Parameter, *, with_moments: bool) -> dict[str, Tensor]:

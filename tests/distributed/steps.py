@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from alignkit.algorithms import sft
@@ -22,6 +23,8 @@ from alignkit.algorithms.preferences import tdpo
 from alignkit.errors import CheckpointError, HealthError
 from alignkit.models.forward import Forward, packed
 from alignkit.models.recompute import set_recompute
+from alignkit.models.save import adapter_weights, save_pretrained, stored_weights
+from alignkit.models.tokenizer import character_tokenizer
 from alignkit.parallel.group import Group, join_group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.trainer import Trainer
@@ -260,6 +263,25 @@ def handed_over(make: MakeTrainer, group: Group) -> dict[str, Any]:
     return {"read": read, "given": given, "whole": whole}
 
 
+def saved(make: MakeTrainer, group: Group, folder: Path) -> dict[str, Any]:
+    """Weights as all ranks read them and as the first one stores them, and the most numbers whole meanwhile."""
+    folder = folder / f"saved by {group.world}"
+    trainer = make(MODELS["lora"](), OPTIMIZER)
+    updates(trainer, group, range(1))
+    read, most = whole_weights(trainer), 0
+    for _ in stored_weights(trainer.model, None):
+        most = max(most, sum(p.numel() for p in trainer.model.parameters()))
+    adapter = adapter_weights(trainer.model)
+    save_pretrained(
+        trainer.model, character_tokenizer("0123", context=32), folder, writes=group.first, shard_bytes=3000
+    )
+    group.barrier()
+    files = {file.name: load_file(file) for file in folder.glob("model-*.safetensors")}
+    stored = {name: tensor for file in files.values() for name, tensor in file.items()}
+    beside = load_file(folder / "adapter" / "adapter_model.safetensors")
+    return {"read": read, "stored": stored, "files": len(files), "most": most, "adapter": adapter, "beside": beside}
+
+
 def cases(folder: Path) -> dict[str, Callable[[MakeTrainer, Group], Any]]:
     return {
         **{f"train {model}": partial(train, model=model) for model in MODELS},
@@ -272,6 +294,7 @@ def cases(folder: Path) -> dict[str, Callable[[MakeTrainer, Group], Any]]:
         "survive nan": survive_nan,
         "held after reading": held_after_reading,
         "handed over": handed_over,
+        "saved": partial(saved, folder=folder),
     }
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from alignkit.errors import RecipeError
+from alignkit.models.weights import named_policy_weights
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.zero import _settings
@@ -135,6 +137,21 @@ def test_weights_are_handed_over_whole_and_one_at_a_time(ranks, request: pytest.
         assert all(torch.equal(weight, result["given"][name]) for name, weight in result["read"].items())
         if request.node.callspec.params["ranks"] == 3:
             assert result["whole"] == max(weight.numel() for weight in result["given"].values())
+
+
+@pytest.mark.slow
+def test_the_first_rank_stores_the_weights_while_one_layer_at_a_time_is_whole(ranks, request: pytest.FixtureRequest):
+    results, folder = ranks
+    for result in (rank["saved"] for rank in results):
+        assert result["files"] > 3
+        for stored, read in (("stored", "read"), ("beside", "adapter")):
+            assert result[stored].keys() == result[read].keys()
+            assert all(torch.equal(weight, result[stored][name]) for name, weight in result[read].items())
+        if request.node.callspec.params["ranks"] == 3:
+            numbers = sum(p.numel() for p in steps.MODELS["lora"]().parameters())
+            assert 0 < result["most"] < numbers / 2
+    trained = AutoModelForCausalLM.from_pretrained(folder / "saved by 2")
+    assert all(torch.equal(tensor, results[0]["saved"]["read"][name]) for name, tensor in named_policy_weights(trained))
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ def test_in_float32_its_log_probs_are_those_of_the_rounded_weights_and_the_weigh
 
 def test_merged_weights_are_added_up_in_float32():
     model = moved(adapted(causal_lm()))
-    wanted = merged_weights(copy.deepcopy(model))
-    for name, weight in merged_weights(hold_frozen(model, BF16)).items():
+    wanted = dict(merged_weights(copy.deepcopy(model)))
+    for name, weight in merged_weights(hold_frozen(model, BF16)):
         if "_proj" in name:
             assert weight.dtype is torch.float32
             own = model.get_submodule(f"base_model.model.{name.removesuffix('.weight')}")

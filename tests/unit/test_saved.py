@@ -120,8 +120,8 @@ def test_in_bfloat16_stored_weights_are_the_rounded_ones_and_the_merge_is_still_
 def test_a_final_model_that_is_another_one_ends_the_run_with_both_numbers_and_has_no_name(
     part, recipe, tmp_path, monkeypatch
 ):
-    def spoilt(*arguments: Any) -> None:
-        written(*arguments)
+    def spoilt(*arguments: Any, **options: Any) -> None:
+        written(*arguments, **options)
         folder = arguments[-1]
         if part == "config":
             settings = json.loads((folder / "config.json").read_text())
@@ -149,7 +149,7 @@ def test_a_final_model_that_is_another_one_ends_the_run_with_both_numbers_and_ha
 
 
 def test_a_disk_that_refuses_the_final_model_says_how_to_go_on(recipe, tmp_path, monkeypatch):
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(saved, "_write", full)

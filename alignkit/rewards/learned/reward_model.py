@@ -29,7 +29,7 @@ from alignkit.models.forward import Forward, Want
 from alignkit.models.last_states import TOLERANCE, States, differences, last_values, reads_last_only, trial_batch
 from alignkit.models.load import load_policy
 from alignkit.models.save import save_pretrained
-from alignkit.models.weights import VALUE_HEAD
+from alignkit.models.weights import VALUE_HEAD, whole
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.made_by import made_by
 from alignkit.recipe.read import load_algorithm
@@ -67,14 +67,17 @@ class Reading:
     longest: int | None
 
 
-def save_reward_model(model: nn.Module, tokenizer: Any, folder: Path, reading: Reading) -> None:
-    """Writes the folder that `RewardModel.load` reads."""
-    save_pretrained(model, tokenizer, folder, dtype=getattr(torch, reading.dtype))
+def save_reward_model(model: nn.Module, tokenizer: Any, folder: Path, reading: Reading, *, writes: bool = True) -> None:
+    """Writes the folder that `RewardModel.load` reads. writes: as of `save_pretrained`."""
+    save_pretrained(model, tokenizer, folder, dtype=getattr(torch, reading.dtype), writes=writes)
     head = getattr(base_model(model), VALUE_HEAD, None)
     if head is not None:
-        weights = {name: tensor.detach().contiguous() for name, tensor in head.state_dict().items()}
-        save_file(weights, folder / f"{VALUE_HEAD}.safetensors")
-    (folder / FILE).write_text(json.dumps(asdict(reading), indent=1) + "\n")
+        with whole(head.parameters()):
+            if writes:
+                weights = {name: tensor.detach().contiguous() for name, tensor in head.state_dict().items()}
+                save_file(weights, folder / f"{VALUE_HEAD}.safetensors")
+    if writes:
+        (folder / FILE).write_text(json.dumps(asdict(reading), indent=1) + "\n")
 
 
 def is_reward_model(folder: Path) -> bool:

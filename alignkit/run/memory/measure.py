@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -207,12 +208,12 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None, world: 
         recorder.paused = False
         recorder.hold(_held_by(model), "weights")
         if engine == "vllm":
-            stored_weights(model, dtype)
+            deque(stored_weights(model, dtype), maxlen=0)
         limits = Limits.of(stage, kind, unit=algorithm.unit, context=policy.context)
         _own(recorder, loop)
         _run(recorder, loop, limits)
         recorder.enter("save")
-        stored_weights(model, dtype)
+        deque(stored_weights(model, dtype), maxlen=0)
     models = [step.trainer.model for step in _steps(loop)]
     counted = Counted(
         stage=stage.name,

@@ -13,7 +13,7 @@ import torch
 
 from alignkit.errors import CheckpointError, ContentError, on_one_line
 from alignkit.models.encoder import packs
-from alignkit.models.save import adapter_weights, describe
+from alignkit.models.save import adapter_bytes, describe
 from alignkit.models.weights import policy_shapes
 from alignkit.recipe.schema import Recipe
 from alignkit.run.train.build import Policy
@@ -51,8 +51,7 @@ def rehearse_save(recipe: Recipe, policy: Policy, run: Path, report: Callable[[s
 def bytes_of(model: Any, dtype: torch.dtype) -> int:
     """Size of the weights of the final model."""
     whole = sum(prod(shape) for shape in policy_shapes(model).values()) * dtype.itemsize
-    adapter = adapter_weights(model).values() if hasattr(model, "peft_config") else ()
-    return whole + sum(tensor.nbytes for tensor in adapter)
+    return whole + (adapter_bytes(model) if hasattr(model, "peft_config") else 0)
 
 
 def _write(policy: Policy, folder: Path, dtype: torch.dtype) -> dict[str, Any]:

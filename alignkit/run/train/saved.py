@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from alignkit.models.load import load_policy
 from alignkit.models.lora import quiet
 from alignkit.models.own_head import own_head
 from alignkit.models.save import ADAPTER, save_pretrained
-from alignkit.models.weights import VALUE_HEAD, merged_weights
+from alignkit.models.weights import VALUE_HEAD, merged_weights, policy_shapes
+from alignkit.parallel.group import Group
+from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.schema import Recipe
 from alignkit.rewards.learned.reward_model import BESIDE, save_reward_model
 from alignkit.run.train.build import Policy, algorithm_of, beside, build_reference, reading_of
 from alignkit.types.batch import pack
 from alignkit.types.item import Item
+from alignkit.types.outputs import Outputs
 from alignkit.types.seeds import child
 
 TOLERANCE = 1e-3
@@ -36,50 +40,68 @@ is float32: sums in another order were seen to differ by 1e-6, a head that was n
 CURE = "do not use it: the trained weights are in the last checkpoint; go on from there with --resume"
 
 
-def save_final(recipe: Recipe, policy: Policy, folder: Path, probe: Sequence[Sequence[int]]) -> dict[str, float]:
+def save_final(
+    recipe: Recipe, policy: Policy, trainer: Trainer, folder: Path, probe: Sequence[Sequence[int]], group: Group
+) -> dict[str, float]:
     """Writes the trained model as an ordinary transformers folder; a reward model with its head and how it is read.
 
-    The folder has its name only once `check_saved`, whose result this returns, has found it right. Raises
-    CheckpointError when it is not, or the disk refuses it.
+    trainer: of the policy, which is read where it lies; the first rank writes, all call this. The folder has its name
+    only once `check_saved`, whose result this returns, has found it right. Raises CheckpointError when it is not, or
+    the disk refuses it.
     """
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    if group.first:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    problem = None
     try:
-        _write(recipe, policy, unfinished)
+        _write(recipe, policy, unfinished, writes=group.first)
     except (OSError, SafetensorError) as error:
         cure = "free some space; --resume then writes it from the last checkpoint"
-        raise CheckpointError(f"{unfinished}: the final model could not be written ({error}); {cure}") from error
-    gaps = check_saved(recipe, policy, unfinished, probe)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+        problem = f"{unfinished}: the final model could not be written ({error}); {cure}"
+    if problem := group.from_first(problem):
+        raise CheckpointError(problem)
+    gaps = check_saved(recipe, policy, trainer, unfinished, probe, group)
+    if group.first:
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
     return gaps
 
 
-def _write(recipe: Recipe, policy: Policy, folder: Path) -> None:
+def _write(recipe: Recipe, policy: Policy, folder: Path, *, writes: bool) -> None:
     stage = recipe.stages[-1]
     if algorithm_of(recipe, stage)[0].trains_reward:
         reading = reading_of(recipe, stage)
-        save_reward_model(policy.model, policy.tokenizer, folder, reading)
-        if reading.reference == BESIDE:
+        save_reward_model(policy.model, policy.tokenizer, folder, reading, writes=writes)
+        if reading.reference == BESIDE and writes:
             save_pretrained(build_reference(recipe, None), policy.tokenizer, folder / BESIDE)
     else:
-        save_pretrained(policy.model, policy.tokenizer, folder, dtype=getattr(torch, recipe.model.dtype))
+        dtype = getattr(torch, recipe.model.dtype)
+        save_pretrained(policy.model, policy.tokenizer, folder, dtype=dtype, writes=writes)
 
 
-def check_saved(recipe: Recipe, policy: Policy, folder: Path, probe: Sequence[Sequence[int]]) -> dict[str, float]:
+def check_saved(
+    recipe: Recipe, policy: Policy, trainer: Trainer, folder: Path, probe: Sequence[Sequence[int]], group: Group
+) -> dict[str, float]:
     """Reads `folder` by plain transformers, and its adapter by peft on the base model; returns how far each is from
     `policy` on the probe, in nats a token (of a reward model: in its numbers).
 
     final: the folder as it is, rounded to the recipe's dtype. merged: the same before rounding, which is compared
     weight by weight. adapter: base and adapter. Raises CheckpointError that names both numbers where merged or adapter
-    differ by more than rounding, or a stored weight is not the rounded one.
+    differ by more than rounding, or a stored weight is not the rounded one. The first rank reads and compares, the
+    others help to say what is expected.
     """
-    trained: Any = policy.model.cpu().eval()  # both sides by the same arithmetic
+    trained: Any = policy.model.eval()
     want: Want = "values" if hasattr(base_model(trained), VALUE_HEAD) else "logprobs"
-    expected = _said(trained, probe, want)
+    if group.world == 1:
+        trained = trained.cpu()  # both sides by the same arithmetic
+    expected = _said(trained, probe, want, trainer.run)
+    trainer.finish()
+    if not group.first:
+        deque(merged_weights(trained), maxlen=0)
+        return {}
     saved = _with_head(_read(str(folder), trained), folder, want)
     gaps = {"final": float((_said(saved, probe, want) - expected).abs().mean())}
-    _restore(saved, merged_weights(trained), folder, getattr(torch, recipe.model.dtype))
+    _restore(saved, trained, folder, getattr(torch, recipe.model.dtype))
     gaps["merged"] = _compare(_said(saved, probe, want), expected, folder, "the merged model")
     del saved
     if hasattr(trained, "peft_config"):
@@ -89,11 +111,16 @@ def check_saved(recipe: Recipe, policy: Policy, folder: Path, probe: Sequence[Se
 
 
 @torch.no_grad()
-def _said(model: nn.Module, probe: Sequence[Sequence[int]], want: Want) -> Tensor:
+def _said(
+    model: nn.Module, probe: Sequence[Sequence[int]], want: Want, run: Callable[..., Outputs] | None = None
+) -> Tensor:
+    """run: Trainer.run of a model whose weights may be cut."""
     items = [Item(prompt_ids=ids[:1], completion_ids=ids[1:], group=i) for i, ids in enumerate(probe)]
-    batch = pack(items)
+    batch = pack(items).to(next(model.parameters()).device)
     path = plain if want == "values" else own_head
-    return getattr(path(model, batch, dtype=torch.float32, temperature=1.0, want=(want,)), want)[batch.action_mask]
+    read = run or (lambda path, batch, **options: path(model, batch, **options))
+    outputs = read(path, batch, dtype=torch.float32, temperature=1.0, want=(want,))
+    return getattr(outputs, want)[batch.action_mask].cpu()
 
 
 def _read(folder: str, trained: Any) -> Any:
@@ -131,19 +158,23 @@ def _with_head(model: Any, folder: Path, want: Want) -> Any:
     return model
 
 
-def _restore(saved: Any, merged: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
+def _restore(saved: Any, trained: Any, folder: Path, dtype: torch.dtype) -> None:
     """Compares each stored weight with the trained one, rounded alike, and puts the unrounded one in its place."""
     held = {name: p for name, p in saved.named_parameters() if not name.startswith(f"{VALUE_HEAD}.")}
-    odd = sorted(held.keys() ^ merged.keys())
-    if odd:
-        raise CheckpointError(f"{folder}: {len(odd)} weights are only saved or only trained, first {odd[0]}; {CURE}")
-    with torch.no_grad():
-        for name, parameter in held.items():
-            rounded = merged[name].to(dtype).float()
-            if not torch.equal(parameter, rounded):
-                gap = (parameter - rounded).abs().max()
+    merged = merged_weights(trained)
+    try:
+        if odd := sorted(held.keys() ^ policy_shapes(trained).keys()):
+            raise CheckpointError(
+                f"{folder}: {len(odd)} weights are only saved or only trained, first {odd[0]}; {CURE}"
+            )
+        for name, weight in merged:
+            rounded = weight.cpu().to(dtype).float()
+            if not torch.equal(held[name].detach(), rounded):
+                gap = (held[name].detach() - rounded).abs().max()
                 raise CheckpointError(f"{folder}: {name} is up to {gap:.3g} from the trained weight; {CURE}")
-            parameter.copy_(merged[name])
+            held[name].detach().copy_(weight)
+    finally:
+        deque(merged, maxlen=0)  # the other ranks gather with this one
 
 
 def _compare(got: Tensor, expected: Tensor, folder: Path, what: str) -> float:

@@ -154,14 +154,11 @@ class Run:
 
     def _leave_stage(self) -> None:
         """The next stage goes on with these weights, a fresh optimizer and fresh health."""
-        self.policy = self._whole_policy(kept=True)
+        self.policy = self._whole_policy()
         self.state = self.state.next_stage()
 
-    def _whole_policy(self, *, kept: bool) -> build.Policy:
-        """The policy as trained, which ends its trainer. A sharded one is built anew and given one weight at a time.
-
-        kept: whether this rank wants it; else it helps to gather, and its policy is as it was loaded.
-        """
+    def _whole_policy(self) -> build.Policy:
+        """The policy as trained, which ends its trainer. A sharded one is built anew and given one weight at a time."""
         trained = self.loop.step.trainer.hand_over()
         if self.loop.critic:
             deque(self.loop.critic.trainer.hand_over(), maxlen=0)
@@ -169,9 +166,6 @@ class Run:
         if self.group.world == 1:
             if not reward:
                 remove_value_head(self.policy.model)
-            return self.policy
-        if not kept:
-            deque(trained, maxlen=0)
             return self.policy
         policy = build.build_policy(self.recipe, self.group)
         if reward and (heads := len(algorithm.heads(self.loop.step.config))):
@@ -259,11 +253,14 @@ class Run:
 
     def conclude(self) -> dict[str, Any] | None:
         """Saves the final model, compares before with after; the run's summary on the first rank."""
-        policy = self._whole_policy(kept=self.group.first)
+        step, final = self.loop.step, self.path / "final"
+        if self.loop.critic:
+            self.loop.critic.trainer.finish()
+        if not step.algorithm.trains_reward:
+            remove_value_head(self.policy.model)
+        gaps = save_final(self.recipe, self.policy, step.trainer, final, self.sync.probe, self.group)
         if not self.group.first:
             return None
-        final = self.path / "final"
-        gaps = save_final(self.recipe, policy, final, self.sync.probe)
         self.journal.folder.event("saved", step=self.state.done, **gaps)
         summary: dict[str, Any] = {"run": str(self.path), "steps": self.state.done, "model": str(final)}
         files = sorted((self.path / "evaluations").glob("*.json"), key=step_of)
