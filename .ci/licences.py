@@ -3,7 +3,8 @@
 python .ci/licences.py docs/licences.md
 
 Read are the expression (PEP 639), the field, the classifiers and, where all are silent, the licence file. Nothing is
-guessed from a package's name: what no metadata states is listed as not stated.
+guessed from a package's name: what no metadata states is listed as not stated. Of the GPU's pins that are not the CPU's
+too, the metadata is the package index's, written down by .ci/lock.py in licences_gpu.txt.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import re
 import runpy
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- licences: begin (make licences) -->", "<!-- licences: end -->"
 NOT_STATED = "not stated"
 PINS = runpy.run_path(str(ROOT / ".ci" / "pins.py"))
+GPU_PINS, GPU_LICENCES = ROOT / "requirements-gpu.txt", ROOT / ".ci" / "licences_gpu.txt"
 canonical = PINS["canonical"]
 
 # The first that matches decides, so the strictest come first.
@@ -30,6 +34,7 @@ KINDS = {
     "MPL": r"\bmpl|mozilla",
     "permissive": r"apache|\bmit\b|bsd|\bisc|python software foundation|\bpsf|unlicense|cc0|zlib|boost|\bbsl\b",
 }
+ORDER = (*KINDS, NOT_STATED)
 FILES = {"Apache-2.0": r"Apache License\s+Version 2\.0", "MIT": r"Permission is hereby granted, free of charge"}
 
 
@@ -47,18 +52,44 @@ class Licence:
 def stated(package: Distribution) -> str:
     """The licence in one line: expression, field, classifiers or the file's first words, in this order."""
     metadata = package.metadata
-    field = (metadata.get("License") or "").strip()
-    classifiers = [
-        line.rpartition("::")[2].strip()
-        for line in metadata.get_all("Classifier") or []
-        if line.startswith("License") and not line.endswith("approved")
-    ]
-    first = field.splitlines()[0].strip() if field else ""
-    if metadata.get("License-Expression"):
-        return metadata["License-Expression"]
+    found = written(metadata.get("License-Expression"), metadata.get("License"), metadata.get_all("Classifier") or [])
+    return found or from_file(package)
+
+
+def written(expression: str | None, field: str | None, classifiers: Iterable[str]) -> str:
+    """What metadata says without the licence file; empty when it says nothing."""
+    lines = [line for line in classifiers if line.startswith("License") and not line.endswith("approved")]
+    first = next(iter((field or "").strip().splitlines()), "").strip()
+    if expression:
+        return expression
     if first and len(first) < 100 and not first.startswith("Copyright") and first != "Dual License":
         return first
-    return " OR ".join(classifiers) or from_file(package)
+    return " OR ".join(line.rpartition("::")[2].strip() for line in lines)
+
+
+def of_the_index(metadata: Iterable[dict[str, Any]]) -> list[str]:
+    """`name==version: licence` of packages of which only the index's metadata is here; what lock.py writes."""
+    lines = []
+    for one in metadata:
+        words = written(one.get("license_expression"), one.get("license"), one.get("classifier") or [])
+        lines.append(f"{canonical(one['name'])}=={one['version']}: {' '.join((words or NOT_STATED).split())}")
+    return sorted(lines)
+
+
+def gpus_own() -> dict[str, str]:
+    """Version by name of the pins for a GPU that are not the CPU's too."""
+    here, there = (PINS["pinned"](file.read_text(encoding="utf-8")) for file in (PINS["PINS"], GPU_PINS))
+    return {name: version for name, version in there.items() if here.get(name) != version}
+
+
+def noted(text: str) -> list[Licence]:
+    """The licences of a file of such lines; comments apart."""
+    found = []
+    for line in filter(lambda line: line and not line.startswith("#"), text.splitlines()):
+        pin, _, words = line.partition(": ")
+        name, _, version = pin.partition("==")
+        found.append(Licence(name, version, words, kind(words), ()))
+    return found
 
 
 def from_file(package: Distribution) -> str:
@@ -112,21 +143,32 @@ def table(rows: list[Licence], *, with_askers: bool) -> list[str]:
     return lines
 
 
-def markdown(found: list[Licence]) -> str:
+def counted(found: list[Licence]) -> str:
     counts = Counter(licence.kind for licence in found)
+    kinds = ", ".join(f"{counts[name]} {name}" for name in ORDER[::-1] if counts[name])
+    return f"{len(found)} packages: {kinds}."
+
+
+def markdown(found: list[Licence], on_gpus: list[Licence]) -> str:
     special = [licence for licence in found if licence.kind != "permissive"]
-    order = [*KINDS, NOT_STATED]
     lines = [
-        f"{len(found)} packages: " + ", ".join(f"{counts[name]} {name}" for name in order[::-1] if counts[name]) + ".",
+        counted(found),
         "",
         "### Not simply permissive",
         "",
     ]
-    for name in order:
+    for name in ORDER:
         rows = [licence for licence in special if licence.kind == name]
         if rows:
             lines += [f"**{name}**", "", *table(rows, with_askers=True), ""]
-    return "\n".join([*lines, "### All", "", *table(found, with_askers=False)])
+    lines += ["### All", "", *table(found, with_askers=False), ""]
+    lines += ["### Only on a GPU, or there in another version", "", counted(on_gpus)]
+    lines += [
+        "Not installed where this page is written: what the package index's metadata says, without licence files.",
+        "",
+    ]
+    rank = {name: place for place, name in enumerate(ORDER)}
+    return "\n".join(lines + table(sorted(on_gpus, key=lambda one: (rank[one.kind], one.name)), with_askers=False))
 
 
 def main() -> None:
@@ -137,7 +179,8 @@ def main() -> None:
     if not after:
         sys.exit(f"{target} lacks the lines `{START}` and `{END}`")
     pins = PINS["pinned"](PINS["PINS"].read_text(encoding="utf-8"))
-    target.write_text(f"{before}{START}\n{markdown(licences(list(pins)))}\n{END}{after}", encoding="utf-8")
+    page = markdown(licences(list(pins)), noted(GPU_LICENCES.read_text(encoding="utf-8")))
+    target.write_text(f"{before}{START}\n{page}\n{END}{after}", encoding="utf-8")
     print(target)
 
 

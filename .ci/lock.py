@@ -6,7 +6,8 @@ Installed with --no-deps. Left out on purpose:
 - of the CPU's: torchvision, torchaudio, torchcodec, whose registry builds do not match a CPU torch and break
   `import transformers`. On a GPU vLLM asks for them, and the registry's builds are the ones for its torch.
 - of both: llama-cpp-python, llm and what they pull (requires.UNUSED).
-For the GPU it also writes .ci/requires_gpu.txt: what the pinned packages ask for themselves (.ci/requires.py).
+For the GPU it also writes .ci/requires_gpu.txt: what the pinned packages ask for themselves (.ci/requires.py), and
+.ci/licences_gpu.txt: how those are licensed that the CPU's list has not (.ci/licences.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+from licences import GPU_LICENCES, gpus_own, of_the_index
 from pins import ROOT, canonical
 from requires import PINS, REQUIRES, UNUSED, asked
 
@@ -63,6 +65,16 @@ def main() -> None:
     if kind == "gpu":
         header = "# Written by .ci/lock.py gpu: what the pinned packages ask for on Linux, x86-64."
         REQUIRES.write_text("\n".join([header, *asked(metadata, pins), ""]))
+        write_licences(metadata)
+
+
+def write_licences(metadata: list[dict[str, Any]]) -> None:
+    own = gpus_own()
+    header = (
+        "# Written by .ci/lock.py gpu: licences of the GPU's own pins, as the package index's metadata states them."
+    )
+    mine = [one for one in metadata if canonical(one["name"]) in own]
+    GPU_LICENCES.write_text("\n".join([header, *of_the_index(mine), ""]))
 
 
 if __name__ == "__main__":

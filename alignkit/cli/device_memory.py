@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from alignkit.run.memory.need import Need
 
-ROLES = ("weights", "gradients", "optimizer", "activations", "logits and head", "reference", "target critic",
-         "engine weights", "engine cache", "communication", "overhead")  # fmt: skip
+ROLES = ("weights", "gradients", "optimizer", "activations", "logits and head", "reference", "critic",
+         "target critic", "engine weights", "engine cache", "engine process", "lent weights", "communication",
+         "overhead")  # fmt: skip
 
 
 def check_device(target: str, overrides: list[str], device: str, launch: str | None, *, as_json: bool) -> None:

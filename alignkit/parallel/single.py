@@ -1,9 +1,10 @@
-"""One process, plain torch: float32 weights, AdamW, global-norm clipping."""
+"""One process, plain torch: float32 weights, AdamW with moments of either dtype, global-norm clipping."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from alignkit.errors import HealthError
 from alignkit.models.weights import Part, named_policy_weights
+from alignkit.parallel.rounded_adamw import RoundedAdamW
 from alignkit.parallel.trainer import ADAM_STATE, check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
@@ -26,12 +28,9 @@ class SingleTrainer:
     def __init__(self, model: nn.Module, optimizer: Optimizer):
         self.model = model
         self.max_grad_norm = optimizer.max_grad_norm or math.inf
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, optimizer),
-            lr=optimizer.lr,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            fused=True,
+        adamw = RoundedAdamW if optimizer.moments == "bfloat16" else partial(torch.optim.AdamW, fused=True)
+        self.optimizer = adamw(
+            parameter_groups(model, optimizer), lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps
         )
 
     @property

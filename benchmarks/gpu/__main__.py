@@ -57,7 +57,6 @@ def main() -> int:
         names = [given.part] if given.part else [part.name for part in PARTS]
         return battery(given.out, device=given.device, sizes=given.sizes, names=names)
     [part] = [part for part in PARTS if part.name == given.part]
-    assert part.work is not None
     rows = part.work(SIZES[given.sizes], given.device)
     given.rows.write_text(json.dumps([asdict(row) for row in rows]))
     return 0

@@ -1,4 +1,4 @@
-"""Numbers against plain float32 and against the CPU: attention, the head, the losses of all algorithm settings."""
+"""Numbers against plain float32, the CPU and what was counted: attention, head, losses of all settings, memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 from alignkit.run.check.row import Row
 from benchmarks.gpu.sizes import Sizes
 
+MEMORY = 0.1  # share by which what was counted may miss what was measured
 LOSSES = 1e-4  # share of the gradient's norm: float32 on both sides, summed in another order
 HEAD = 1e-5
 
@@ -72,5 +73,26 @@ def losses(sizes: Sizes, device: str) -> list[Row]:
             + (f"; beyond: {', '.join(beyond)}" if beyond else ""),
             level="wrong" if beyond else "ok",
             numbers={"most": apart[most], "settings": len(apart), "beyond": len(beyond)},
+        )
+    ]
+
+
+def memory(sizes: Sizes, device: str) -> list[Row]:
+    """The most that torch held in an update of a recipe's fullest batch, against the count; weights are random."""
+    from alignkit.parallel.memory.trace import total
+    from alignkit.recipe.read import read_recipe
+    from alignkit.run.memory.measure import count_stage
+    from tests.memory.real_step import allocated_in_update
+
+    recipe = read_recipe(sizes.recipe[0], list(sizes.recipe[1:]))
+    counted = total(count_stage(recipe, 0, device=device).phases["update"])
+    measured = allocated_in_update(recipe)
+    gap = counted / measured - 1
+    return [
+        Row(
+            name=f"update of {recipe.file.stem if recipe.file else sizes.recipe[0]}",
+            value=f"counted {counted / 1e9:.3f} GB, torch held {measured / 1e9:.3f} GB, {gap:+.1%}",
+            level="ok" if abs(gap) <= MEMORY else "wrong",
+            numbers={"counted": counted, "measured": measured, "gap": gap},
         )
     ]

@@ -21,21 +21,21 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """needs: modules without which it is skipped. work: (sizes, device) -> rows; None: `missing` says what is not
-    built yet. limit_s: after which it is killed.
+    """needs: modules without which it is skipped. work: (sizes, device) -> rows. card_only: why it is skipped on a CPU;
+    empty where it runs there. limit_s: after which it is killed.
     """
 
     name: str
     about: str
+    work: Callable[[Sizes, str], list[Row]]
     needs: Sequence[str] = ()
-    work: Callable[[Sizes, str], list[Row]] | None = None
-    missing: str = ""
+    card_only: str = ""
     limit_s: float = 120.0
 
-    def why_not(self) -> str:
-        """The reason to skip it here, empty when it can run."""
-        if self.work is None:
-            return self.missing
+    def why_not(self, device: str) -> str:
+        """The reason to skip it on this device, empty when it can run."""
+        if device == "cpu" and self.card_only:
+            return self.card_only
         absent = [name for name in self.needs if find_spec(name) is None]
         return f"needs {', '.join(absent)}, not installed here" if absent else ""
 
@@ -53,7 +53,7 @@ class Outcome:
 
 def run_part(part: Part, sizes: str, device: str, *, time_left: float) -> Outcome:
     """Runs the part in a process of its own, within its limit and the time that is left."""
-    reason = part.why_not() or ("" if time_left > 0 else "the battery's time is over")
+    reason = part.why_not(device) or ("" if time_left > 0 else "the battery's time is over")
     if reason:
         return Outcome(name=part.name, status="skipped", reason=reason)
     begun, limit = time.monotonic(), min(part.limit_s, time_left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.gpu import numbers, runs, speed
+from benchmarks.gpu import engines, numbers, runs, speed
 from benchmarks.gpu.part import Part
 
 TRAINER = ("torch", "transformers", "jaxtyping", "numpy")
@@ -15,7 +15,10 @@ PARTS = (
     Part(name="losses", about="all algorithm settings against the CPU", needs=(*WHOLE, "pytest"), work=numbers.losses),
     Part(name="engine", about="vLLM's start, a weight sync with proof", needs=(*WHOLE, "vllm"), work=runs.engine),
     Part(name="resume", about="kill -9 and resume", needs=WHOLE, work=runs.resume, limit_s=180),
-    Part(name="memory model", about="peak memory against what `check` says", missing="check --device is not built yet"),
-    Part(name="sleep and wake", about="memory given back, seconds", missing="the engine is never put to sleep yet"),
-    Part(name="sync on one card", about="seconds over CUDA IPC", missing="weights go through host memory as yet"),
-)
+    Part(name="memory model", about="an update's peak memory against what `check --device` counts", needs=WHOLE,
+         work=numbers.memory),
+    Part(name="sleep and wake", about="memory given back, seconds", needs=(*WHOLE, "vllm"), work=engines.sleep,
+         card_only="on a CPU vLLM does not sleep"),
+    Part(name="sync on one card", about="seconds over CUDA IPC and through the host", needs=(*WHOLE, "vllm"),
+         work=engines.sync, limit_s=180),
+)  # fmt: skip

@@ -14,8 +14,8 @@ class Sizes:
 
     model: arguments of Qwen3Config. groups: prompts and completions of one micro-batch of the update. warm, updates:
     how many are not timed, and are. compared: groups of the comparison with plain float32. rows: of the head's
-    comparison with full logits. matmul: side of the square products that tell what the card can do. cases: of the
-    algorithms' settings; None is all.
+    comparison with full logits. matmul: side of the square products that tell what the card can do. recipe: with
+    overrides, its memory is counted and measured. cases: of the algorithms' settings; None is all.
     """
 
     model: dict[str, int]
@@ -25,6 +25,7 @@ class Sizes:
     compared: Groups
     rows: int
     matmul: int
+    recipe: tuple[str, ...]
     cases: int | None = None
 
     @property
@@ -44,7 +45,7 @@ TINY = {"vocab_size": 211, "hidden_size": 32, "intermediate_size": 48, "num_hidd
 SIZES = {
     # 8 x (256 + 8 x 224) = 16,384 packed tokens, 14,336 of them trained
     "card": Sizes(model=QWEN3_06B, groups=_alike(8, 256, (224,) * 8), warm=2, updates=5, compared=GROUPS, rows=512,
-                  matmul=8192),
+                  matmul=8192, recipe=("recipes/grpo/qwen3-0.6b-gsm8k.yaml",)),
     "tiny": Sizes(model=TINY, groups=((5, (3, 7)), (9, (4,))), warm=1, updates=2, compared=((9, (5, 2)), (4, (3,))),
-                  rows=7, matmul=64, cases=4),
+                  rows=7, matmul=64, recipe=("recipes/smoke/char-addition.yaml",), cases=4),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from benchmarks.gpu.sizes import Sizes
 MFU_TARGET, HEAD_TARGET = 0.40, 0.20
 # dense bfloat16 of the data sheets, FLOP/s; of other cards only the share of measured products is said
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
-ADAM = SimpleNamespace(lr=1e-6, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1.0)
+ADAM = SimpleNamespace(lr=1e-6, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1.0, moments="float32")
 PHASES = ("forward", "backward", "optimizer")
 
 

@@ -15,14 +15,16 @@ def gap(recipe, **options) -> float:
     return counted / allocated_in_update(recipe) - 1
 
 
-def test_a_tiny_models_update_takes_what_was_counted_within_a_tenth():
-    assert abs(gap(read_recipe("recipes/smoke/char-addition.yaml"))) < 0.1
+@pytest.mark.parametrize("moments", ["float32", "bfloat16"])
+def test_a_tiny_models_update_takes_what_was_counted_within_a_tenth(moments):
+    assert abs(gap(read_recipe("recipes/smoke/char-addition.yaml", [f"optimizer.moments={moments}"]))) < 0.1
 
 
 @pytest.mark.slow
-def test_smollm2s_update_takes_what_was_counted_within_a_tenth():
-    recipe = read_recipe("recipes/quickstart.yaml", ["train.micro_batch_tokens=1024", "rollouts.prompts=4"])
-    assert abs(gap(recipe)) < 0.1
+@pytest.mark.parametrize("moments", ["float32", "bfloat16"])
+def test_smollm2s_update_takes_what_was_counted_within_a_tenth(moments):
+    own = ["train.micro_batch_tokens=1024", "rollouts.prompts=4", f"optimizer.moments={moments}"]
+    assert abs(gap(read_recipe("recipes/quickstart.yaml", own))) < 0.1
 
 
 @pytest.mark.slow

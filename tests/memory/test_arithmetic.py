@@ -6,7 +6,7 @@ import pytest
 
 from alignkit.errors import AlignkitError
 from alignkit.parallel.memory.device import Device
-from alignkit.parallel.memory.rollout_engine import ENGINE_WORKSPACE, VllmShare
+from alignkit.parallel.memory.rollout_engine import ASLEEP, ENGINE_WORKSPACE, VllmShare
 from alignkit.parallel.memory.sharding import Sharding
 from alignkit.parallel.memory.trace import Trace, deeper, most
 
@@ -61,6 +61,7 @@ ZERO = {"reduce_bucket_size": 10, "overlap_comm": True, "stage3_max_live_paramet
 @pytest.mark.parametrize(
     ("stage", "more", "expected"),
     [
+        (1, {}, {"weights": 4000, "gradients": 3200 + 400, "optimizer": 1200, "activations": 7, "communication": 80}),
         (2, {}, {"weights": 4000, "gradients": 400, "optimizer": 1200, "activations": 7, "communication": 80}),
         (3, {}, {"weights": 1000 + 500, "gradients": 400, "optimizer": 800, "activations": 7, "communication": 80}),
         (3, {"offload_optimizer": {}, "offload_param": {}}, {"weights": 1000, "activations": 7, "communication": 80}),
@@ -82,7 +83,24 @@ def test_before_anything_is_cut_each_device_holds_the_whole_model():
 def test_an_engine_fills_its_share_with_a_cache_for_so_many_sequences():
     engine = VllmShare(share=0.5, weights=10**9, token=1000, context=1000)
     device = 2 * (10**9 + ENGINE_WORKSPACE + 3 * 10**6)
-    assert engine.held(device) == {"engine weights": 10**9, "engine cache": ENGINE_WORKSPACE + 3 * 10**6}
+    assert engine.held(device, "update") == {"engine weights": 10**9, "engine cache": ENGINE_WORKSPACE + 3 * 10**6}
     assert engine.sequences(device) == 3
     assert engine.sequences(device - 3 * 2 * 10**6) == 0
     assert engine.smallest(device, 3) == pytest.approx(0.5)
+
+
+def test_an_engine_that_sleeps_holds_its_weights_in_the_sync_and_its_cache_when_it_samples():
+    engine = VllmShare(share=0.5, weights=10**9, token=1000, context=1000, sleeps=True)
+    assert {phase: engine.held(8 * 10**9, phase) for phase in ("start", "sync", "sample", "update")} == {
+        "start": {"engine process": ASLEEP},
+        "sync": {"engine process": ASLEEP, "engine weights": 10**9},
+        "sample": {"engine weights": 10**9, "engine cache": 3 * 10**9},
+        "update": {"engine process": ASLEEP},
+    }
+
+
+def test_a_critic_is_cut_as_the_policy_is_and_a_reference_is_whole_everywhere():
+    sharding = Sharding.of({"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 0}}, 4)
+    held = {"weights": 4000, "critic": 400, "reference": 2000}
+    shared = sharding.share(held, trained=1100, weights=1100, phase="annotate")
+    assert {role: shared[role] for role in held} == {"weights": 1000, "critic": 100, "reference": 2000}

@@ -77,6 +77,30 @@ def test_the_page_on_licences_names_every_pin_with_its_version():
     assert missing == [], "run: make licences"
 
 
+def test_the_page_names_the_gpus_pins_too_by_what_the_index_says_of_those_that_are_not_installed():
+    page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    there = PINS["pinned"](LICENCES["GPU_PINS"].read_text(encoding="utf-8"))
+    missing = [f"{name}=={version}" for name, version in there.items() if f"\n| {name} | {version} | " not in page]
+    assert missing == [], "run: make lock-gpu licences"
+    noted = LICENCES["noted"](LICENCES["GPU_LICENCES"].read_text(encoding="utf-8"))
+    assert {one.name: one.version for one in noted} == LICENCES["gpus_own"](), "run: make lock-gpu"
+    assert all(f"| {one.name} | {one.version} | {one.words.replace('|', '/')} |" in page for one in noted)
+
+
+def test_the_indexs_words_are_the_expression_else_the_field_else_the_classifiers_else_nothing_is_guessed():
+    classifier = "License :: Other/Proprietary License"
+    lines = LICENCES["of_the_index"]([
+        {"name": "A_b", "version": "1", "license_expression": "MIT", "license": "BSD", "classifier": [classifier]},
+        {"name": "c", "version": "2", "license": "Apache\n 2.0", "classifier": [classifier]},
+        {"name": "d", "version": "3", "classifier": ["Topic :: X", classifier]},
+        {"name": "e", "version": "4"},
+    ])  # fmt: skip
+    assert lines == ["a-b==1: MIT", "c==2: Apache", "d==3: Other/Proprietary License", "e==4: not stated"]
+    assert [one.kind for one in LICENCES["noted"]("\n".join(lines))] == [
+        "permissive", "permissive", "proprietary", "not stated"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "kind"),
     [

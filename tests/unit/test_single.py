@@ -47,14 +47,18 @@ def assert_same_bits(left: dict[str, torch.Tensor], right: dict[str, torch.Tenso
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("kind", ["llama", "llama_tied"])
+@pytest.mark.parametrize(
+    ("kind", "optimizer"),
+    [("llama", OPTIMIZER), ("llama_tied", OPTIMIZER), ("llama", OPTIMIZER.model_copy(update={"moments": "bfloat16"}))],
+    ids=["llama", "llama_tied", "moments in bfloat16"],
+)
 @pytest.mark.parametrize("before", [0, 3])
-def test_a_loaded_trainer_goes_on_exactly_where_the_saved_one_stood(tmp_path, kind, before):
-    first = trainer(kind=kind)
+def test_a_loaded_trainer_goes_on_exactly_where_the_saved_one_stood(tmp_path, kind, optimizer, before):
+    first = trainer(kind=kind, optimizer=optimizer)
     inputs = losses(1)
     train(first, inputs, before)
     first.save(tmp_path)
-    second = trainer(kind=kind, seed=7)
+    second = trainer(kind=kind, seed=7, optimizer=optimizer)
     second.load(tmp_path)
     assert_same_bits(weights(second), weights(first))
     rest = [next(inputs) for _ in range(4)]

@@ -3,10 +3,12 @@
 With P trained numbers out of A, in float32 as they are kept here, and buckets of b numbers (DeepSpeed 0.19.8,
 stage_1_and_2.py and stage3.py):
 
-    stage 2   weights 4 A                     gradients 4 P / N + 4 b c   optimizer 12 P / N
-    stage 3   weights 4 A / N + 4 min(A, L)   gradients 4 P / N + 4 b c   optimizer 8 P / N
+    stage 1   weights 4 A                     gradients 4 P + 4 P / N + 4 b c   optimizer 12 P / N
+    stage 2   weights 4 A                     gradients 4 P / N + 4 b c         optimizer 12 P / N
+    stage 3   weights 4 A / N + 4 min(A, L)   gradients 4 P / N + 4 b c         optimizer 8 P / N
 
-The optimizer's 8 are Adam's two moments; stage 2 adds a copy of its share of the weights. c is 2 where communication
+The optimizer's 8 are Adam's two moments; stages 1 and 2 add a copy of their share of the weights. Stage 1 keeps whole
+gradients until the last micro-batch, and then copies its share of them. c is 2 where communication
 overlaps with computing, else 1. L: `stage3_max_live_parameters`, which stay gathered meanwhile. Frozen weights count
 with the bytes they have. Offloaded to the host are the optimizer and the gradients' shares, and the weights' shares.
 Activations are not sharded: every device computes a micro-batch of its own.
@@ -19,6 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignkit.parallel.memory.trace import Held
+
+TRAINED = ("weights", "critic")
+"""Roles of the models that have an optimizer: DeepSpeed cuts these, and not a reference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +59,17 @@ class Sharding:
         if self.stage == 0:
             return dict(held)
         if phase == "start":  # before anything is cut
-            return {"weights": held["weights"]}
-        of_one, shared = held["weights"], {role: size for role, size in held.items() if role != "gradients"}
+            return {role: held[role] for role in TRAINED if role in held}
+        shared = {role: size for role, size in held.items() if role != "gradients"}
         if self.stage == 3:
-            live = of_one * min(weights, self.live) // weights
-            shared["weights"] = live + (0 if self.weights_on_host else of_one // self.world)
-        copies = 12 if self.stage == 2 else 8
+            for role in TRAINED:
+                of_one = held.get(role, 0)
+                live = of_one * min(weights, self.live) // weights
+                shared[role] = live + (0 if self.weights_on_host else of_one // self.world)
+        copies = 8 if self.stage == 3 else 12
         shared["optimizer"] = 0 if self.optimizer_on_host else copies * trained // self.world
         if phase in ("update", "optimizer"):
-            shared["gradients"] = 0 if self.optimizer_on_host else 4 * trained // self.world
+            whole = 4 * trained if self.stage == 1 else 0
+            shared["gradients"] = whole + (0 if self.optimizer_on_host else 4 * trained // self.world)
             shared["communication"] = 4 * self.bucket * self.buckets
         return {role: size for role, size in shared.items() if size}

@@ -48,7 +48,7 @@ class Model(Section):
     scratch: Scratch | None = None
     """Build a small model instead of loading one; exactly one of `path` and `scratch` is given."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Arithmetic of forward and backward. Weights and optimizer state are always float32."""
+    """Arithmetic of forward and backward. Trained weights are always float32."""
     lora: Lora | None = None
     """Train a LoRA adapter instead of all weights; where `path` is an adapter's folder, go on with that one."""
     frozen: bool = False

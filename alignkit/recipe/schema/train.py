@@ -27,6 +27,8 @@ class Optimizer(Section):
     """Decoupled weight decay; never applied to norms, biases and embeddings."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Global gradient-norm clip; null turns it off (the norm is logged all the same)."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """How Adam's two moments are kept: in bfloat16, rounded by chance, they take half the memory (one process only)."""
 
 
 class Fixup(Section):

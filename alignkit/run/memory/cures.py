@@ -59,8 +59,17 @@ def _settings(
     """KEY=VALUE of what lies in the recipe's own power."""
     stage, prefix = recipe.stages[number], "" if len(recipe.stages) == 1 else f"stages.{number}."
     vllm = vllm_of(counted, stage)
-    if vllm is not None and (share := vllm.smallest(device.size, SEQUENCES)) < vllm.share:
-        yield f"{prefix}rollouts.gpu_memory_fraction={share:g}"
+    held = worst.phases[worst.peak]
+    if vllm is not None:
+        share = vllm.smallest(device.size, SEQUENCES)
+        lower = worst.engine_fits and bool(held.get("engine cache")) and share < vllm.share
+        higher = not worst.engine_fits and vllm.share < share < 1
+        if lower or higher:
+            yield f"{prefix}rollouts.gpu_memory_fraction={share:g}"
+    if vllm is not None and not vllm.sleeps:
+        yield "engine.sleep=true"
+    if held.get("lent weights"):
+        yield "engine.transport=host"
     if stage.train.recompute is False:
         yield f"{prefix}train.recompute=true"
     if (tokens := _tokens(recipe, number, counted, device, sharding, worst)) is not None:

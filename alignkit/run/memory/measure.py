@@ -44,7 +44,8 @@ class Counted:
     phases: bytes by role at the moment at which each held the most. trained, weights: numbers in the weights that the
     policy's and the critic's optimizers train, and in all their weights. policy: numbers in the policy's checkpoint.
     width: bytes of a number in the engine. token: bytes of a token's keys and values there. context: tokens of the
-    longest sequence that the engine is asked for. notes: what the run would report.
+    longest sequence that the engine is asked for. sleeps: whether the engine leaves its memory to the trainer that
+    trains. notes: what the run would report.
     """
 
     stage: str
@@ -57,6 +58,7 @@ class Counted:
     context: int
     limits: Limits
     engine: str | None
+    sleeps: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -68,11 +70,20 @@ class _Builder(StageBuilder):
 
 
 class _Mute:
-    """The engine's side of a weight sync: takes the weights one after the other, as they come."""
+    """The engine's side of a weight sync: takes the weights one after the other, as they come.
+
+    lent: dtype of the copies that the trainer keeps until the engine has read all of them; None: it keeps none.
+    """
+
+    def __init__(self, recorder: Recorder, lent: torch.dtype | None):
+        self._recorder, self._lent = recorder, lent
 
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        for _ in weights:
-            pass
+        copies = []
+        for _, tensor in weights:
+            if self._lent is not None:
+                copies.append(tensor.to(self._lent, copy=True))
+                self._recorder.hold(copies[-1:], "lent weights")
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         return [[0.0] * (len(sequence) - 1) for sequence in sequences]
@@ -189,7 +200,6 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None, world: 
     engine = stage.rollouts.engine if kind.samples else None
     dtype = getattr(torch, recipe.model.dtype)
     notes: list[str] = []
-    sync = Sync(engine=_Mute(), group=Group(), probe=[[0] * build.PROBE_TOKENS], tolerance=1.0)  # ty: ignore[invalid-argument-type]
     vocabulary: list[int] = []
     recorder = Recorder(lambda tensor: isinstance(tensor, FakeTensor), partial(_role_of, vocabulary))
     with ExitStack() as modes:
@@ -198,6 +208,9 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None, world: 
         modes.enter_context(SizesOnly())
         recorder.enter("start")
         recorder.paused = True  # models are loaded and built on the host
+        colocated = build.engine_settings(recipe) if engine == "vllm" else None
+        mute: Any = _Mute(recorder, dtype if colocated and colocated.lends else None)
+        sync = Sync(engine=mute, group=Group(), probe=[[0] * build.PROBE_TOKENS], tolerance=1.0)
         policy = build.build_policy(recipe, Group(world=world), load)
         model = policy.model
         vocabulary.append(base_model(model).config.get_text_config().vocab_size)
@@ -226,6 +239,7 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None, world: 
         context=build.longest_sequence(recipe, policy.context),
         limits=limits,
         engine=engine,
+        sleeps=colocated is not None and colocated.sleeps,
         notes=tuple(dict.fromkeys(notes)),
     )
     return counted, recorder.trace.peaks()
@@ -272,6 +286,7 @@ def _own(recorder: Recorder, loop: StageLoop) -> None:
     """Says what the weights are for, and sees to it that gradients and the optimizer's state are known as such."""
     if loop.reference is not None:
         recorder.hold(_held_by(loop.reference.forward.model), "reference")
+        loop.reference.file = None  # there is nothing to remember
     if loop.target is not None:
         recorder.hold(_held_by(loop.target.forward.model), "target critic")
     forwards = [step.forward for step in _steps(loop)]
@@ -282,7 +297,7 @@ def _own(recorder: Recorder, loop: StageLoop) -> None:
     for step in _steps(loop):
         trainer = step.trainer
         assert isinstance(trainer, SingleTrainer), "one process trains with plain torch"
-        recorder.hold(_held_by(trainer.model), "weights")
+        recorder.hold(_held_by(trainer.model), "weights" if step is loop.step else "critic")
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(lambda p: recorder.hold([p.grad], "gradients"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignkit.parallel.memory.device import Device
-from alignkit.parallel.memory.rollout_engine import VllmShare
+from alignkit.parallel.memory.rollout_engine import ENGINE_PROCESS, VllmShare
 from alignkit.parallel.memory.sharding import Sharding
 from alignkit.parallel.memory.trace import Held, total
 from alignkit.recipe.schema import Recipe, Stage
@@ -19,7 +19,7 @@ COLLECTIVES = 10**9
 """Bytes of NCCL's channels among several devices: assumed, not measured."""
 SLACK = 0.05
 """Share of what comes and goes that the allocator cannot use again for blocks of other sizes: assumed, not measured."""
-PASSING = ("activations", "logits and head")
+PASSING = ("activations", "logits and head", "lent weights")
 ROWS = 256  # sequences that the hf engine samples at the same time
 
 
@@ -74,17 +74,19 @@ def need_of(counted: Counted, stage: Stage, device: Device, sharding: Sharding) 
         if sharding.stage and phase == "save":  # of several processes each gathers on the host
             found = {role: size for role, size in found.items() if role not in PASSING}
         if sharding.stage or phase != "start":  # one process loads the model before the engine starts
-            found |= _engine(counted, stage, vllm, device.size)
+            found |= _engine(counted, stage, vllm, device.size, phase)
         phases[phase] = found | {"overhead": _overhead(found, sharding.world)}
     if counted.engine is not None:
-        still = {role: size for role, size in phases["save"].items() if role not in PASSING}
+        still = {role: size for role, size in phases["save"].items() if role not in (*PASSING, ENGINE_PROCESS)}
+        still |= _engine(counted, stage, vllm, device.size, "sample")
         phases["sample"] = still | {"overhead": _overhead(still, sharding.world)}
     notes, engine_fits = list(counted.notes), True
     if vllm is not None:
         sequences = vllm.sequences(device.size)
         engine_fits = sequences > 0
         at_once = f"its cache has room for {sequences:,} sequences of {counted.context:,} tokens at once"
-        notes.append(f"vLLM: {at_once if engine_fits else 'its share has no room for a single sequence'}")
+        asleep = "; it sleeps while the trainer trains" if counted.sleeps else ""
+        notes.append(f"vLLM: {at_once + asleep if engine_fits else 'its share has no room for a single sequence'}")
     if counted.limits.given:
         notes.append(
             "how long completions are, the data decides: counted are full micro-batches, and one sequence longer than "
@@ -107,12 +109,13 @@ def vllm_of(counted: Counted, stage: Stage) -> VllmShare | None:
         weights=counted.policy * counted.width,
         token=counted.token,
         context=counted.context,
+        sleeps=counted.sleeps,
     )
 
 
-def _engine(counted: Counted, stage: Stage, vllm: VllmShare | None, size: int) -> Held:
+def _engine(counted: Counted, stage: Stage, vllm: VllmShare | None, size: int, phase: str) -> Held:
     if vllm is not None:
-        return vllm.held(size)
+        return vllm.held(size, phase)
     if counted.engine is None:
         return {}
     rows = min(ROWS, stage.rollouts.prompts * stage.rollouts.group)

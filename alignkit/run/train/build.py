@@ -192,7 +192,7 @@ def sends_adapter(recipe: Recipe) -> bool:
 
 def engine_sleeps(recipe: Recipe) -> bool:
     """Whether the engine shares a card with the trainer and leaves its memory to it while it trains."""
-    return recipe.engine.sleep and recipe.stages[-1].rollouts.engine == "vllm" and torch.cuda.is_available()
+    return recipe.engine.sleep and recipe.stages[-1].rollouts.engine == "vllm" and has_gpu()
 
 
 def engine_settings(recipe: Recipe) -> Settings:
@@ -200,8 +200,8 @@ def engine_settings(recipe: Recipe) -> Settings:
     return Settings(
         memory_fraction=recipe.stages[-1].rollouts.gpu_memory_fraction,
         sleeps=engine_sleeps(recipe),
-        lends=recipe.engine.transport == "auto" and torch.cuda.is_available(),
-        deterministic=recipe.deterministic and torch.cuda.is_available(),
+        lends=recipe.engine.transport == "auto" and has_gpu(),
+        deterministic=recipe.deterministic and has_gpu(),
         options=recipe.engine.options,
     )
 
@@ -228,6 +228,11 @@ def build_trainer(model: nn.Module, optimizer: Optimizer, group: Group) -> Train
     """Plain torch for one process, DeepSpeed ZeRO as the launch profile says for several."""
     if group.world == 1:
         return SingleTrainer(model, optimizer)
+    if optimizer.moments != "float32":
+        raise RecipeError(
+            f"optimizer.moments: {optimizer.moments} is for one process; several shard Adam's moments in float32 "
+            "(--launch zero2), or hold them on the host (--launch zero3-offload): remove it"
+        )
     sharding = deepspeed_file(os.environ)
     if sharding is None:
         raise AlignkitError(
