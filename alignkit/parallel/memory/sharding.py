@@ -9,7 +9,8 @@ stage_1_and_2.py and stage3.py):
 The optimizer's 8 are Adam's two moments; stage 2 adds a copy of its share of the weights. c is 2 where communication
 overlaps with computing, else 1. L: `stage3_max_live_parameters`, which stay gathered meanwhile. Frozen weights count
 with the bytes they have. Offloaded to the host are the optimizer and the gradients' shares, and the weights' shares.
-Activations are not sharded: every device computes a micro-batch of its own.
+Stage 3 reads a model in shards, and keeps a reference's R bytes as R / N; what is gathered of it fits into min(A, L),
+of which the policy needs none meanwhile. Activations are not sharded: each device computes a micro-batch of its own.
 """
 
 from __future__ import annotations
@@ -53,11 +54,12 @@ class Sharding:
         """What a device holds of `held`, which a single one holds in this phase. trained, weights: P and A."""
         if self.stage == 0:
             return dict(held)
-        if phase == "start":  # before anything is cut
-            return {"weights": held["weights"]}
+        if phase == "start":  # stage 3 reads its shards
+            return {"weights": held["weights"] // (self.world if self.stage == 3 else 1)}
         of_one, shared = held["weights"], {role: size for role, size in held.items() if role != "gradients"}
         if self.stage == 3:
             live = of_one * min(weights, self.live) // weights
+            shared["reference"] = 0 if self.weights_on_host else held.get("reference", 0) // self.world
             shared["weights"] = live + (0 if self.weights_on_host else of_one // self.world)
         copies = 12 if self.stage == 2 else 8
         shared["optimizer"] = 0 if self.optimizer_on_host else copies * trained // self.world
