@@ -22,7 +22,7 @@ class Live(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
         for made in tree_leaves(out):
-            if isinstance(made, Tensor) and made.untyped_storage()._cdata not in self.known:
+            if isinstance(made, Tensor) and not made.is_meta and made.untyped_storage()._cdata not in self.known:
                 storage = made.untyped_storage()
                 self.known.add(storage._cdata)
                 self.now += storage.nbytes()

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignkit.models.weights import narrow, whole
+
 
 def hold_frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Rounds the frozen weights of linear layers to `dtype`, and of embeddings where nothing is lost by it.
@@ -30,7 +32,7 @@ def hold_frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             adapted = isinstance(module, nn.Embedding) and name.endswith(".base_layer")
             kept = adapted or not embedded.get(id(parameter), True) or parameter.requires_grad
             if not kept and parameter.dtype == torch.float32 and _fits(parameter, dtype, id(parameter) in embedded):
-                parameter.data = parameter.data.to(dtype)
+                narrow(parameter, dtype)
         if module.weight.dtype == dtype and not hasattr(module, "_narrow"):
             module._narrow = None
             module.register_forward_pre_hook(_widen)
@@ -44,7 +46,10 @@ def is_held(model: nn.Module) -> bool:
 
 
 def _fits(parameter: Tensor, dtype: torch.dtype, embedding: bool) -> bool:
-    return not embedding or torch.equal(parameter.to(dtype).float(), parameter)
+    if not embedding:
+        return True
+    with whole([parameter]):
+        return torch.equal(parameter.to(dtype).float(), parameter)
 
 
 def _widen(module: Any, inputs: Any) -> None:
@@ -55,8 +60,8 @@ def _widen(module: Any, inputs: Any) -> None:
 
 
 def _narrow(module: Any, inputs: Any, output: Tensor) -> Tensor | None:
-    for parameter, narrow in module._narrow or ():
-        parameter.data = narrow
+    for parameter, held in module._narrow or ():
+        parameter.data = held
     module._narrow = None
     return output.float() if isinstance(module, nn.Embedding) else None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.errors import ContentError, first_line
 from alignkit.models.encoder import Encoder, is_encoder
 from alignkit.models.tokenizer import recognise
+from alignkit.models.weights import whole
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
 
 if TYPE_CHECKING:
@@ -163,7 +164,8 @@ def _homeless(names: Iterable[str], model: Any) -> list[str]:
 def _check_numbers(path: str, model: Any) -> None:
     """One pass over the weights: a NaN would be found at the first step only, as if training had made it."""
     for name, weight in model.named_parameters():
-        low, high = weight.detach().aminmax()
+        with whole([weight]):
+            low, high = weight.detach().aminmax()
         if not (low - low == 0 and high - high == 0):  # of NaN and of infinities it is NaN
             raise ContentError(f"model.path: {path}: {name} holds numbers that are not finite; fetch or save it again")
 

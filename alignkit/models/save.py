@@ -46,7 +46,7 @@ def save_pretrained(
             describe(model, tokenizer, folder, dtype=dtype)
             write_shards(weights, folder, shard_bytes=shard_bytes)
     finally:
-        deque(weights, maxlen=0)
+        deque(weights if writes else named_policy_weights(model), maxlen=0)
         adapter = adapter_weights(model) if adapted else {}
     if writes and adapted:
         save_file(adapter, folder / ADAPTER / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHARD_BYTES = 5 * 10**9
-NAME, INDEX = "model.safetensors", "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 
 
-def write_shards(weights: Iterable[tuple[str, Tensor]], folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+def write_shards(
+    weights: Iterable[tuple[str, Tensor]], folder: Path, *, name: str = "model", shard_bytes: int = SHARD_BYTES
+) -> None:
     """Writes (name, tensor in host memory) into `folder` in the layout of transformers: one safetensors file or, beyond
     `shard_bytes`, several and their index. A larger tensor has a file of its own.
 
-    Raises OSError or SafetensorError when the disk refuses it.
+    name: of the files. They have it once all are written. Raises OSError or SafetensorError when the disk refuses it.
     """
     from safetensors.torch import save_file
 
@@ -28,21 +30,23 @@ def write_shards(weights: Iterable[tuple[str, Tensor]], folder: Path, *, shard_b
 
     def write() -> None:
         parts.append(list(held))
-        save_file(held, folder / f"{len(parts)}.unfinished", metadata={"format": "pt"})
+        save_file(held, folder / f"{name}-{len(parts)}.unfinished", metadata={"format": "pt"})
         held.clear()
 
-    for name, tensor in weights:
+    for key, tensor in weights:
         if held and size + tensor.nbytes > shard_bytes:
             write()
             size = 0
-        held[name] = tensor
+        held[key] = tensor
         size, total, numbers = size + tensor.nbytes, total + tensor.nbytes, numbers + tensor.numel()
     write()
-    names = [f"model-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)]
-    names = names if len(parts) > 1 else [NAME]
-    for number, name in enumerate(names, 1):
-        (folder / f"{number}.unfinished").rename(folder / name)
+    files = [f"{name}-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)]
+    files = files if len(parts) > 1 else [f"{name}.safetensors"]
+    for number, file in enumerate(files, 1):
+        (folder / f"{name}-{number}.unfinished").rename(folder / file)
     if len(parts) > 1:
-        places = {name: file for file, part in zip(names, parts, strict=True) for name in part}
+        places = {key: file for file, part in zip(files, parts, strict=True) for key in part}
         index = {"metadata": {"total_parameters": numbers, "total_size": total}, "weight_map": places}
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / f"{name}.safetensors.index.json").write_text(
+            json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )

@@ -12,6 +12,7 @@ from alignkit.models.adapted import base_model, effective_weight, has_lora, is_a
 from alignkit.models.adapter_matrices import adapter_matrices
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from torch.nn import Module, Parameter
 
@@ -52,6 +53,14 @@ def merged_weights(model: Module) -> Iterator[tuple[str, Tensor]]:
         yield from layer.items()
 
 
+def held_weights(model: Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole tensor in host memory) of each of the model's own parameters, an adapter's included."""
+    for name, parameter in model.named_parameters():
+        with whole([parameter]):
+            held = parameter.detach().cpu().contiguous()
+            yield name, held.clone() if is_cut(parameter) else held
+
+
 def policy_shapes(model: Module) -> dict[str, tuple[int, ...]]:
     """Name and shape of each of `merged_weights`, without computing them."""
     return {name: whole_shape(held.parameter) for name, held in _held(base_model(model)).items()}
@@ -74,22 +83,29 @@ def untie(config: Any) -> None:
             each.tie_word_embeddings = False
 
 
-def whole(parameters: Iterable[Any]) -> AbstractContextManager[Any]:
+def whole(parameters: Iterable[Any], *, write: bool = False) -> AbstractContextManager[Any]:
     """Within it the parameters are whole on every rank, to be read. All ranks enter it with the same ones.
 
-    Does nothing where no parameter is cut.
+    write: keep what the first rank sets them to. Does nothing where no parameter is cut.
     """
     cut = [parameter for parameter in parameters if is_cut(parameter)]
     if not cut:
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(cut)
+    return deepspeed.zero.GatheredParameters(cut, modifier_rank=0 if write else None)
 
 
 def is_cut(parameter: Tensor) -> bool:
     """Whether this rank holds a shard of the parameter; its own data is empty then, but for the time in `whole`."""
     return hasattr(parameter, "ds_id")
+
+
+def narrow(parameter: Any, dtype: torch.dtype) -> None:
+    """Rounds a parameter in its place, or this rank's shard of it."""
+    parameter.data = parameter.data.to(dtype)
+    if is_cut(parameter):
+        parameter.ds_tensor.data = parameter.ds_tensor.data.to(dtype)
 
 
 def whole_shape(parameter: Tensor) -> tuple[int, ...]:

@@ -6,11 +6,7 @@ one process. What is gathered when, and what was measured: docs/distributed.md.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -22,7 +18,9 @@ from torch import Tensor, nn
 from alignkit.errors import HealthError, RecipeError
 from alignkit.models.adapted import base_model
 from alignkit.models.forward import plain
-from alignkit.models.weights import VALUE_HEAD, Part, named_policy_weights, whole
+from alignkit.models.weights import VALUE_HEAD, Part, is_cut, named_policy_weights, whole
+from alignkit.parallel.cut import set_whole
+from alignkit.parallel.deepspeed import import_deepspeed
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.recipe.schema import Optimizer
@@ -45,7 +43,7 @@ class ZeroTrainer:
         self.model, self.group = model, group
         self.updates = 0
         settings = _settings(sharding, optimizer, group)
-        deepspeed = _import_deepspeed()
+        deepspeed = import_deepspeed()
         adam = torch.optim.AdamW(
             parameter_groups(model, optimizer),
             lr=optimizer.lr,
@@ -53,6 +51,9 @@ class ZeroTrainer:
             eps=optimizer.eps,
             fused=True,
         )
+        cut = next(filter(is_cut, model.parameters()), None)
+        if cut is not None:
+            model.to(cut.device)  # of such a model DeepSpeed leaves everything else where it is
         self.engine, *_ = deepspeed.initialize(model=_Reader(model), optimizer=adam, config=settings)
 
     @property
@@ -173,19 +174,6 @@ def _settings(sharding: dict[str, Any], optimizer: Optimizer, group: Group) -> d
     }
 
 
-def _import_deepspeed() -> Any:
-    """DeepSpeed, with its log on stderr and reduced to errors, and without its shared-memory collectives.
-
-    Those are compiled at the first start, and a rank that waits in them does not see that another one has died.
-    """
-    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # it calls older names
-    with contextlib.redirect_stdout(sys.stderr):
-        import deepspeed
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
 def _read(parameter: nn.Parameter, *, with_moments: bool) -> dict[str, Tensor]:
     """The whole weight and Adam moments of a parameter, where it is computed with; all ranks call it."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -198,11 +186,9 @@ def _read(parameter: nn.Parameter, *, with_moments: bool) -> dict[str, Tensor]:
 
 def _write(parameter: nn.Parameter, weight: Tensor, moments: dict[str, Tensor]) -> None:
     """Sets the weight (what is computed with, and the optimizer's copy) and Adam moments; all ranks call it."""
-    import deepspeed
     from deepspeed import utils
 
-    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-        parameter.copy_(weight)
+    set_whole(parameter, weight)
     tensors = {key: tensor.to(parameter.device) for key, tensor in {"weight": weight, **moments}.items()}
     mine: Tensor | None = getattr(parameter, "ds_tensor", None)  # ZeRO-3: this rank's shard
     if mine is not None:

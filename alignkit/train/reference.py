@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.models.forward import Forward
+from alignkit.models.weights import whole
 from alignkit.train.step import Step
 from alignkit.types.batch import Batch
 
@@ -125,11 +126,15 @@ def contents(batch: Batch, temperature: float) -> list[bytes]:
 
 
 def fingerprint(model: nn.Module, *, adapter: bool = True) -> str:
-    """Hex digest of all weights, names and shapes included. adapter: also of what peft has added."""
+    """Hex digest of all weights, names and shapes included. adapter: also of what peft has added.
+
+    Of a model whose weights are cut one is whole at a time; all ranks call it.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for name, weight in sorted(model.state_dict().items()):
+    for name, weight in sorted(model.state_dict(keep_vars=True).items()):
         if not adapter and (".lora_" in name or ".modules_to_save." in name):
             continue
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} ".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        with whole([weight]):
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} ".encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -73,11 +73,22 @@ def test_eight_devices_hold_an_eighth_of_what_their_stage_of_zero_cuts(stage, mo
     assert sharding.share(held, trained=800, weights=1000, phase="update") == expected
 
 
-def test_before_anything_is_cut_each_device_holds_the_whole_model():
-    sharding = Sharding.of({"zero_optimization": {"stage": 3}}, 8)
-    assert sharding.share({"weights": 4000, "activations": 9}, trained=1, weights=1000, phase="start") == {
-        "weights": 4000
-    }
+@pytest.mark.parametrize(("stage", "weights"), [(1, 4000), (2, 4000), (3, 500)])
+def test_a_model_is_read_whole_by_each_device_and_in_eighths_under_stage_3(stage: int, weights: int):
+    sharding = Sharding.of({"zero_optimization": {"stage": stage}}, 8)
+    held = {"weights": 4000, "activations": 9}
+    assert sharding.share(held, trained=1, weights=1000, phase="start") == {"weights": weights}
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "reference"), [(2, {}, 2000), (3, {}, 250), (3, {"offload_param": {}}, None)]
+)
+def test_stage_3_keeps_an_eighth_of_a_reference_unless_the_policys_own_forward_reads_it(stage, more, reference):
+    sharding = Sharding.of({"zero_optimization": {"stage": stage, **ZERO, **more}}, 8)
+    held = {"weights": 4000, "reference": 2000, "whole reference": 2000}
+    shared = sharding.share(held, trained=800, weights=1000, phase="annotate")
+    assert shared.get("reference") == reference
+    assert shared["whole reference"] == 2000
 
 
 def test_an_engine_fills_its_share_with_a_cache_for_so_many_sequences():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alignkit.parallel.memory.device import Device
@@ -70,7 +70,9 @@ def need_of(counted: Counted, stage: Stage, device: Device, sharding: Sharding) 
     vllm = vllm_of(counted, stage)
     phases = {}
     for phase, held in counted.phases.items():
-        found = sharding.share(held, trained=counted.trained, weights=counted.weights, phase=phase)
+        copied = phase == "start" and counted.engine == "hf"  # which wants the policy whole
+        cut = replace(sharding, stage=min(sharding.stage, 2)) if copied else sharding
+        found = cut.share(held, trained=counted.trained, weights=counted.weights, phase=phase)
         if sharding.stage and phase == "save":  # of several processes each gathers on the host
             found = {role: size for role, size in found.items() if role not in PASSING}
         if sharding.stage or phase != "start":  # one process loads the model before the engine starts

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import json
-import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,7 @@ from alignkit.data.turns import Renderer
 from alignkit.engines.engine import Engine
 from alignkit.engines.vllm.arguments import Settings
 from alignkit.environments.lift import find_environment
-from alignkit.errors import AlignkitError, RecipeError
+from alignkit.errors import RecipeError
 from alignkit.models.adapted import base_model, is_adapted
 from alignkit.models.adapter_folder import AdapterFolder
 from alignkit.models.adapter_matrices import adapter_shapes
@@ -32,6 +30,7 @@ from alignkit.models.recompute import set_recompute
 from alignkit.models.save import describe
 from alignkit.models.tokenizer import stop_token_ids
 from alignkit.models.weights import named_policy_weights
+from alignkit.parallel.cut import copied, set_whole
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.trainer import Trainer
@@ -46,13 +45,15 @@ from alignkit.rollout.episodes import Episodes
 from alignkit.rollout.play import Play
 from alignkit.run.check.named_models import under
 from alignkit.run.check.training import training_of
-from alignkit.run.launch.launch import deepspeed_file
+from alignkit.run.train.loader import loader, sharding_of
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
 
 PROBE_TOKENS = 64
 Load = Callable[..., tuple[Any, Any]]
 """(recipe's `model` section, seed=, beside=) -> a model and its tokenizer, as `models/load.py: load_policy`."""
+First = Mapping[str, Callable[[], torch.Tensor]]
+"""The weights with which a stage began, by parameter name, each read when it is asked for."""
 SUITE_TOKENS = 2048  # room for benchmarks: eight worked examples, a question and its answer
 
 
@@ -69,11 +70,15 @@ class Policy:
         return self.model.config.max_position_embeddings
 
 
-def build_policy(recipe: Recipe, group: Group, load: Load = load_policy) -> Policy:
+def build_policy(recipe: Recipe, group: Group, load: Load | None = None) -> Policy:
     """Loads or builds the policy on the host; the same weights on every rank and at every start.
 
-    One process holds the base of an adapter in the recipe's dtype. Several hold it in float32.
+    One process holds the base of an adapter in the recipe's dtype. Several hold it in float32, under ZeRO-3 in shards
+    (`loader`), unless the hf engine is to have a copy.
     """
+    if load is None:
+        copied_whole = any(stage.rollouts.engine == "hf" for stage in recipe.stages)
+        load = load_policy if copied_whole else loader(group)
     model, tokenizer = load(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
     if recipe.model.lora is not None and group.world == 1:
         hold_frozen(model, getattr(torch, recipe.model.dtype))
@@ -90,7 +95,7 @@ def place(policy: Policy, group: Group) -> None:
         policy.model.to(default_device())
 
 
-def begins_as_base(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None) -> bool:
+def begins_as_base(recipe: Recipe, initial: First | None) -> bool:
     """Whether the stage's reference is the policy without its adapter: a fresh one, in its first stage."""
     if recipe.model.lora is None or initial is not None or (recipe.reference and recipe.reference.path):
         return False
@@ -98,10 +103,10 @@ def begins_as_base(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None) -
     return path is None or AdapterFolder.find(locate(path, beside(recipe)), recipe.model.revision) is None
 
 
-def build_reference(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None, load: Load = load_policy) -> nn.Module:
+def build_reference(recipe: Recipe, initial: First | None, load: Load = load_policy) -> nn.Module:
     """The frozen reference: `reference.path`, else the policy as it was when the stage began.
 
-    initial: the stage's first weights by parameter name; None when these are the recipe's own initial weights.
+    initial: the stage's first weights; None when these are the recipe's own initial weights.
     """
     path = recipe.reference.path if recipe.reference else None
     if path:
@@ -109,7 +114,9 @@ def build_reference(recipe: Recipe, initial: Mapping[str, torch.Tensor] | None, 
     else:
         model, _ = load(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
     if initial is not None and path is None:
-        model.load_state_dict(initial, strict=False)
+        for name, parameter in model.named_parameters():
+            if name in initial:
+                set_whole(parameter, initial[name]())
     return model.requires_grad_(False).eval()
 
 
@@ -131,7 +138,7 @@ def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int, load:
         model, tokenizer = load_other(recipe, "critic.path", path, load)
         check_reads("critic.path", path, model, tokenizer, policy.tokenizer)
     else:
-        model = copy.deepcopy(policy.model)
+        model = copied(policy.model)
     freeze_words(base_model(model))
     add_value_head(model, heads, seed=child(recipe.seed, stage.name))
     if path and is_reward_model(folder := Path(locate(path, beside(recipe)))):
@@ -160,19 +167,28 @@ def make_reward_model(recipe: Recipe, stage: Stage, policy: Policy, report: Call
         report(f"{len(adopted)} of {len(heads)} outputs of the head go on from {recipe.model.path}")
 
 
-def build_engine(recipe: Recipe, policy: Policy, folder: Path, *, log_file: Path) -> Engine:
-    """Starts the recipe's rollout engine with the policy's present weights. folder: for its files."""
+def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, log_file: Path) -> Engine | None:
+    """Starts the recipe's rollout engine with the policy's present weights, on the first rank; all ranks call it.
+
+    folder: for its files.
+    """
     settings = recipe.stages[-1].rollouts
     if settings.engine == "hf":
+        if not group.first:
+            return None
         from alignkit.engines.hf import HfEngine
 
         return HfEngine(policy.model, dtype=recipe.model.dtype, device=default_device())
     from alignkit.engines.vllm.engine import VllmEngine
 
+    weights = named_policy_weights(policy.model, part="base" if sends_adapter(recipe) else "merged")
+    if not group.first:
+        deque(weights, maxlen=0)  # which helps to gather what is cut
+        return None
     describe(policy.model, policy.tokenizer, folder / "initial-model", dtype=getattr(torch, recipe.model.dtype))
     return VllmEngine(
         folder / "initial-model",
-        weights=named_policy_weights(policy.model, part="base" if sends_adapter(recipe) else "merged"),
+        weights=weights,
         adapter=adapter_shapes(policy.model) if sends_adapter(recipe) else {},
         dtype=recipe.model.dtype,
         max_model_len=longest_sequence(recipe, policy.context),
@@ -233,15 +249,9 @@ def build_trainer(model: nn.Module, optimizer: Optimizer, group: Group) -> Train
             f"optimizer.moments: {optimizer.moments} is for one process; several shard Adam's moments in float32 "
             "(--launch zero2), or hold them on the host (--launch zero3-offload): remove it"
         )
-    sharding = deepspeed_file(os.environ)
-    if sharding is None:
-        raise AlignkitError(
-            f"{group.world} processes, but the launch profile names no DeepSpeed file to shard by: use one that does "
-            "(`alignkit ls launch`: zero2, zero3, ...), or a single process"
-        )
     from alignkit.parallel.zero import ZeroTrainer
 
-    return ZeroTrainer(model, optimizer, group, json.loads(sharding.read_text()))
+    return ZeroTrainer(model, optimizer, group, sharding_of(group))
 
 
 def recompute(model: nn.Module, stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from alignkit.algorithms.base import Algorithm
 from alignkit.data.kinds.kind import Kind
@@ -20,6 +20,8 @@ from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want
 from alignkit.models.frozen import hold_frozen
 from alignkit.models.load import load_policy
+from alignkit.models.weights import is_cut
+from alignkit.parallel.frozen import FrozenShards
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.lookup.kind_of import kind_of
@@ -66,7 +68,7 @@ class StageBuilder:
         self,
         number: int,
         policy: build.Policy,
-        initial: Mapping[str, Tensor] | None,
+        initial: build.First | None,
         *,
         sync: Sync,
         finish: Finish,
@@ -81,15 +83,16 @@ class StageBuilder:
         kind, (hooks, needs) = kind_of(algorithm.source), _hooks_and_needs(stage, algorithm, config)
         shared, critic_model = self._heads(stage, algorithm, config, policy)
         kept = "reference" in needs.models and not kind.samples
-        based = kept and self.group.first and build.begins_as_base(self.recipe, initial)
+        based = kept and build.begins_as_base(self.recipe, initial)
         identity = fingerprint(policy.model, adapter=False) if based else None  # while the model is whole
         for trained in filter(None, (policy.model, critic_model)):
             build.recompute(trained, stage)
         trainer = build.build_trainer(policy.model, stage.optimizer, self.group)
         fast = stage.train.fast_paths and packs(policy.model)
-        reference = (
-            self._reference(stage, trainer, initial, identity, keep=kept) if "reference" in needs.models else None
-        )
+        reference = None
+        if "reference" in needs.models:
+            beside = "ref_kl" in needs.outputs
+            reference = self._reference(stage, trainer, initial, identity, keep=kept, beside=beside)
         has_values = bool(algorithm.heads(config)) and shared
         words: tuple[Want, ...] = () if algorithm.trains_reward and has_values else ("logprobs",)
         values: tuple[Want, ...] = ("values",) if has_values else ()
@@ -149,19 +152,31 @@ class StageBuilder:
         )
 
     def _reference(
-        self, stage: Stage, trainer: Trainer, initial: Mapping[str, Tensor] | None, identity: str | None, *, keep: bool
+        self,
+        stage: Stage,
+        trainer: Trainer,
+        initial: build.First | None,
+        identity: str | None,
+        *,
+        keep: bool,
+        beside: bool,
     ) -> Reference:
         """The frozen reference: of a fresh adapter the policy without it, else a model of its own.
 
         identity: of the policy's base. keep: what it says, in the run folder, of offline data, which comes again.
+        beside: the policy's own forward reads it, too; then it is whole on every rank.
         """
         dtype, fast = getattr(torch, self.recipe.model.dtype), stage.train.fast_paths
         if build.begins_as_base(self.recipe, initial):
             forward = Forward(trainer.model, dtype, fast=fast, report=self.report, run=trainer.run, adapter=False)
         else:
-            frozen = hold_frozen(build.build_reference(self.recipe, initial, self.load), dtype)
-            frozen = build.on(frozen, next(trainer.model.parameters()).device)
-            forward, identity = Forward(frozen, dtype, fast=fast, report=self.report), None
+            load, device = load_policy if beside else self.load, next(trainer.model.parameters()).device
+            frozen = hold_frozen(build.build_reference(self.recipe, initial, load), dtype)
+            cut = any(map(is_cut, frozen.parameters()))
+            identity = fingerprint(frozen) if cut and keep else None  # which all ranks compute together
+            frozen = frozen.to(device) if cut else build.on(frozen, device)
+            run = FrozenShards(frozen).run if cut else None
+            forward = Forward(frozen, dtype, fast=fast, report=self.report, run=run)
         return Reference(
             forward=forward,
             file=self.folder / "reference.sqlite" if keep else None,
@@ -181,7 +196,7 @@ class StageBuilder:
             raise RecipeError(f"{kind}: its slowly following critic is kept by one process; start it without --launch")
         return Target(critic.forward, rate=critic.config.target_rate)
 
-    def _source(self, number: int, kind: Kind, policy: build.Policy, initial: Mapping[str, Tensor] | None) -> Source:
+    def _source(self, number: int, kind: Kind, policy: build.Policy, initial: build.First | None) -> Source:
         stage = self.recipe.stages[number]
         given = {"recipe": self.recipe, "report": self.report}
         if not kind.samples:

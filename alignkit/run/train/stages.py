@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alignkit.engines.engine import Engine
 from alignkit.errors import CheckpointError, EngineError, HealthError, RewardError
 from alignkit.evaluate.results.before_after import compare_results
 from alignkit.models.critic import add_value_head, remove_value_head
+from alignkit.models.shards import write_shards
+from alignkit.models.weights import held_weights
+from alignkit.parallel.cut import set_whole
 from alignkit.parallel.group import Group
-from alignkit.parallel.trainer import store_tensors, stored_tensors
+from alignkit.parallel.trainer import stored_tensors
 from alignkit.recipe.read import dump_recipe
 from alignkit.recipe.rules import evaluates_offline
 from alignkit.recipe.schema import Recipe, Stage
@@ -26,6 +27,7 @@ from alignkit.rollout.collect import Collector
 from alignkit.run.train import build, build_data
 from alignkit.run.train.build_stage import StageBuilder
 from alignkit.run.train.journal import Journal
+from alignkit.run.train.loader import loader
 from alignkit.run.train.saved import save_final
 from alignkit.run.train.stop import Stop
 from alignkit.run.train.suite import SuiteEvaluation
@@ -42,7 +44,6 @@ from alignkit.train.state import State
 from alignkit.train.sync import Sync
 from alignkit.train.untrained import Untrained, on_all
 from alignkit.types.batch import Batch
-from alignkit.types.files import replace_atomically
 from alignkit.types.task import Task
 
 
@@ -109,6 +110,7 @@ class Run:
             collector=self._collector,
             folder=self.path,
             report=self.journal.report,
+            load=loader(self.group),
         )
         initial = self._first_weights() if self.state.stage and builder.looks_back(self.stage) else None
         loop = builder.build_stage(self.state.stage, self.policy, initial, sync=self.sync, finish=self._finish)
@@ -140,17 +142,20 @@ class Run:
             self.resources.callback(self._pools[number].close)
         return build.build_collector(self.recipe, stage, self.policy, self.engine, self._pools.get(number))
 
-    def _first_weights(self) -> dict[str, torch.Tensor]:
-        """The weights with which the present stage began, kept in a file so that a resumed run finds them."""
-        file = self.path / f"stage-{self.state.stage}-first.safetensors"
-        if self.state.step == 0 and self.start is None and self.group.first:
-            weights = {name: p.detach().contiguous() for name, p in self.policy.model.named_parameters()}
-            replace_atomically(file, lambda place: store_tensors(weights, place))
+    def _first_weights(self) -> build.First:
+        """The weights with which the present stage began, kept in files so that a resumed run finds them."""
+        name = f"stage-{self.state.stage}-first"
+        if self.state.step == 0 and self.start is None:
+            weights = held_weights(self.policy.model)
+            if self.group.first:
+                write_shards(weights, self.path, name=name)
+            deque(weights, maxlen=0)
         self.group.barrier()
-        stored = stored_tensors(file.parent, file.stem)
+        stored = stored_tensors(self.path, name)
         if not stored:
+            file = self.path / f"{name}.safetensors"
             raise CheckpointError(f"{file} is missing: the reference of this stage is in it; put it back from a copy")
-        return {name: read() for name, read in stored.items()}
+        return stored
 
     def _leave_stage(self) -> None:
         """The next stage goes on with these weights, a fresh optimizer and fresh health."""
@@ -171,10 +176,9 @@ class Run:
         if reward and (heads := len(algorithm.heads(self.loop.step.config))):
             add_value_head(policy.model, heads, seed=0)  # of which every number is replaced
         parameters = dict(policy.model.named_parameters())
-        with torch.no_grad():
-            for name, weight in trained:
-                if name in parameters:  # a critic's head on the policy ends with its stage
-                    parameters[name].copy_(weight)
+        for name, weight in trained:
+            if name in parameters:  # a critic's head on the policy ends with its stage
+                set_whole(parameters[name], weight)
         return policy
 
     def _finish(self, state: State, drawn: Drawn, trained: Batch | None, metrics: dict[str, Any]) -> bool:

@@ -90,9 +90,10 @@ def _open(
         _write_start(recipe, start, journal, as_json=as_json, resources=resources)
         rehearse_save(recipe, policy, path, journal.report)
     engine = None
-    if group.first and _samples(recipe):
+    if _samples(recipe):
         folder = resources.enter_context(scratch())
-        engine = build.build_engine(recipe, policy, folder, log_file=path / "engine.log")
+        engine = build.build_engine(recipe, policy, folder, group, log_file=path / "engine.log")
+    if engine is not None:
         resources.callback(engine.close)
     sequences = probe(policy.tokenizer, vocab_size=policy.model.config.vocab_size, seed=recipe.seed)
     sync = Sync(

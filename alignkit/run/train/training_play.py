@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
-
-import torch
 
 from alignkit.engines.hf import HfEngine
 from alignkit.models.critic import check_reads
@@ -16,12 +13,10 @@ from alignkit.rollout.guide_roll_in import GuideRollIn
 from alignkit.rollout.guide_roll_out import GuideRollOut
 from alignkit.rollout.play import Play
 from alignkit.rollout.resets import Resets
-from alignkit.run.train.build import Policy, algorithm_of, build_reference, load_other
+from alignkit.run.train.build import First, Policy, algorithm_of, build_reference, load_other
 
 
-def training_play(
-    play: Play, recipe: Recipe, stage: Stage, policy: Policy, initial: Mapping[str, torch.Tensor] | None
-) -> Play:
+def training_play(play: Play, recipe: Recipe, stage: Stage, policy: Policy, initial: First | None) -> Play:
     """`play` as the stage trains on it: with what its algorithm and its guides do to it wrapped around it.
 
     initial: the stage's first weights, as `build_reference` takes them. Raises RecipeError for a guide that cannot read
@@ -37,9 +32,7 @@ def training_play(
     return play
 
 
-def _finished(
-    play: Play, recipe: Recipe, stage: Stage, policy: Policy, initial: Mapping[str, torch.Tensor] | None
-) -> GuideRollOut:
+def _finished(play: Play, recipe: Recipe, stage: Stage, policy: Policy, initial: First | None) -> GuideRollOut:
     """With `rollouts.guide` to finish its utterances; without a path the guide is the reference."""
     path = stage.rollouts.guide
     if path is None:

@@ -1,0 +1,56 @@
+"""Decides how much of a model each rank reads from the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from alignkit.errors import AlignkitError
+from alignkit.models.adapter_folder import AdapterFolder
+from alignkit.models.load import load_policy, locate
+from alignkit.models.pretrained import load_pretrained
+from alignkit.parallel.cut import Cutter
+from alignkit.parallel.group import Group
+from alignkit.recipe.schema import Model
+from alignkit.run.launch.launch import deepspeed_file
+
+
+def sharding_of(group: Group) -> dict[str, Any]:
+    """The DeepSpeed settings of the launch profile."""
+    file = deepspeed_file(os.environ)
+    if file is None:
+        raise AlignkitError(
+            f"{group.world} processes, but the launch profile names no DeepSpeed file to shard by: use one that does "
+            "(`alignkit ls launch`: zero2, zero3, ...), or a single process"
+        )
+    return json.loads(file.read_text())
+
+
+def loader(group: Group) -> Any:
+    """What loads a model on all ranks together (a `build.Load`): under ZeRO-3 each reads its shards of it.
+
+    Whole on every rank are a model that is built from nothing, one with an adapter from the disk, and one of which peft
+    computes something at the start (DoRA, `modules_to_save`).
+    """
+    if group.world == 1 or sharding_of(group).get("zero_optimization", {}).get("stage") != 3:
+        return load_policy
+    return partial(_load, Cutter(sharding_of(group), group.world))
+
+
+def _load(cutter: Cutter, model: Model, *, seed: int, beside: Path | None) -> tuple[Any, Any]:
+    def read(path: str, revision: str | None) -> tuple[Any, Any]:
+        with cutter.reading():
+            return load_pretrained(path, revision)
+
+    if _is_whole(model, beside):
+        return load_policy(model, seed=seed, beside=beside)
+    return load_policy(model, seed=seed, beside=beside, read=read)
+
+
+def _is_whole(model: Model, beside: Path | None) -> bool:
+    if model.path is None or (model.lora is not None and (model.lora.dora or model.lora.modules_to_save)):
+        return True
+    return AdapterFolder.find(locate(model.path, beside), model.revision) is not None
