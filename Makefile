@@ -96,8 +96,8 @@ data-docs: $(STAMP) ## write the layouts of rows into docs/data.md and the chat 
 	$(BIN)/python .ci/data_docs.py docs/data.md
 	$(BIN)/python .ci/families_docs.py
 
-models-table: $(STAMP) ## every family of models as a tiny one: packed or plain, LoRA, tied, reloaded; into docs/models.md (a minute)
-	$(BIN)/python .ci/models_table.py
+models-table: $(STAMP) ## every family of models as a tiny one: packed or plain, LoRA, tied, reloaded; into docs/models.md (a minute; VLLM=--vllm tries that, too)
+	$(BIN)/python .ci/models_table.py $(VLLM)
 
 memory-table: $(STAMP) ## what the recipes for a GPU need, counted without one, written to docs/memory.md
 	$(BIN)/python .ci/memory_table.py

@@ -22,6 +22,7 @@ from torch import Tensor
 from alignkit.engines.engine import Part
 from alignkit.errors import EngineError
 from alignkit.models.merge import merge
+from alignkit.models.own_names import own_names
 from alignkit.types.rollout import Completion, Request, StopReason
 
 if TYPE_CHECKING:
@@ -211,6 +212,8 @@ def _copy_weights(weights: dict[str, Tensor], model: Module) -> None:
     """Copies all weights, or raises EngineError before the first one when names or shapes do not fit."""
     targets: dict[str, Tensor] = dict(model.named_parameters())
     targets |= {name: buffer for name, buffer in model.named_buffers() if name in weights}
+    if targets.keys() != weights.keys():
+        weights = own_names(model, weights)
     wrong = sorted(targets.keys() ^ weights.keys())
     if wrong:
         kind = "misses" if wrong[0] in targets else "does not know"

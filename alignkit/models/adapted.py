@@ -16,11 +16,17 @@ def base_model(model: Any) -> Any:
 def effective_weight(layer: Any) -> Tensor:
     """W of a plain layer, W + s B A of one with LoRA, m (W + s B A) / |W + s B A| with DoRA (arXiv 2402.09353, eq. 5).
 
-    layer: a linear or embedding layer as peft wraps it, or as it is; of one that is trained whole (`modules_to_save`)
-    the trained copy; where adapters are switched off W. s: alpha / rank, with rsLoRA alpha / sqrt(rank). DoRA's norm
-    runs over the inputs of each output and takes no gradient, as in peft's own forward. Carries gradients to whatever
+    layer: a linear or embedding layer as peft wraps it, or as it is; what it puts around a parameter of all experts;
+    of one that is trained whole (`modules_to_save`) the trained copy; where adapters are switched off W. s: alpha /
+    rank, with rsLoRA alpha / sqrt(rank). DoRA's norm runs over the inputs of each output and takes no gradient, as in
+    peft's own forward. Carries gradients to whatever
     is trained.
     """
+    if adapts_stack(layer):
+        weight = layer.get_param()
+        for adapter in () if layer.disable_adapters else layer.active_adapters:
+            weight = weight + layer.get_delta_weight(adapter)
+        return weight
     if is_adapted(layer) and layer.disable_adapters:
         return effective_weight(layer.original_module if is_trained_whole(layer) else layer.base_layer)
     if is_trained_whole(layer):
@@ -36,6 +42,11 @@ def effective_weight(layer: Any) -> Tensor:
 def has_lora(layer: Any) -> bool:
     """Whether peft has put LoRA matrices around a layer."""
     return hasattr(layer, "get_delta_weight") and hasattr(layer, "base_layer")
+
+
+def adapts_stack(layer: Any) -> bool:
+    """Whether peft has put LoRA matrices around a parameter that is no layer of its own: experts, stacked."""
+    return has_lora(layer) and hasattr(layer, "parameter_name")
 
 
 def is_adapted(layer: Any) -> bool:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import RecipeError
-from alignkit.models.adapted import base_model, has_lora, is_adapted, is_trained_whole
+from alignkit.models.adapted import adapts_stack, base_model, has_lora, is_adapted, is_trained_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +45,8 @@ def adapter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     for name, layer in base.named_modules():
         if is_trained_whole(layer):
             raise RecipeError(f"engine.lora: {name} is trained whole, which no adapter says; {CURE}")
+        if adapts_stack(layer):
+            raise RecipeError(f"engine.lora: vLLM takes no adapter of {name}, which is no linear layer; {CURE}")
         if has_lora(layer):
             [adapter] = layer.active_adapters
             if adapter in layer.lora_magnitude_vector:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignkit.models.experts import follows
 from alignkit.models.weights import narrow, whole
 
 
@@ -17,7 +18,8 @@ def hold_frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     Under autocast in `dtype` the model computes what it computed, to the bit: that rounds a linear layer's weights at
     each use, and what an embedding says stays float32. In float32 arithmetic (without gradients) a layer's weights are
-    widened while it computes. Norms, and the stacked experts of mixtures, stay float32.
+    widened while it computes; so are a mixture's experts (`models/experts.py`), but for those with an adapter, which is
+    added before they are cast: they stay float32, as norms do.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -25,6 +27,12 @@ def hold_frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         return model
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     embedded = {id(p): type(module) is nn.Embedding for module in embeddings for p in module.parameters()}
+    for name, module in model.named_modules():
+        adapted = name.endswith(".base_layer")  # an adapter is added to them before they are cast
+        if follows(module) and not adapted:
+            for parameter in module.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    narrow(parameter, dtype)
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Linear, Conv1D, nn.Embedding)) or ".lora_" in name:
             continue  # peft casts what an adapter reads to the adapter's dtype

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import ContentError, first_line
 from alignkit.models.encoder import Encoder, is_encoder
+from alignkit.models.experts import follow_autocast
 from alignkit.models.tokenizer import recognise
 from alignkit.models.weights import whole
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
@@ -61,7 +62,7 @@ def load_pretrained(path: str, revision: str | None = None) -> tuple[Module, Any
     model, info = loaded
     _check_sizes(path, model, info)
     _check_numbers(path, model)
-    return (Encoder(model) if reads_only else model), load_tokenizer(path, revision)
+    return (Encoder(model) if reads_only else follow_autocast(model)), load_tokenizer(path, revision)
 
 
 @lent(FOR_THE_HUB)

@@ -134,15 +134,24 @@ def _held(base: Any, *, merged: bool = True) -> dict[str, _Held]:
     for name, parameter in base.named_parameters(remove_duplicate=False):
         if name.startswith(f"{VALUE_HEAD}.") or ".lora_" in name or ".original_module." in name:
             continue
-        owner, wrapped, kind = name.rpartition(".base_layer.")
-        layer = base.get_submodule(owner) if wrapped and kind == "weight" else None
-        layer = layer if merged and layer is not None and has_lora(layer) else None
+        layer = _changer(base, name) if merged else None
         # a tied weight is held once, unless an adapter makes something else of it in one of its places
         if id(parameter) in seen and layer is None and not seen[id(parameter)]:
             continue
         seen[id(parameter)] = seen.get(id(parameter), False) or layer is not None
         found[_plain(name)] = _Held(parameter, layer)
     return found
+
+
+def _changer(base: Any, name: str) -> Any:
+    """The layer whose LoRA matrices change a parameter; experts have several around them, one a parameter."""
+    owner, _, kind = name.rpartition(".")
+    while owner.endswith(".base_layer"):
+        owner = owner.removesuffix(".base_layer")
+        layer = base.get_submodule(owner)
+        if has_lora(layer) and getattr(layer, "parameter_name", "weight") == kind:
+            return layer
+    return None
 
 
 def _by_layer(base: Any, *, merged: bool = True) -> Iterator[dict[str, Tensor]]:
@@ -162,7 +171,7 @@ def _by_layer(base: Any, *, merged: bool = True) -> Iterator[dict[str, Tensor]]:
 
 def _plain(name: str) -> str:
     """A parameter's name as it is without peft around its module."""
-    return re.sub(r"\.modules_to_save\.[^.]+\.", ".", name.replace(".base_layer.", "."))
+    return re.sub(r"\.modules_to_save\.[^.]+\.", ".", re.sub(r"(\.base_layer)+\.", ".", name))
 
 
 def _checkpoint_names(base: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:

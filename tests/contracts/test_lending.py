@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from alignkit.engines.vllm import handles
 from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.engine import VllmEngine
 from alignkit.errors import EngineError, SyncError
+from alignkit.models.adapter_matrices import adapter_shapes
 from alignkit.models.load import named_policy_weights
 from tests.contracts import lending
+from tests.contracts.test_adapter_vllm import adapted, gap, parts, train
 from tests.contracts.test_engines import CLOSE, tiny_llama
 
 SEQUENCE = list(range(3, 40))
@@ -35,9 +38,9 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: None)
 
 
-def start(folder: Path) -> VllmEngine:
+def start(folder: Path, **given: Any) -> VllmEngine:
     tiny_llama(0).save_pretrained(folder / "model")
-    given: dict[str, Any] = {"dtype": "float32", "max_model_len": 128, "memory_gib": 1, "threads": 1}
+    given |= {"dtype": "float32", "max_model_len": 128, "memory_gib": 1, "threads": 1}
     return Borrower(folder / "model", log_file=folder / "log", settings=Settings(lends=True), **given)
 
 
@@ -74,6 +77,27 @@ def test_a_tensor_whose_memory_was_another_ones_is_named(tmp_path: Path, monkeyp
     engine = start(tmp_path)
     with pytest.raises(SyncError, match=r"1 parameters still compute with other weights, first: model\.norm\.weight;"):
         engine.update(weights.items(), version=1)
+
+
+@pytest.mark.slow
+@needs_vllm
+@pytest.mark.usefixtures("card")
+def test_an_adapter_goes_through_the_memory_while_its_base_is_lent(tmp_path: Path):
+    """The memory that held the base at the start is given back, and vLLM does not miss it."""
+    model = adapted()
+    engine = start(tmp_path, weights=named_policy_weights(model, part="base"), adapter=adapter_shapes(model))
+    try:
+        assert os.fstat(engine._sender.descriptor).st_size < 20_000 < sum(p.nbytes for p in tiny_llama(0).parameters())
+        assert gap(engine, tiny_llama(0)) < CLOSE, "before the first push there is no adapter"
+        engine.update(parts(model, "base", "adapter"), version=1)
+        assert not list(lending.FOLDER.iterdir())
+        assert gap(engine, model) < CLOSE
+        train(model, 1, 0.2)
+        assert gap(engine, model) > 0.3
+        engine.update(parts(model, "adapter"), version=2)
+        assert gap(engine, model) < CLOSE
+    finally:
+        engine.close()
 
 
 @pytest.mark.usefixtures("card")

@@ -27,6 +27,7 @@ REST = "seed: 0\nmodel: {path: ./model, dtype: float32}\noptimizer: {lr: 1e-3}\n
 NAMES = (
     "Mistral 7B v0.1 (window)",
     "Gemma 2 (windows, soft caps)",
+    "Mixtral",
     "gpt-oss (window, sinks)",
     "MiniCPM3",
     "StableLM",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import ContentError, first_line
 from alignkit.models.encoder import Encoder, is_encoder
+from alignkit.models.experts import follow_autocast
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def model_of_config(
             text.layer_types = text.layer_types[:layers]
     kind = AutoModel if is_encoder(config) else AutoModelForCausalLM
     model: Any = kind.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
-    return (Encoder(model) if is_encoder(config) else model), NoTokenizer()
+    return (Encoder(model) if is_encoder(config) else follow_autocast(model)), NoTokenizer()
 
 
 @lent(FOR_THE_HUB)
