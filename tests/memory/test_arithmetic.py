@@ -110,8 +110,9 @@ def test_an_engine_that_sleeps_holds_its_weights_in_the_sync_and_its_cache_when_
     }
 
 
-def test_a_critic_is_cut_as_the_policy_is_and_a_reference_is_whole_everywhere():
+def test_a_critic_and_a_reference_are_cut_as_the_policy_is_but_one_that_the_policys_forward_reads():
     sharding = Sharding.of({"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 0}}, 4)
-    held = {"weights": 4000, "critic": 400, "reference": 2000}
+    held = {"weights": 4000, "critic": 400, "reference": 2000, "whole reference": 300}
     shared = sharding.share(held, trained=1100, weights=1100, phase="annotate")
-    assert {role: shared[role] for role in held} == {"weights": 1000, "critic": 100, "reference": 2000}
+    cut = {"weights": 1000, "critic": 100, "reference": 500, "whole reference": 300}
+    assert {role: shared[role] for role in held} == cut
