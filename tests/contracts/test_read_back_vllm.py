@@ -63,16 +63,16 @@ def scores_of(engine: VllmEngine, model: Any = None) -> list[float]:
 
 @pytest.mark.parametrize("kind", ["experts", "latent"])
 def test_every_tensor_is_proven_and_an_updated_engine_says_what_a_fresh_one_does(kind: str, tmp_path: Path):
-    """transformers' and vLLM's rotary embeddings of DeepSeek-V2 differ for such a config, update or not."""
+    """And both say what transformers does: of latent attention only by another rotation than that of vLLM's CPU kernel,
+    which was 0.44 nats off (engines/vllm/rotary.py)."""
     model, ids = build(kind, 1), torch.tensor([SEQUENCE])
     build(kind, 0).save_pretrained(tmp_path / "model")
     model.save_pretrained(tmp_path / "fresh")
     updated = scores_of(start(VllmEngine, tmp_path / "model", tmp_path / "log", build(kind, 2)), model)
     assert updated == scores_of(start(VllmEngine, tmp_path / "fresh", tmp_path / "log"))
-    if kind == "experts":
-        with torch.no_grad():
-            expected = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-        assert updated == pytest.approx(expected.tolist(), abs=5e-4)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    assert updated == pytest.approx(expected.tolist(), abs=5e-4)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,22 @@ def test_an_expert_and_a_latent_matrix_that_an_update_missed_are_named(
     weights = {name: tensor * (1 + 1e-6) for name, tensor in named_policy_weights(model)}
     with pytest.raises(SyncError, match=named):
         engine.update(weights.items(), version=1)
+
+
+def test_vllms_cpu_kernel_still_rotates_the_first_rows_only_of_queries_by_token_and_head():
+    """What engines/vllm/rotary.py works around: when this fails, the kernel is mended and that file can go."""
+    import vllm._C  # noqa: F401  which has the kernel
+    from vllm import _custom_ops as ops
+
+    tokens, heads, width = 3, 2, 16
+    angle = torch.arange(8)[:, None] / 100.0 ** (torch.arange(0, width, 2) / width)
+    query = torch.randn(tokens, heads, width, generator=torch.Generator().manual_seed(0))
+    before, key = query.clone(), torch.ones(tokens, 1, width)
+    ops.rotary_embedding(
+        torch.arange(tokens), query, key, width, torch.cat([angle.cos(), angle.sin()], -1), is_neox=False
+    )
+    rows, found = before.view(-1, width), query.view(-1, width)
+    assert torch.equal(found[tokens:], rows[tokens:])  # all later rows are as they were
+    for position in range(tokens):
+        pairs = torch.view_as_complex(rows[position].view(-1, 2)) * torch.polar(torch.ones(width // 2), angle[position])
+        assert torch.allclose(found[position], torch.view_as_real(pairs).flatten(), atol=1e-6)

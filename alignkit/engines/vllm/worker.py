@@ -25,6 +25,7 @@ from alignkit.engines.vllm.arguments import (
     engine_arguments,
     keeps_prefixes,
 )
+from alignkit.engines.vllm.rotary import rotate_whole_queries
 from alignkit.engines.vllm.shared_weights import Table, map_tensors, pin, stored_weights
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import end_with
@@ -60,6 +61,8 @@ class EngineWorker:
         from alignkit.engines.vllm import weights as vllm_weights
         from alignkit.engines.vllm.adapter import HeldAdapter
 
+        if platform.cpu:
+            self._llm.apply_model(rotate_whole_queries)
         self._adapter = HeldAdapter(self._llm, adapter, weights_descriptor) if adapter.entries else None
         [self._unread] = self._llm.apply_model(lambda model: vllm_weights.unreadable(model, begins))
 
