@@ -27,6 +27,55 @@ def engine(sizes: Sizes, device: str) -> list[Row]:
     return engine_rows(random_model(device), device, start_vllm)
 
 
+def adapter(sizes: Sizes, device: str) -> list[Row]:
+    """vLLM with an adapter apart from its base: a sync of both, one of the adapter alone, each proven, with canary."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from alignkit.engines.vllm.arguments import Settings
+    from alignkit.engines.vllm.engine import VllmEngine
+    from alignkit.models.adapter_matrices import adapter_shapes
+    from alignkit.models.forward import Forward
+    from alignkit.parallel.group import Group
+    from alignkit.parallel.single import SingleTrainer
+    from alignkit.recipe.schema import Optimizer
+    from alignkit.run.check.distance import CONTEXT, random_model
+    from alignkit.run.check.trial import CANARY
+    from alignkit.train.sync import Sync
+
+    base: Any = random_model(device)
+    layers = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    with tempfile.TemporaryDirectory() as place:
+        base.save_pretrained(place)
+        model: Any = get_peft_model(base, layers)
+        engine = VllmEngine(
+            Path(place),
+            dtype="bfloat16",
+            max_model_len=CONTEXT,
+            log_file=Path(place, "log"),
+            adapter=adapter_shapes(model),
+            memory_gib=1,
+            settings=Settings(memory_fraction=0.3, lends=torch.cuda.is_available()),
+        )
+        try:
+            probe = [[(7 * i + j) % 1000 for j in range(40)] for i in range(4)]
+            sync = Sync(engine=engine, group=Group(), probe=probe, tolerance=CANARY, apart=True)
+            trainer, forward = SingleTrainer(model, Optimizer(lr=1e-6)), Forward(model=model, dtype=torch.bfloat16)
+            rows = []
+            for version, what in enumerate(("base and adapter", "adapter alone"), start=1):
+                for name, parameter in model.named_parameters():
+                    if "lora_B" in name:
+                        torch.nn.init.normal_(parameter, std=0.02)
+                begun = time.perf_counter()
+                gap = float(sync(version, trainer, forward)["sync/canary_gap"])
+                seconds = time.perf_counter() - begun
+                told = f"{seconds:.2f} s, canary {gap:.1e} nats of {CANARY}"
+                rows.append(Row(name=f"sync of {what}", value=told, numbers={"seconds": seconds, "canary": gap}))
+            return rows
+        finally:
+            engine.close()
+
+
 def resume(sizes: Sizes, device: str) -> list[Row]:
     """A run that is killed after a checkpoint and resumed, against one that never stopped."""
     from tests.resume.runs import fingerprint, write_recipe

@@ -15,6 +15,7 @@ MFU_TARGET, HEAD_TARGET = 0.40, 0.20
 # dense bfloat16 of the data sheets, FLOP/s; of other cards only the share of measured products is said
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
 ADAM = SimpleNamespace(lr=1e-6, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1.0, moments="float32")
+EXPERTS = 0.03  # share of the output's norm: rounding of bfloat16, and of the router that chooses by it
 PHASES = ("forward", "backward", "optimizer")
 
 
@@ -43,6 +44,43 @@ def update(sizes: Sizes, device: str) -> list[Row]:
         _share(flops / seconds, _products(sizes, device), device),
         _head(head_s, seconds, batch.num_actions),
         _memory(held),
+    ]
+
+
+def experts(sizes: Sizes, device: str) -> list[Row]:
+    """A layer of experts under autocast, forward and backward: in half precision, as trained, and left in float32."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    from alignkit.models.experts import follow_autocast
+
+    own = {"vocab_size": 64, "num_hidden_layers": 1, "moe_intermediate_size": sizes.model["intermediate_size"] // 3}
+    config = Qwen3MoeConfig(**{**sizes.model, **own}, num_experts=32, num_experts_per_tok=8, norm_topk_prob=True)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(0)
+        model: Any = Qwen3MoeForCausalLM(config)
+        hidden = torch.randn(1, sizes.tokens, config.hidden_size, requires_grad=True)
+    layer = model.model.layers[0].mlp
+
+    def said(*, half: bool) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            answer = layer(hidden)
+        answer.sum().backward()
+        return answer.detach().float()
+
+    exact = said(half=False)
+    left_s = _median(lambda: said(half=True), sizes, device)
+    follow_autocast(model)
+    gap = float((said(half=True) - exact).norm() / exact.norm())
+    seconds = _median(lambda: said(half=True), sizes, device)
+    told = f"{1e3 * seconds:.2f} ms, {left_s / seconds:.1f} times as fast as with experts in float32"
+    return [
+        Row(
+            name=f"experts, {sizes.tokens:,} tokens through 8 of 32",
+            value=f"{told}; {gap:.1e} from float32 (share of the norm)",
+            level="ok" if 0 < gap < EXPERTS else "wrong",
+            numbers={"seconds": seconds, "float32_seconds": left_s, "gap": gap},
+        )
     ]
 
 

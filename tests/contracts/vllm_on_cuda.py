@@ -59,7 +59,11 @@ def main() -> None:
         for dtype in ("bfloat16", "float32")
         for latent in (False, True)
     }
+    adapter = made.lora_config
     told = {
+        "adapter_rank": adapter and adapter.max_lora_rank,
+        "adapter_dtype": adapter and str(adapter.lora_dtype),
+        "adapter_layers": adapter and adapter.target_modules,
         "eager": made.model_config.enforce_eager,
         "graphs": made.compilation_config.cudagraph_mode.name,
         "chunked": scheduler.enable_chunked_prefill,

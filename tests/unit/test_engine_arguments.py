@@ -189,6 +189,19 @@ def test_vllm_takes_the_arguments_of_a_deterministic_run_on_an_h100(folder: Path
 
 @pytest.mark.slow
 @needs_vllm
+def test_vllm_takes_the_arguments_of_an_adapter_on_an_h100_and_keeps_its_graphs(folder: Path):
+    shapes = {
+        "model.layers.0.mlp.up_proj.lora_A.weight": (12, 64),
+        "model.layers.0.mlp.up_proj.lora_B.weight": (96, 12),
+    }
+    made = on_cuda(folder, chosen(H100, sleeps=True) | adapter_arguments(shapes))
+    assert (made["adapter_rank"], made["adapter_dtype"], made["adapter_layers"]) == (16, "torch.bfloat16", ["up_proj"])
+    assert (made["eager"], made["graphs"], made["sleeps"]) == (False, "FULL_AND_PIECEWISE", True)
+    assert made["kernels"]["bfloat16 grouped"] == ["FLASH_ATTN", []]
+
+
+@pytest.mark.slow
+@needs_vllm
 def test_blocks_of_the_cpu_cost_latent_attention_its_kernels_on_an_h100(folder: Path):
     """Why the CPU's block size must not reach a GPU."""
     kernels = on_cuda(folder, chosen(H100, options={"block_size": 32}))["kernels"]

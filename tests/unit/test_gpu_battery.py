@@ -125,6 +125,14 @@ def test_a_head_that_takes_more_than_a_fifth_is_noted():
     assert speed._head(0.019, 0.1, 5).level == "ok"
 
 
+def test_a_layer_of_experts_is_timed_in_half_precision_and_near_float32(monkeypatch):
+    [row] = speed.experts(TINY, "cpu")
+    assert row.level == "ok"
+    assert 1e-4 < row.numbers["gap"] < speed.EXPERTS
+    monkeypatch.setattr(speed, "EXPERTS", row.numbers["gap"])
+    assert speed.experts(TINY, "cpu")[0].level == "wrong"
+
+
 def test_memory_is_told_by_phase():
     row = speed._memory({"weights": 2.4e9, "forward": 40e9})
     assert (row.value, row.level) == ("weights 2.40, forward 40.00 GB", "ok")
@@ -275,7 +283,7 @@ def test_with_torch_and_transformers_alone_the_trainers_half_still_runs():
     assert done.returncode == 0, done.stderr
     said = dict(line.split(" | ") for line in done.stdout.splitlines())
     ran = {one.name for one in PARTS if tuple(one.needs) == TRAINER}
-    assert ran == {"attention", "head", "update"}
+    assert ran == {"attention", "head", "update", "experts"}
     assert {name for name, what in said.items() if what.startswith("ok")} == ran
     assert said["losses"] == "needs pydantic, ruamel, typer, datasets, pytest, not installed here"
     assert "vllm" in said["engine"]
