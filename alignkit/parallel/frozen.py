@@ -25,6 +25,9 @@ class FrozenShards:
 
     def __init__(self, model: nn.Module):
         self.model = model
+        cut = next(filter(is_cut, model.parameters()), None)
+        if cut is not None:
+            model.to(cut.device)  # what is not cut
         head = base_model(model).get_output_embeddings()
         self._head = [] if head is None else [p for p in head.parameters() if is_cut(p)]
         self._open: dict[nn.Module, AbstractContextManager[Any]] = {}

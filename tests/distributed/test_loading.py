@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from alignkit.models.load import load_policy
 from alignkit.parallel.group import Group
 from alignkit.recipe.schema import Lora, Model, Scratch
-from alignkit.run.train.loader import _is_whole, loader
+from alignkit.run.train.loader import is_whole, loader
 from tests.distributed import loading
 from tests.distributed.ranks import run_ranks
 from tests.tiny import causal_lm
@@ -95,6 +95,6 @@ def test_what_needs_whole_weights_at_the_start_has_them(tmp_path: Path):
         Model(path=path, lora=Lora(dora=True)),
         Model(path=path, lora=Lora(modules_to_save=("lm_head",))),
     ]
-    assert [_is_whole(model, None) for model in whole] == [True] * 4
-    assert [_is_whole(model, None) for model in (Model(path=path), Model(path=path, lora=Lora()))] == [False] * 2
+    assert [is_whole(model, None) for model in whole] == [True] * 4
+    assert [is_whole(model, None) for model in (Model(path=path), Model(path=path, lora=Lora()))] == [False] * 2
     assert loader(Group()) is load_policy

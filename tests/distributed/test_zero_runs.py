@@ -18,6 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alignkit.models.load import load_policy
+from alignkit.models.save import save_pretrained
+from alignkit.recipe.schema import Model, Scratch
 from alignkit.run.launch.launch import DEEPSPEED_FILE
 from tests.distributed.ranks import ROOT, environment
 from tests.resume.forked import Forked
@@ -77,6 +80,21 @@ stages:
     optimizer: {{lr: 1e-3}}
     train: {{steps: 5}}
 """
+FROM_DISK = f"""
+seed: 3
+model: {{path: ./model, dtype: float32, lora: {{rank: 4}}}}
+{COMMON[COMMON.index("data:") :]}
+stages:
+  - name: sft
+    algorithm: {{type: sft}}
+    optimizer: {{lr: 3e-3}}
+    train: {{steps: 5, batch: 16, micro_batch_tokens: 40}}
+  - name: dpo
+    data: {{options: {{digits: 2, operations: "+", style: characters, reversed: true, answers: paired_preference}}}}
+    algorithm: {{type: dpo}}
+    optimizer: {{lr: 1e-3}}
+    train: {{steps: 5, batch: 8, micro_batch_tokens: 40}}
+"""
 # Nothing persistent and small buckets: the tiny model is cut and gathered as a large one is
 SHARDING = {
     "zero_optimization": {
@@ -101,8 +119,11 @@ ENDS_WITHIN_S = 90
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder with recipes and a launch profile of their own."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, text in {"sft": SFT, "grpo": GRPO, "stages": TWO_STAGES, "reward": REWARD, **CRITICS}.items():
+    recipes = {"sft": SFT, "grpo": GRPO, "stages": TWO_STAGES, "reward": REWARD, "disk": FROM_DISK, **CRITICS}
+    for name, text in recipes.items():
         (folder / f"{name}.yaml").write_text(text)
+    scratch = Scratch(characters="0123456789+=", layers=2, hidden=32, heads=4, context=16)
+    save_pretrained(*load_policy(Model(scratch=scratch), seed=5), folder / "model", shard_bytes=20000)
     (folder / "launch").mkdir()
     (folder / "launch" / "fine.json").write_text(json.dumps(SHARDING))
     profile = (ROOT / "launch" / "accelerate" / "zero3-cpu.yaml").read_text()
@@ -207,6 +228,20 @@ def test_a_second_stage_goes_on_from_the_first_and_the_saved_model_and_adapter_a
         assert expected.keys() == got.keys()
         for name, weight in expected.items():
             torch.testing.assert_close(got[name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", PROFILES)
+def test_a_model_from_the_disk_a_reference_of_its_own_and_what_is_saved_are_those_of_one_process(trained, how: str):
+    """Under ZeRO-3 the policy is read in shards, so is the second stage's reference, and the saved folder."""
+    one, several = trained("disk", "one"), trained("disk", how)
+    assert_same_numbers(one, several, steps=10)
+    expected, got = load_file(one / "final" / "model.safetensors"), load_file(several / "final" / "model.safetensors")
+    assert expected.keys() == got.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(got[name], weight, rtol=0, atol=1e-5)
+    events = [json.loads(line) for line in (several / "events.jsonl").read_text().splitlines()]
+    gaps = next(event for event in events if event["kind"] == "saved")
+    assert max(gaps["merged"], gaps["adapter"]) < 1e-6, "read again in shards it says what the trainer says"
 
 
 @pytest.mark.parametrize("how", PROFILES)

@@ -174,8 +174,8 @@ class StageBuilder:
             frozen = hold_frozen(build.build_reference(self.recipe, initial, load), dtype)
             cut = any(map(is_cut, frozen.parameters()))
             identity = fingerprint(frozen) if cut and keep else None  # which all ranks compute together
-            frozen = frozen.to(device) if cut else build.on(frozen, device)
             run = FrozenShards(frozen).run if cut else None
+            frozen = frozen if cut else build.on(frozen, device)
             forward = Forward(frozen, dtype, fast=fast, report=self.report, run=run)
         return Reference(
             forward=forward,

@@ -29,15 +29,17 @@ def sharding_of(group: Group) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def loader(group: Group) -> Any:
-    """What loads a model on all ranks together (a `build.Load`): under ZeRO-3 each reads its shards of it.
-
-    Whole on every rank are a model that is built from nothing, one with an adapter from the disk, and one of which peft
-    computes something at the start (DoRA, `modules_to_save`).
-    """
+def cutter_of(group: Group) -> Cutter | None:
+    """What cuts models as they are read; None but under ZeRO-3."""
     if group.world == 1 or sharding_of(group).get("zero_optimization", {}).get("stage") != 3:
-        return load_policy
-    return partial(_load, Cutter(sharding_of(group), group.world))
+        return None
+    return Cutter(sharding_of(group), group.world)
+
+
+def loader(group: Group) -> Any:
+    """What loads a model on all ranks together (a `build.Load`): under ZeRO-3 each its shards, unless `is_whole`."""
+    cutter = cutter_of(group)
+    return load_policy if cutter is None else partial(_load, cutter)
 
 
 def _load(cutter: Cutter, model: Model, *, seed: int, beside: Path | None) -> tuple[Any, Any]:
@@ -45,12 +47,14 @@ def _load(cutter: Cutter, model: Model, *, seed: int, beside: Path | None) -> tu
         with cutter.reading():
             return load_pretrained(path, revision)
 
-    if _is_whole(model, beside):
+    if is_whole(model, beside):
         return load_policy(model, seed=seed, beside=beside)
     return load_policy(model, seed=seed, beside=beside, read=read)
 
 
-def _is_whole(model: Model, beside: Path | None) -> bool:
+def is_whole(model: Model, beside: Path | None) -> bool:
+    """Whether every rank needs all of the model: one that is built from nothing, one with an adapter from the disk, and
+    one of which peft computes something at the start (DoRA, `modules_to_save`)."""
     if model.path is None or (model.lora is not None and (model.lora.dora or model.lora.modules_to_save)):
         return True
     return AdapterFolder.find(locate(model.path, beside), model.revision) is not None

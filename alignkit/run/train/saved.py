@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ from alignkit.models.load import load_policy
 from alignkit.models.lora import quiet
 from alignkit.models.own_head import own_head
 from alignkit.models.save import ADAPTER, save_pretrained
-from alignkit.models.weights import VALUE_HEAD, merged_weights, policy_shapes
+from alignkit.models.weights import VALUE_HEAD, merged_weights, policy_shapes, whole
+from alignkit.parallel.cut import Cutter
+from alignkit.parallel.frozen import FrozenShards
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.schema import Recipe
 from alignkit.rewards.learned.reward_model import BESIDE, save_reward_model
 from alignkit.run.train.build import Policy, algorithm_of, beside, build_reference, reading_of
+from alignkit.run.train.loader import cutter_of, is_whole
 from alignkit.types.batch import pack
 from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
@@ -87,8 +91,8 @@ def check_saved(
 
     final: the folder as it is, rounded to the recipe's dtype. merged: the same before rounding, which is compared
     weight by weight. adapter: base and adapter. Raises CheckpointError that names both numbers where merged or adapter
-    differ by more than rounding, or a stored weight is not the rounded one. The first rank reads and compares, the
-    others help to say what is expected.
+    differ by more than rounding, or a stored weight is not the rounded one. Under ZeRO-3 every rank reads its shards of
+    the folder; else, and of a model that `is_whole`, the first rank reads it and the others help to compare.
     """
     trained: Any = policy.model.eval()
     want: Want = "values" if hasattr(base_model(trained), VALUE_HEAD) else "logprobs"
@@ -96,48 +100,49 @@ def check_saved(
         trained = trained.cpu()  # both sides by the same arithmetic
     expected = _said(trained, probe, want, trainer.run)
     trainer.finish()
-    if not group.first:
+    cutter = None if is_whole(recipe.model, beside(recipe)) else cutter_of(group)
+    if cutter is None and not group.first:
         deque(merged_weights(trained), maxlen=0)
         return {}
-    saved = _with_head(_read(str(folder), trained), folder, want)
-    gaps = {"final": float((_said(saved, probe, want) - expected).abs().mean())}
+    saved = _with_head(_read(str(folder), trained, cutter), folder, want)
+    run = FrozenShards(saved).run
+    gaps = {"final": float((_said(saved, probe, want, run) - expected).abs().mean())}
     _restore(saved, trained, folder, getattr(torch, recipe.model.dtype))
-    gaps["merged"] = _compare(_said(saved, probe, want), expected, folder, "the merged model")
-    del saved
+    gaps["merged"] = _compare(_said(saved, probe, want, run), expected, folder, "the merged model")
+    del saved, run
     if hasattr(trained, "peft_config"):
-        adapted = _with_head(_read_adapter(recipe, folder / ADAPTER, trained), folder, want)
-        gaps["adapter"] = _compare(_said(adapted, probe, want), expected, folder / ADAPTER, "the adapter on its base")
+        adapted = _with_head(_read_adapter(recipe, folder / ADAPTER, trained, cutter), folder, want)
+        said = _said(adapted, probe, want, FrozenShards(adapted).run)
+        gaps["adapter"] = _compare(said, expected, folder / ADAPTER, "the adapter on its base")
     return gaps
 
 
 @torch.no_grad()
-def _said(
-    model: nn.Module, probe: Sequence[Sequence[int]], want: Want, run: Callable[..., Outputs] | None = None
-) -> Tensor:
-    """run: Trainer.run of a model whose weights may be cut."""
+def _said(model: nn.Module, probe: Sequence[Sequence[int]], want: Want, run: Callable[..., Outputs]) -> Tensor:
+    """run: what reads the model, whose weights may be cut."""
     items = [Item(prompt_ids=ids[:1], completion_ids=ids[1:], group=i) for i, ids in enumerate(probe)]
     batch = pack(items).to(next(model.parameters()).device)
     path = plain if want == "values" else own_head
-    read = run or (lambda path, batch, **options: path(model, batch, **options))
-    outputs = read(path, batch, dtype=torch.float32, temperature=1.0, want=(want,))
+    outputs = run(path, batch, dtype=torch.float32, temperature=1.0, want=(want,))
     return getattr(outputs, want)[batch.action_mask].cpu()
 
 
-def _read(folder: str, trained: Any) -> Any:
+def _read(folder: str, trained: Any, cutter: Cutter | None) -> Any:
     from transformers import AutoModel, AutoModelForCausalLM
 
     kind = AutoModel if isinstance(base_model(trained), Encoder) else AutoModelForCausalLM
-    model: Any = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    with nullcontext() if cutter is None else cutter.reading():
+        model: Any = kind.from_pretrained(folder, dtype=torch.float32).eval()
     return Encoder(model) if isinstance(base_model(trained), Encoder) else model
 
 
-def _read_adapter(recipe: Recipe, folder: Path, trained: Any) -> Any:
+def _read_adapter(recipe: Recipe, folder: Path, trained: Any, cutter: Cutter | None) -> Any:
     """The adapter on its base by peft alone; only a base that was built from nothing is built again."""
     from peft import PeftConfig, PeftModel
 
     named = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     if named:
-        base = _read(named, trained)
+        base = _read(named, trained, cutter)
     else:
         section = recipe.model.model_copy(update={"lora": None})
         base, _ = load_policy(section, seed=child(recipe.seed, "model"), beside=beside(recipe))
@@ -168,11 +173,12 @@ def _restore(saved: Any, trained: Any, folder: Path, dtype: torch.dtype) -> None
                 f"{folder}: {len(odd)} weights are only saved or only trained, first {odd[0]}; {CURE}"
             )
         for name, weight in merged:
-            rounded = weight.cpu().to(dtype).float()
-            if not torch.equal(held[name].detach(), rounded):
-                gap = (held[name].detach() - rounded).abs().max()
-                raise CheckpointError(f"{folder}: {name} is up to {gap:.3g} from the trained weight; {CURE}")
-            held[name].detach().copy_(weight)
+            with whole([held[name]], write=True):
+                rounded, stored = weight.to(held[name].device).to(dtype).float(), held[name].detach()
+                if not torch.equal(stored, rounded):
+                    gap = (stored - rounded).abs().max()
+                    raise CheckpointError(f"{folder}: {name} is up to {gap:.3g} from the trained weight; {CURE}")
+                stored.copy_(weight)
     finally:
         deque(merged, maxlen=0)  # the other ranks gather with this one
 
