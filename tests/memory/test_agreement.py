@@ -15,7 +15,7 @@ def gap(recipe, **options) -> float:
     return counted / allocated_in_update(recipe) - 1
 
 
-@pytest.mark.parametrize("moments", ["float32", "bfloat16"])
+@pytest.mark.parametrize("moments", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_tiny_models_update_takes_what_was_counted_within_a_tenth(moments):
     assert abs(gap(read_recipe("recipes/smoke/char-addition.yaml", [f"optimizer.moments={moments}"]))) < 0.1
 

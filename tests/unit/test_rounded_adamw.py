@@ -43,7 +43,7 @@ def test_a_regression_ends_at_the_same_optimum():
     inputs, truth = numbers(100, 20, seed=0), numbers(20, seed=1)
     targets = inputs @ truth + 0.1 * numbers(100, seed=2)
     best = torch.linalg.lstsq(inputs, targets).solution
-    apart, steps = {}, 3000
+    apart, steps = {}, 1500
     for kind in KINDS:
         weight = nn.Parameter(torch.zeros(20))
         optimizer = KINDS[kind]([{"params": [weight], "weight_decay": 0.0}], 0.0)

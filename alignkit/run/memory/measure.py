@@ -210,7 +210,8 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None, world: 
         recorder.paused = True  # models are loaded and built on the host
         colocated = build.engine_settings(recipe) if engine == "vllm" else None
         mute: Any = _Mute(recorder, dtype if colocated and colocated.lends else None)
-        sync = Sync(engine=mute, group=Group(), probe=[[0] * build.PROBE_TOKENS], tolerance=1.0)
+        apart = engine == "vllm" and build.sends_adapter(recipe)
+        sync = Sync(engine=mute, group=Group(), probe=[[0] * build.PROBE_TOKENS], tolerance=1.0, apart=apart)
         policy = build.build_policy(recipe, Group(world=world), load)
         model = policy.model
         vocabulary.append(base_model(model).config.get_text_config().vocab_size)
