@@ -107,9 +107,10 @@ def sampled(family: Family) -> str:
 
 
 def _why(log: Path) -> str:
-    """The last error in vLLM's log, cut short."""
-    errors = re.findall(r"(\w+Error: [^\n|]+)", log.read_text(errors="replace"))
-    return errors[-1].strip()[:70] if errors else ""
+    """The last error in vLLM's log, cut short; not that it has no tokenizer, which it says at every start."""
+    errors = re.findall(r"^.*?(\w+(?:Error|Exception)\b[^\n|]*)$", log.read_text(errors="replace"), re.MULTILINE)
+    told = [error.strip()[:70] for error in errors if "Tokenizer not available" not in error]
+    return told[-1] if told else ""
 
 
 def by_path(model: Any) -> tuple[str, str]:

@@ -181,3 +181,32 @@ def test_a_digest_does_not_depend_on_the_blocks_it_is_taken_in(monkeypatch: pyte
         for weight, bits in zip(module._weights(0, 1000, tensor.device), tensor.view(torch.int16), strict=True)
     )
     assert by_hand % 2**64 == whole.value % 2**64
+
+
+class GPT2LMHeadModel(nn.Module):
+    """Its layers hold (output, input), its checkpoints (input, output); one of them is square."""
+
+    def __init__(self, weights: dict[str, Tensor]):
+        super().__init__()
+        self.attn = nn.Module()
+        for name in ("c_attn", "c_proj"):
+            self.attn.register_module(name, Plain(weight=weights[f"attn.{name}.weight"].T.contiguous()))
+
+
+def test_turned_layers_are_compared_turned_and_by_a_digest_not_at_all():
+    sent = {"attn.c_attn.weight": torch.randn(4, 12), "attn.c_proj.weight": torch.randn(4, 4)}
+    model = GPT2LMHeadModel(sent)
+    assert stale_tensors(model, sent, version=1) == ([], [])
+    for name, tensor in sent.items():
+        changed = sent | {name: tensor + torch.eye(*tensor.shape) * 1e-6}
+        assert stale_tensors(model, changed, version=1) == ([name], [])
+    assert stale_tensors(model, {name: digest(w) for name, w in sent.items()}, version=1) == ([], list(sent))
+
+
+def test_a_packed_layer_that_reads_other_widths_than_were_sent_is_listed_and_not_asked():
+    """vLLM's kernel would read beyond the end of a row, and end the process some time later."""
+    layer: Any = Plain(weight=torch.empty(0))
+    layer.cpu_linear, layer.input_size, layer.quant_method = object(), 4, None  # asked, it would raise
+    model = nn.Module()
+    model.layer = layer
+    assert stale_tensors(model, {"layer.weight": torch.randn(4, 12)}, version=1) == ([], ["layer.weight"])

@@ -21,6 +21,7 @@ from alignkit.engines.vllm.digest import Digest, digest
 COLUMNS = 32  # columns of every matrix that are read back after an update; the version decides which
 CONSTANTS = {"cos_sin_cache", "kv_cache", "_q_scale", "_k_scale", "_v_scale", "_prob_scale", "_k_scale_cpu",
              "_v_scale_cpu"}  # fmt: skip  # follow from the config, or are no weights
+TURNED = (".c_attn", ".c_proj", ".c_fc")  # layers of GPT-2
 EXPERTS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))  # names of an expert's matrices in checkpoints
 Sent = Mapping[str, Tensor | Digest]
 
@@ -54,7 +55,8 @@ def repack_head(model: Any) -> None:
 class Held:
     """A tensor of vLLM's model. parts: what of it should be which tensor of the checkpoint; none where nobody knows.
 
-    derived: in a layout that vLLM chooses by its kernels, so that it is compared only where it is as expected.
+    derived: in a layout that vLLM chooses by its kernels, so that it is compared only where it is as expected. turned:
+    as (output, input), while the checkpoint has it as (input, output).
     """
 
     name: str
@@ -62,6 +64,7 @@ class Held:
     kind: str
     parts: tuple[tuple[Tensor, str], ...] = ()
     derived: bool = False
+    turned: bool = False
 
 
 def stale_tensors(
@@ -106,7 +109,9 @@ def _everything(model: Any, weights: Sent) -> Iterator[Held]:
             elif kind in ("W_UK_T", "W_UV"):
                 yield Held(full, module, kind, tuple(_absorbed_parts(name, module, weights)), derived=True)
             elif kind not in CONSTANTS:
-                yield Held(full, module, kind, tuple(_parts(model, name, kind, tensor, weights)))
+                turned = type(model).__name__ == "GPT2LMHeadModel" and name.endswith(TURNED) and kind == "weight"
+                parts = tuple(_parts(model, name, kind, tensor, weights, axis=int(turned)))
+                yield Held(full, module, kind, parts, turned=turned)
 
 
 def _tensors(module: Any) -> dict[str, Tensor]:
@@ -114,8 +119,11 @@ def _tensors(module: Any) -> dict[str, Tensor]:
     return {kind: tensor for kind, tensor in kept.items() if isinstance(tensor, Tensor)}
 
 
-def _parts(model: Any, name: str, kind: str, held: Tensor, weights: Sent) -> Iterator[tuple[Tensor, str]]:
-    """The checkpoint tensors that vLLM fuses into this one, one below the other; none when their names are unknown."""
+def _parts(model: Any, name: str, kind: str, held: Tensor, weights: Sent, *, axis: int) -> Iterator[tuple[Tensor, str]]:
+    """The checkpoint tensors that vLLM fuses into this one, one below the other; none when their names are unknown.
+
+    axis: that of a checkpoint tensor's outputs.
+    """
     parent, _, last = name.rpartition(".")
     pieces = getattr(model, "packed_modules_mapping", {}).get(last, [last])
     names = [f"{parent}.{piece}.{kind}".lstrip(".") for piece in pieces]
@@ -124,7 +132,7 @@ def _parts(model: Any, name: str, kind: str, held: Tensor, weights: Sent) -> Ite
     if all(source in weights for source in names):
         begin = 0
         for source in names:
-            end = begin + (weights[source].shape[0] if weights[source].shape else 0)
+            end = begin + (weights[source].shape[axis] if weights[source].shape else 0)
             yield held[begin:end] if held.ndim else held, source  # vLLM pads vocabularies: rows of the checkpoint only
             begin = end
 
@@ -165,6 +173,10 @@ def _agrees(held: Held, weights: Sent, chooser: random.Random) -> bool | None:
     if not held.parts or any(source not in weights for _, source in held.parts):
         return None
     sources = [weights[source] for _, source in held.parts]
+    if held.turned:
+        if any(isinstance(source, Digest) for source in sources):
+            return None
+        sources = [source.T.contiguous() for source in sources if isinstance(source, Tensor)]
     kept = bool(_tensors(held.module)[held.kind].numel())  # else it has (only) a packed form
     packer = _packer(held.module) if held.derived else None
     if packer is not None:
@@ -175,6 +187,8 @@ def _agrees(held: Held, weights: Sent, chooser: random.Random) -> bool | None:
         return False
     matrices = [source for source in sources if isinstance(source, Tensor) and source.ndim == 2]
     if hasattr(held.module, "cpu_linear") and held.kind == "weight" and len(matrices) == len(sources):
+        if getattr(held.module, "input_size", matrices[0].shape[1]) != matrices[0].shape[1]:
+            return None  # the kernel would read beyond the end of a row without a word
         return _computes_with(held.module, matrices, chooser)
     return True if kept else None
 
