@@ -36,13 +36,21 @@ OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumula
 class ZeroTrainer:
     """A Trainer for several ranks. Steps may differ in their number of micro-batches, ranks within a step may not.
 
-    sharding: the launch profile's DeepSpeed settings, which say only how to shard.
+    sharding: the launch profile's DeepSpeed settings, which say only how to shard, and in what gradients are sent.
+    dtype: of the recipe's arithmetic.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, group: Group, sharding: dict[str, Any]):
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        group: Group,
+        sharding: dict[str, Any],
+        dtype: torch.dtype = torch.float32,
+    ):
         self.model, self.group = model, group
         self.updates = 0
-        settings = _settings(sharding, optimizer, group)
+        settings = _settings(sharding, optimizer, group, dtype)
         deepspeed = import_deepspeed()
         adam = torch.optim.AdamW(
             parameter_groups(model, optimizer),
@@ -155,7 +163,9 @@ class _Reader(nn.Module):
         return {f.name: said for f in fields(outputs) if (said := getattr(outputs, f.name)) is not None}
 
 
-def _settings(sharding: dict[str, Any], optimizer: Optimizer, group: Group) -> dict[str, Any]:
+def _settings(
+    sharding: dict[str, Any], optimizer: Optimizer, group: Group, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """DeepSpeed's whole configuration; raises RecipeError when the profile sets what the recipe decides."""
     taken = [key for key in OURS if key in sharding]
     stage = sharding.get("zero_optimization", {}).get("stage")
@@ -163,6 +173,12 @@ def _settings(sharding: dict[str, Any], optimizer: Optimizer, group: Group) -> d
         raise RecipeError(f"launch profile: its DeepSpeed file sets {', '.join(taken)}: remove it, the recipe decides")
     if stage not in (1, 2, 3):
         raise RecipeError(f"launch profile: zero_optimization.stage of its DeepSpeed file is {stage}, wanted 1, 2 or 3")
+    sent = sharding.get("communication_data_type", "fp32")
+    if sent != "fp32" and (sent, dtype) != ("bf16", torch.bfloat16):
+        raise RecipeError(
+            f"launch profile: communication_data_type of its DeepSpeed file is {sent}, which rounds the gradients of "
+            f"model.dtype {str(dtype).removeprefix('torch.')}: bf16 goes with bfloat16, fp32 (or nothing) with each"
+        )
     return {
         **sharding,
         "train_batch_size": group.world,

@@ -317,7 +317,12 @@ def main(stage: int, folder: Path) -> None:
     def make(model: nn.Module, optimizer: Optimizer) -> Trainer:
         return ZeroTrainer(model, optimizer, group, {"zero_optimization": sharding})
 
+    def narrow(model: nn.Module, optimizer: Optimizer) -> Trainer:
+        settings = {"zero_optimization": sharding, "communication_data_type": "bf16"}
+        return ZeroTrainer(model, optimizer, group, settings, torch.bfloat16)
+
     results = {name: case(make, group) for name, case in cases(folder).items()}
+    results["sent in bfloat16"] = train_bfloat16(narrow, group)
     torch.save(results, folder / f"rank-{group.rank}.pt")
 
 

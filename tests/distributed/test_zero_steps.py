@@ -87,6 +87,19 @@ def test_bfloat16_arithmetic_keeps_float32_weights_and_the_losses_of_one_process
 
 
 @pytest.mark.slow
+def test_gradients_sent_in_bfloat16_change_losses_and_norms_by_less_than_their_rounding(ranks):
+    """Rounding a gradient to 8 bits changes it by up to 2^-8; the first loss knows no gradient yet."""
+    results, _ = ranks
+    sent, whole = results[0]["sent in bfloat16"], results[0]["train bfloat16"]
+    assert sent["dtypes"] == {torch.float32}
+    assert sent["rows"][0][0] == whole["rows"][0][0]
+    assert sent["rows"][0][1] != whole["rows"][0][1], "it must have been used"
+    torch.testing.assert_close(torch.tensor(sent["rows"]), torch.tensor(whole["rows"]), rtol=2**-8, atol=0)
+    for name, weight in whole["weights"].items():
+        torch.testing.assert_close(sent["weights"][name], weight, rtol=0, atol=2e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["untied head", "lora"])
 def test_a_resumed_trainer_goes_on_bit_for_bit(ranks, model: str):
     for result in ranks[0]:
@@ -161,6 +174,8 @@ def test_the_first_rank_stores_the_weights_while_one_layer_at_a_time_is_whole(ra
         ({}, "is None, wanted 1, 2 or 3"),
         ({"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}, "sets bf16"),
         ({"zero_optimization": {"stage": 3}, "optimizer": {}, "gradient_clipping": 1}, "gradient_clipping, optimizer"),
+        ({"zero_optimization": {"stage": 3}, "communication_data_type": "bf16"}, "is bf16, which rounds .* float32"),
+        ({"zero_optimization": {"stage": 2}, "communication_data_type": "fp16"}, "is fp16, which rounds"),
     ],
 )
 def test_a_launch_profile_that_decides_more_than_the_sharding_is_refused(sharding: dict, message: str):

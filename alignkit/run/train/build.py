@@ -240,8 +240,8 @@ def episode_tokens(environment: Environment, context: int) -> int:
     return min(context, environment.max_tokens or context)
 
 
-def build_trainer(model: nn.Module, optimizer: Optimizer, group: Group) -> Trainer:
-    """Plain torch for one process, DeepSpeed ZeRO as the launch profile says for several."""
+def build_trainer(model: nn.Module, optimizer: Optimizer, group: Group, dtype: torch.dtype) -> Trainer:
+    """Plain torch for one process, DeepSpeed ZeRO as the launch profile says for several. dtype: of the arithmetic."""
     if group.world == 1:
         return SingleTrainer(model, optimizer)
     if optimizer.moments != "float32":
@@ -251,7 +251,7 @@ def build_trainer(model: nn.Module, optimizer: Optimizer, group: Group) -> Train
         )
     from alignkit.parallel.zero import ZeroTrainer
 
-    return ZeroTrainer(model, optimizer, group, sharding_of(group))
+    return ZeroTrainer(model, optimizer, group, sharding_of(group), dtype)
 
 
 def recompute(model: nn.Module, stage: Stage) -> None:

@@ -87,7 +87,7 @@ class StageBuilder:
         identity = fingerprint(policy.model, adapter=False) if based else None  # while the model is whole
         for trained in filter(None, (policy.model, critic_model)):
             build.recompute(trained, stage)
-        trainer = build.build_trainer(policy.model, stage.optimizer, self.group)
+        trainer = build.build_trainer(policy.model, stage.optimizer, self.group, self._dtype)
         fast = stage.train.fast_paths and packs(policy.model)
         reference = None
         if "reference" in needs.models:
@@ -123,6 +123,10 @@ class StageBuilder:
             finish=finish,
         )
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return getattr(torch, self.recipe.model.dtype)
+
     def _heads(
         self, stage: Stage, algorithm: Algorithm, config: Any, policy: build.Policy
     ) -> tuple[bool, nn.Module | None]:
@@ -143,7 +147,7 @@ class StageBuilder:
     ) -> Forward:
         return Forward(
             trainer.model,
-            getattr(torch, self.recipe.model.dtype),
+            self._dtype,
             fast=fast,
             report=self.report,
             run=trainer.run,
@@ -166,7 +170,7 @@ class StageBuilder:
         identity: of the policy's base. keep: what it says, in the run folder, of offline data, which comes again.
         beside: the policy's own forward reads it, too; then it is whole on every rank.
         """
-        dtype, fast = getattr(torch, self.recipe.model.dtype), stage.train.fast_paths
+        dtype, fast = self._dtype, stage.train.fast_paths
         if build.begins_as_base(self.recipe, initial):
             forward = Forward(trainer.model, dtype, fast=fast, report=self.report, run=trainer.run, adapter=False)
         else:
@@ -186,7 +190,7 @@ class StageBuilder:
 
     def _critic(self, policy: Step, stage: Stage, model: nn.Module, *, fast: bool) -> Step:
         """What trains a critic of its own: another model, another optimizer, the same batches."""
-        trainer = build.build_trainer(model, stage.optimizer, self.group)
+        trainer = build.build_trainer(model, stage.optimizer, self.group, self._dtype)
         forward = self._forward(trainer, ("values",), fast=fast)
         return replace(policy, trainer=trainer, forward=forward, roles=("critic",), watch_noise=False)
 
