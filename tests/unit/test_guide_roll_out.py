@@ -241,8 +241,9 @@ def test_the_guide_is_the_reference_or_the_given_model(tmp_path: Path):
     policy = build_policy(recipe, Group())
     plain = build_collector(recipe, recipe.stages[1], policy, Scripted(POLICY, version=3), None).play
     later = {name: p.detach() + 0.1 * torch.sin(100 * p.detach()) for name, p in policy.model.named_parameters()}
+    stored = {name: lambda weight=weight: weight for name, weight in later.items()}  # read when they are asked for
 
-    def says(path: str | None, initial: dict[str, torch.Tensor] | None) -> list[list[float]]:
+    def says(path: str | None, initial: dict[str, Any] | None) -> list[list[float]]:
         settings = recipe.stages[1].rollouts.model_copy(update={"guide": path})
         stage = recipe.stages[1].model_copy(update={"rollouts": settings})
         return asyncio.run(training_play(plain, recipe, stage, policy, initial).guide.score([[3, 4, 5, 6]]))
@@ -252,7 +253,7 @@ def test_the_guide_is_the_reference_or_the_given_model(tmp_path: Path):
     policy.model.load_state_dict(later, strict=False)
     moved = asyncio.run(HfEngine(policy.model, dtype="float32").score([[3, 4, 5, 6]]))
     assert says(None, None) == first  # the recipe's own first weights, wherever the policy is by now
-    assert says(None, later) == moved != first
+    assert says(None, stored) == moved != first
     save_pretrained(policy.model, policy.tokenizer, tmp_path / "better", dtype=torch.float32)
     assert says(str(tmp_path / "better"), None) == moved
 

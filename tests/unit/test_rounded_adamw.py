@@ -90,4 +90,4 @@ def test_the_state_takes_4_bytes_a_number_and_pieces_of_a_matrix_are_computed_on
 
 def test_several_processes_refuse_it_and_say_what_they_have_instead():
     with pytest.raises(RecipeError, match=r"optimizer\.moments: bfloat16 is for one process.*zero3-offload"):
-        build_trainer(nn.Linear(2, 2), Optimizer(lr=1.0, moments="bfloat16"), Group(world=2))
+        build_trainer(nn.Linear(2, 2), Optimizer(lr=1.0, moments="bfloat16"), Group(world=2), torch.float32)

@@ -185,7 +185,7 @@ def test_a_run_starts_vllm_with_the_policys_weights_and_writes_none_of_them(tmp_
     lora = Lora(rank=2, target_modules=("lm_head", "q_proj"))
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"lora": lora})})
     policy = build.build_policy(recipe, Group())
-    engine: Any = build.build_engine(recipe, policy, tmp_path, log_file=tmp_path / "log")
+    engine: Any = build.build_engine(recipe, policy, tmp_path, Group(), log_file=tmp_path / "log")
     try:
         said = asyncio.run(engine.score([]))
         own = {name: tensor.double().sum().item() for name, tensor in named_policy_weights(policy.model)}
