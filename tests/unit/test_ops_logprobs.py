@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignkit.ops.logprobs import chunked_logprobs, full_kl, full_logprobs
+from alignkit.ops.logprobs import chunked_kl, chunked_logprobs, full_kl, full_logprobs
 
 
 def random_head(rows: int = 37, width: int = 16, vocabulary: int = 29) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,3 +126,33 @@ def test_the_reference_of_a_kl_gets_no_gradient():
     full_kl(2 * logits, reference).sum().backward()
     assert logits.grad is not None
     assert reference.grad is None
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_soft_cap_has_the_gradients_that_autograd_finds_for_it(temperature):
+    """Logits c tanh(x / c) with c = 2: half of them lie where the slope 1 - tanh^2 is below 0.5."""
+    hidden, weight, targets = random_head()
+
+    def gradients(logprobs: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad((logprobs * torch.linspace(-1, 2, len(targets))).sum(), (hidden, weight)))
+
+    capped = 2.0 * ((hidden @ weight.t()) / 2.0).tanh()
+    assert ((capped / 2.0).square() > 0.5).float().mean() > 0.5
+    got, *_ = chunked_logprobs(hidden, weight, targets, temperature=temperature, softcap=2.0, rows=5)
+    wanted, *_ = full_logprobs(capped, targets, temperature=temperature)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients(got), gradients(wanted), rtol=1e-4, atol=1e-5)
+    reference = (hidden.detach().roll(1, 0), weight.detach().roll(1, 0))
+    ref_logits = 2.0 * ((reference[0] @ reference[1].t()) / 2.0).tanh()
+    capped = 2.0 * ((hidden @ weight.t()) / 2.0).tanh()
+    divergence = chunked_kl(hidden, weight, *reference, temperature=temperature, softcap=2.0, rows=5)
+    full = full_kl(capped, ref_logits, temperature=temperature)
+    torch.testing.assert_close(divergence, full, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients(divergence), gradients(full), rtol=1e-4, atol=1e-5)
+
+
+def test_a_full_kl_divides_both_sides_by_the_temperature():
+    """Logits (0, 2 log 3) against (0, 0) at temperature 2: policy (1/4, 3/4), reference (1/2, 1/2)."""
+    policy, reference = torch.tensor([[0.0, 2 * 1.0986123]]), torch.zeros(1, 2)
+    assert full_kl(policy, reference, temperature=2.0).item() == pytest.approx(0.143841, abs=1e-6)
+    assert full_kl(reference, policy, temperature=2.0).item() == pytest.approx(0.130812, abs=1e-6)
