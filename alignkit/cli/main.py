@@ -105,6 +105,7 @@ def _complain(text: str) -> None:
 
 @functools.cache  # reading the arguments of all verbs takes longer than most checks
 def command() -> Callable[..., Any]:
+    """What runs the command with the arguments that it is given."""
     return typer.main.get_command(build())
 
 

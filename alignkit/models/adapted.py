@@ -19,8 +19,7 @@ def effective_weight(layer: Any) -> Tensor:
     layer: a linear or embedding layer as peft wraps it, or as it is; what it puts around a parameter of all experts;
     of one that is trained whole (`modules_to_save`) the trained copy; where adapters are switched off W. s: alpha /
     rank, with rsLoRA alpha / sqrt(rank). DoRA's norm runs over the inputs of each output and takes no gradient, as in
-    peft's own forward. Carries gradients to whatever
-    is trained.
+    peft's own forward. Carries gradients to whatever is trained.
     """
     if adapts_stack(layer):
         weight = layer.get_param()

@@ -16,7 +16,7 @@ from alignkit.recipe.lookup.find import did_you_mean, find, find_suite
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.outline import function_options, keyword_functions
 from alignkit.recipe.lookup.rows_function import find_rows_function
-from alignkit.recipe.lookup.vllm_options import broken_options
+from alignkit.recipe.lookup.vllm_options import ADAPTER_RANKS, broken_options
 from alignkit.recipe.reward_settings import broken_reward_settings
 from alignkit.recipe.schema import Critic, Data, Recipe, Rows, Stage
 from alignkit.recipe.template import template_parts
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Broken = Iterator[tuple[KeyPath, str]]
 
-MAX_ADAPTER_RANK = 512  # of vLLM 0.32
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 
@@ -181,8 +180,8 @@ def _joined(recipe: Recipe) -> str | None:
         return "`rollouts.engine` is not vllm"
     if lora.modules_to_save:
         return f"{lora.modules_to_save[0]} is trained whole (`model.lora.modules_to_save`), which no adapter says"
-    if lora.rank > MAX_ADAPTER_RANK:
-        return f"vLLM takes ranks up to {MAX_ADAPTER_RANK}; got {lora.rank}"
+    if lora.rank > ADAPTER_RANKS[-1]:
+        return f"vLLM takes ranks up to {ADAPTER_RANKS[-1]}; got {lora.rank}"
     return "vLLM has no DoRA" if lora.dora else None
 
 

@@ -112,13 +112,13 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def save_tensors(tensors: dict[str, Any], path: Path) -> None:
+def save_tensors(tensors: dict[str, Any], path: Path, *, metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file; raises OSError when the disk refuses it, as for any other file."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata=metadata)
     except SafetensorError as error:
         refused = disk_error(error)
         if refused is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from alignkit.run.check.row import Row
+from alignkit.run.check.timed import timed
 from benchmarks.gpu.sizes import Sizes
 
 SHARE, CONTEXT, NEW_TOKENS = 0.4, 512, 16
@@ -37,10 +37,10 @@ def slept(engine: Any, model: Any, held: Callable[[], int]) -> list[Row]:
 
     engine.update(named_policy_weights(model), version=1)
     said, awake = _sampled(engine), held()
-    with _timed() as lying_down:
+    with timed() as lying_down:
         engine.sleep()
     asleep = held()
-    with _timed() as waking:
+    with timed() as waking:
         engine.wake("weights")
         engine.update(named_policy_weights(model), version=2)
         engine.wake("cache")
@@ -87,7 +87,7 @@ def pushed(engine: Any, model: Any, sizes: Sizes, way: str) -> Row:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.001)
-        with _timed() as one:
+        with timed() as one:
             engine.update(named_policy_weights(model), version=version)
         times += one
     size, later = sum(2 * p.numel() for p in model.parameters()), sorted(times[1:])[len(times[1:]) // 2]
@@ -137,12 +137,3 @@ def _in_use() -> int:
 
     free, whole = torch.cuda.mem_get_info(0)
     return whole - free
-
-
-@contextmanager
-def _timed() -> Generator[list[float]]:
-    """A list that holds the block's wall seconds once it is over."""
-    seconds: list[float] = []
-    begun = time.perf_counter()
-    yield seconds
-    seconds.append(time.perf_counter() - begun)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from alignkit.errors import StorageError
+from alignkit.models import shards
 from alignkit.models.save import save_pretrained
 from alignkit.models.shards import INDEX, write_shards
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.models.weights import named_policy_weights
+from alignkit.types.files import save_tensors
 from tests.live_bytes import Live
 from tests.tiny import causal_lm
 
@@ -54,3 +59,22 @@ def test_no_more_is_held_than_one_file_and_a_tensor(tmp_path: Path):
     assert 4000 <= live.peak <= 6000
     assert len(list(tmp_path.glob("*.safetensors"))) == 5
     assert float(load_file(tmp_path / "model-00005-of-00005.safetensors")["19.weight"][7]) == 19.0
+
+
+def test_of_files_that_the_disk_refuses_none_is_left_and_what_was_there_stays(tmp_path, monkeypatch):
+    write_shards([("a", torch.ones(4))], tmp_path, name="first")
+    before = (tmp_path / "first.safetensors").read_bytes()
+    written = []
+
+    def full(tensors, path, **options):
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written.append(path)
+        save_tensors(tensors, path, **options)
+
+    monkeypatch.setattr(shards, "save_tensors", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_shards([("a", torch.zeros(4)), ("b", torch.zeros(4))], tmp_path, name="first", shard_bytes=16)
+    assert len(written) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["first.safetensors"]
+    assert (tmp_path / "first.safetensors").read_bytes() == before

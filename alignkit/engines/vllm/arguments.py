@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from alignkit.errors import EngineError
+from alignkit.recipe.lookup.vllm_options import ADAPTER_RANKS
 
 CPU_BLOCK_TOKENS = 32  # smallest that vLLM's CPU attention allows: more of a short prompt is shared within its group
 CPU_SEQUENCES = 256
 CPU_BATCHED_TOKENS = 8192
-ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM 0.32 has
 CACHE_SHARE = 0.75  # of what weights leave of the engine's share, where the cache is fixed: the rest is activations
 
 

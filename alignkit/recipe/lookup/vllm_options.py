@@ -15,6 +15,7 @@ from alignkit.types.syntax import parsed
 MODEL = "names the model, which is the recipe's; set `model`"
 ONE_WORKER = "makes several workers, and an update is proven in one"
 PROVEN = "would have the engine compute with other weights than the trainer sends, which no update could prove"
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM 0.32 has places for
 ADAPTER = "follows from the recipe's adapter; set `engine.lora`"
 
 OURS = {

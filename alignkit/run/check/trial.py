@@ -6,9 +6,7 @@ Small enough for any card and any model-free machine: a random model of four lay
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from alignkit.parallel.single import SingleTrainer
 from alignkit.recipe.schema import Optimizer
 from alignkit.run.check.distance import CONTEXT, GROUPS, VOCABULARY, Groups, distance, random_batch, random_model
 from alignkit.run.check.row import Row
+from alignkit.run.check.timed import timed
 from alignkit.run.check.where import where
 from alignkit.train.sync import Sync
 from alignkit.types.rollout import Request
@@ -57,7 +56,7 @@ def engine_rows(model: nn.Module, device: str, start_engine: StartEngine) -> lis
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder, "model")
         model.save_pretrained(saved)  # ty: ignore[not-callable]  transformers' own method
-        with _timed() as start:
+        with timed() as start:
             engine = start_engine(saved, Path(folder, "engine.log"))
         try:
             return [Row(name="engine start", value=f"{start[0]:.1f} s"), *_sampled_and_synced(engine, model, device)]
@@ -69,7 +68,7 @@ def _sampled_and_synced(engine: Engine, model: nn.Module, device: str) -> list[R
     import asyncio
 
     requests = [Request(prompt_ids=(5, 6, 7, n), seed=n, max_new_tokens=NEW_TOKENS) for n in range(REQUESTS)]
-    with _timed() as sampling:
+    with timed() as sampling:
         completions = asyncio.run(engine.generate(requests))
     tokens = sum(len(completion.token_ids) for completion in completions)
     with torch.no_grad():
@@ -80,7 +79,7 @@ def _sampled_and_synced(engine: Engine, model: nn.Module, device: str) -> list[R
     sync = Sync(
         engine=engine, group=Group(), probe=random.integers(VOCABULARY, size=(4, 24)).tolist(), tolerance=CANARY
     )
-    with _timed() as syncing:
+    with timed() as syncing:
         said = sync(1, trainer, Forward(model=model, dtype=torch.bfloat16))
     unproven = getattr(engine, "unverified", ())
     gap = said["sync/canary_gap"]
@@ -104,12 +103,3 @@ def start_vllm(folder: Path, log_file: Path) -> Engine:
     return VllmEngine(
         folder, dtype="bfloat16", max_model_len=CONTEXT, log_file=log_file, memory_gib=1, settings=settings
     )
-
-
-@contextmanager
-def _timed() -> Generator[list[float]]:
-    """A list that holds the block's wall seconds once it is over."""
-    seconds: list[float] = []
-    begun = time.perf_counter()
-    yield seconds
-    seconds.append(time.perf_counter() - begun)
