@@ -6,8 +6,8 @@ from unittest import mock
 import torch
 from vllm.distributed.weight_transfer import ipc_engine
 
-from alignkit.engines.vllm import handles
 from alignkit.engines.vllm import worker as vllm_worker
+from alignkit.weights import handles
 from tests.contracts import lending
 
 update_info = handles.update_info

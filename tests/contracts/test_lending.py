@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from alignkit.engines.hf import HfEngine
-from alignkit.engines.vllm import handles
 from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.engine import VllmEngine
 from alignkit.errors import EngineError, SyncError
 from alignkit.models.adapter_matrices import adapter_shapes
 from alignkit.models.load import named_policy_weights
+from alignkit.weights import handles
 from tests.contracts import lending
 from tests.contracts.test_adapter_vllm import adapted, gap, parts, train
 from tests.contracts.test_engines import CLOSE, tiny_llama

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignkit.engines.vllm.digest import Digest, digest
 from alignkit.engines.vllm.weights import stale_tensors, unreadable
+from alignkit.weights.digest import Digest, digest
 
 WIDTH, INNER, EXPERTS, HEADS, RANK = 8, 6, 3, 2, 4
 
@@ -170,7 +170,7 @@ def test_a_digest_sees_any_one_number_an_exchange_and_a_shape():
 
 
 def test_a_digest_does_not_depend_on_the_blocks_it_is_taken_in(monkeypatch: pytest.MonkeyPatch):
-    from alignkit.engines.vllm import digest as module
+    from alignkit.weights import digest as module
 
     tensor = torch.randn(1000, generator=torch.Generator().manual_seed(0)).bfloat16()
     whole = digest(tensor)

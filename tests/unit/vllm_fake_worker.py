@@ -6,7 +6,7 @@ from typing import Any
 from unittest import mock
 
 from alignkit.engines.vllm import worker as vllm_worker
-from alignkit.engines.vllm.shared_weights import Table, map_tensors
+from alignkit.weights.shared_weights import Table, map_tensors
 
 
 class FakeWorker:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignkit.engines.vllm.shared_weights import Table, map_tensors
+from alignkit.weights.shared_weights import Table, map_tensors
 
 PATH = "shared memory"  # vLLM asks for one and opens it for adapters only that it does not hold
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from alignkit.engines.engine import Part
 from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.process import VllmProcess, environment
-from alignkit.engines.vllm.sender import Sender
 from alignkit.errors import EngineError, SyncError
 from alignkit.types.rollout import Completion, Request, StopReason
+from alignkit.weights.sender import Sender
 
 if TYPE_CHECKING:
     from torch import Tensor

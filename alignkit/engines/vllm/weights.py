@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignkit.engines.vllm.digest import Digest, digest
+from alignkit.weights.digest import Digest, digest
 
 COLUMNS = 32  # columns of every matrix that are read back after an update; the version decides which
 CONSTANTS = {"cos_sin_cache", "kv_cache", "_q_scale", "_k_scale", "_v_scale", "_prob_scale", "_k_scale_cpu",

@@ -26,9 +26,9 @@ from alignkit.engines.vllm.arguments import (
     keeps_prefixes,
 )
 from alignkit.engines.vllm.rotary import rotate_whole_queries
-from alignkit.engines.vllm.shared_weights import Table, map_tensors, pin, stored_weights
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import end_with
+from alignkit.weights.shared_weights import Table, map_tensors, pin, stored_weights
 
 TAGS = {"weights": "weights", "cache": "kv_cache"}  # what vLLM calls the parts of its memory
 
@@ -131,8 +131,8 @@ class EngineWorker:
     def borrow(self, version: int, digests: list[int], **lent: Any) -> dict[str, Any]:
         """Loads weights that the trainer lends, by vLLM's own transfer, and compares what the model holds then."""
         from alignkit.engines.vllm import weights as vllm_weights
-        from alignkit.engines.vllm.digest import Digest
-        from alignkit.engines.vllm.handles import update_info
+        from alignkit.weights.digest import Digest
+        from alignkit.weights.handles import update_info
 
         of = zip(lent["names"], lent["shapes"], digests, strict=True)
         sent = {name: Digest(tuple(shape), value) for name, shape, value in of}

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.engines.vllm.digest import digest
-from alignkit.engines.vllm.handles import lend, lendable
-from alignkit.engines.vllm.shared_weights import Table, laid_out, map_tensors, pin, table_of, whole_pages, write_tensors
 from alignkit.errors import EngineError
 from alignkit.models.device_type import default_device
+from alignkit.weights.digest import digest
+from alignkit.weights.handles import lend, lendable
+from alignkit.weights.shared_weights import Table, laid_out, map_tensors, pin, table_of, whole_pages, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
