@@ -126,7 +126,7 @@ def test_overrides_reach_list_items_and_make_missing_sections(folder):
         ("rewards.4.weight=1", "<command line>:1: rewards.4.weight: 'rewards' is a list of 1; there is no item '4'"),
         ("train.steps.x=1", "<command line>:1: train.steps.x: 'train.steps' is a value, not a section"),
         ("seed={", "<command line>:1: seed: not valid YAML"),
-        ("train.steps=", "<command line>:1: train.steps: wants a whole number; got nothing (null)"),
+        ("train.batch=x", "<command line>:1: train.batch: wants a whole number"),
     ],
 )
 def test_a_wrong_override_is_located_on_the_command_line(folder, override, problem):

@@ -115,6 +115,7 @@ def find(kind: str, name: str, *, beside: Path | None = None) -> Found:
         return explicit
     for place in _places(entry, beside, name):
         matches = [found for found in place if _answers_to(found, name)]
+        matches = [found for found in matches if found.name == name] or matches  # `dpo` before `smoke/dpo`
         if len(matches) > 1:
             names = ", ".join(sorted(_long_name(found) for found in matches))
             raise ContentError(f"{entry.one} '{name}' could be any of: {names}; write one of these names")

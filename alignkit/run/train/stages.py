@@ -51,11 +51,13 @@ from alignkit.types.task import Task
 class Run:
     """A run in progress on this rank. engine and evaluator exist on the first rank only.
 
-    start: the checkpoint to go on from, or None. stop: says whether a signal came; honoured after the step in progress.
+    recipe: with the number of its steps, where `written` gives epochs in their place. start: the checkpoint to go on
+    from, or None. stop: says whether a signal came; honoured after the step in progress.
     inputs: what the run computes from, for its checkpoints.
     """
 
     recipe: Recipe
+    written: Recipe
     group: Group
     policy: build.Policy
     journal: Journal
@@ -191,7 +193,11 @@ class Run:
         if verdict:
             raise HealthError(verdict)
         every = self.recipe.evaluation.every if self.recipe.evaluation else None
-        if every and state.done % every == 0 and state.done < sum(stage.train.steps for stage in self.recipe.stages):
+        if (
+            every
+            and state.done % every == 0
+            and state.done < sum(stage.train.steps or 0 for stage in self.recipe.stages)
+        ):
             self._evaluate()
         stopping = any(self.group.gather(self.stop.asked))
         period = self.recipe.checkpoints.every
@@ -244,7 +250,7 @@ class Run:
             checkpoint.save(
                 self.path / "checkpoints",
                 replace(self.state, health=self.health.state()),
-                recipe=dump_recipe(self.recipe),
+                recipe=dump_recipe(self.written),
                 parts=self.loop.parts,
                 group=self.group,
                 keep=self.recipe.checkpoints.keep,
