@@ -43,7 +43,7 @@ def test_a_shipped_recipe_opens_with_command_hardware_minutes_and_expectation(fo
 
 
 def test_a_method_of_the_mission_has_a_recipe_by_its_short_name():
-    names = "sft dpo kto orpo simpo grpo ppo rloo rebel reward process-reward archer".split()
+    names = ["sft", "dpo", "kto", "orpo", "simpo", "grpo", "ppo", "rloo", "rebel", "reward", "process-reward", "archer"]
     assert sorted(found.name for found in METHODS) == sorted(names)
 
 
