@@ -239,6 +239,8 @@ class Run:
             self.evaluator = build_data.build_evaluator(self.recipe, self.policy, collector)
             if self.recipe.evaluation.suite is not None and self.engine is not None:
                 self.suite = SuiteEvaluation(self.recipe, self.policy, self.engine, self.path)
+                for sentence in self.suite.trained_questions():
+                    self.journal.report(sentence)
         rows, summary = self.evaluator.run()
         if self.suite is not None:
             summary |= self.suite.run(self.state.done)
