@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from alignkit.cli.best_of_n import best_of_n
+from alignkit.cli.chat import chat
 from alignkit.cli.check import check
 from alignkit.cli.compare import compare
 from alignkit.cli.cp import cp
@@ -25,6 +26,7 @@ from alignkit.cli.ls import ls
 from alignkit.cli.report import report
 from alignkit.cli.reward_quality import reward
 from alignkit.cli.run_folder import run_folder
+from alignkit.cli.sample import sample
 from alignkit.cli.serve import serve
 from alignkit.cli.train import train
 from alignkit.errors import AlignkitError, first_line
@@ -121,7 +123,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for verb in (init, train, check, explain, ls, cp, doctor, compare, report, serve):
+    for verb in (init, train, check, explain, ls, cp, doctor, compare, report, chat, sample, serve):
         app.command()(verb)
     app.command("eval")(evaluate)
     app.command("best-of-n")(best_of_n)

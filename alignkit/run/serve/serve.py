@@ -60,7 +60,7 @@ def serve_reward(
     ready: told url, reward, how it is scored, and the token if it had to be made up (it is in $ALIGNKIT_TOKEN
     otherwise). Raises RewardError where the reward, the address or the token cannot be used.
     """
-    _check_address(address)
+    check_address(address)
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     made_up = not token
     token = token or secrets.token_urlsafe(24)
@@ -164,7 +164,7 @@ def _libraries() -> tuple[Any, Any]:
     return uvicorn, build_app
 
 
-def _check_address(address: Address) -> None:
+def check_address(address: Address) -> None:
     if (address.certificate is None) != (address.key is None):
         raise RewardError("--certificate and --key belong together; give both or neither")
     for file in (address.certificate, address.key):
