@@ -1,1 +1,1 @@
-"""What vLLM 0.32 does otherwise than transformers, one file each; every one has a test that fails once vLLM changes."""
+"""What vLLM 0.32 does otherwise than transformers, one kind a file; docs/models.md has the table."""
