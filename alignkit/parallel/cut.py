@@ -6,7 +6,6 @@ import copy
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from alignkit.models.weights import is_cut, whole
 from alignkit.parallel.deepspeed import import_deepspeed
+from alignkit.recipe.lookup.secrets import in_environment
 
 
 class Cutter:
@@ -39,7 +39,7 @@ class Cutter:
 
         hook = register_module_parameter_registration_hook(cut)
         try:
-            with mock.patch.dict("os.environ", HF_DEACTIVATE_ASYNC_LOAD="1"):  # else its threads read ahead
+            with in_environment({"HF_DEACTIVATE_ASYNC_LOAD": "1"}):  # else its threads read ahead
                 yield
         finally:
             hook.remove()

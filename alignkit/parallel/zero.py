@@ -1,7 +1,8 @@
 """Several processes: DeepSpeed ZeRO shards optimizer state, gradients (stage 2) and weights (stage 3).
 
-Weights, gradients and optimizer state are float32; bfloat16 arithmetic is done by autocast inside the forward, as in
-one process. What is gathered when, and what was measured: docs/distributed.md.
+Trained weights, gradients and optimizer state are float32, frozen ones what they are (`models/frozen.py`); bfloat16
+arithmetic is done by autocast inside the forward, as in one process. What is gathered when, and what was measured:
+docs/distributed.md.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from alignkit.errors import HealthError, RecipeError
 from alignkit.models.adapted import base_model
 from alignkit.models.forward import plain
+from alignkit.models.frozen import widen_last
 from alignkit.models.weights import VALUE_HEAD, Part, is_cut, named_policy_weights, whole
 from alignkit.parallel.cut import set_whole
 from alignkit.parallel.deepspeed import import_deepspeed
@@ -48,7 +50,7 @@ class ZeroTrainer:
         sharding: dict[str, Any],
         dtype: torch.dtype = torch.float32,
     ):
-        self.model, self.group = model, group
+        self.model, self.group, self._dtype = model, group, dtype
         self.updates = 0
         settings = _settings(sharding, optimizer, group, dtype)
         deepspeed = import_deepspeed()
@@ -63,6 +65,7 @@ class ZeroTrainer:
         if cut is not None:
             model.to(cut.device)  # of such a model DeepSpeed leaves everything else where it is
         self.engine, *_ = deepspeed.initialize(model=_Reader(model), optimizer=adam, config=settings)
+        widen_last(model)
 
     @property
     def _trained(self) -> dict[str, nn.Parameter]:
@@ -142,7 +145,7 @@ class ZeroTrainer:
         """DeepSpeed creates it in the first step: one with gradients of zero, at a learning rate of zero."""
         batch = pack([Item(prompt_ids=[0], completion_ids=[0])]).to(next(self.model.parameters()).device)
         want = ("logprobs", "values") if hasattr(base_model(self.model), VALUE_HEAD) else ("logprobs",)
-        outputs = self.run(plain, batch, dtype=torch.float32, temperature=1.0, want=want)
+        outputs = self.run(plain, batch, dtype=self._dtype, temperature=1.0, want=want)
         self.backward((outputs.logprobs.sum() + (outputs.values.sum() if "values" in want else 0.0)) * 0.0)
         self.step(lr=0.0)
 

@@ -25,7 +25,8 @@ from alignkit.engines.vllm.arguments import (
     engine_arguments,
     keeps_prefixes,
 )
-from alignkit.engines.vllm.rotary import rotate_whole_queries
+from alignkit.engines.vllm.quirks.config import same_config
+from alignkit.engines.vllm.quirks.rotary import rotate_whole_queries
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import end_with
 from alignkit.weights.shared_weights import Table, map_tensors, pin, stored_weights
@@ -54,7 +55,8 @@ class EngineWorker:
             dtype=start["dtype"],
             seed=start["seed"] % 2**32,
             logprobs_mode="processed_logprobs",
-            **engine_arguments(platform, settings, max_model_len=start["max_model_len"], weight_bytes=self._table.size),
+            **same_config(Path(start["model_folder"]))
+            | engine_arguments(platform, settings, max_model_len=start["max_model_len"], weight_bytes=self._table.size),
             **adapter_arguments({name: shape for name, shape, _ in adapter.entries}),
         )
 
@@ -188,7 +190,7 @@ class Reader:
             runner="pooling",
             convert="embed",  # the state after the last token; the head stays with the reward model
             dtype="float32",  # in bfloat16 its numbers are not those of transformers
-            **arguments,
+            **same_config(Path(start["model_folder"])) | arguments,
         )
 
     def states(self, sequences: list[list[int]]) -> dict[str, Any]:

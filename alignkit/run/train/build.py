@@ -73,14 +73,14 @@ class Policy:
 def build_policy(recipe: Recipe, group: Group, load: Load | None = None) -> Policy:
     """Loads or builds the policy on the host; the same weights on every rank and at every start.
 
-    One process holds the base of an adapter in the recipe's dtype. Several hold it in float32, under ZeRO-3 in shards
-    (`loader`), unless the hf engine is to have a copy.
+    The base of an adapter is held in the recipe's dtype, under ZeRO-3 in shards (`loader`), unless the hf engine is to
+    have a copy.
     """
     if load is None:
         copied_whole = any(stage.rollouts.engine == "hf" for stage in recipe.stages)
         load = load_policy if copied_whole else loader(group)
     model, tokenizer = load(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
-    if recipe.model.lora is not None and group.world == 1:
+    if recipe.model.lora is not None:
         hold_frozen(model, getattr(torch, recipe.model.dtype))
     stop = stop_token_ids(tokenizer, model)
     settings = getattr(base_model(model), "generation_config", None)
