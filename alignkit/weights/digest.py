@@ -34,11 +34,16 @@ def digest_of_range(values: Tensor, begin: int = 0) -> int:
     """What a range of a tensor adds to its digest: values, flattened, that begin at the place `begin` of it."""
     words = values.detach().contiguous().reshape(-1).view(WORDS[values.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=words.device)
-    block = min(BLOCK, BLOCK_OF_A_CORE) if words.device.type == "cpu" else BLOCK
+    block = block_size(words.device)
     for first in range(0, len(words), block):
         part = words[first : first + block].to(torch.int64)
         total += (_weights(begin + first, len(part), words.device) * part).sum()
     return int(total)
+
+
+def block_size(device: torch.device) -> int:
+    """Numbers that are best looked at together there."""
+    return min(BLOCK, BLOCK_OF_A_CORE) if device.type == "cpu" else BLOCK
 
 
 def _weights(begin: int, count: int, device: torch.device) -> Tensor:
