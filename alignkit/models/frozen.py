@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignkit.models.adapted import base_model
 from alignkit.models.experts import follows
 from alignkit.models.weights import narrow, whole
 
@@ -97,3 +98,17 @@ def without_adapter(model: nn.Module) -> Generator[None]:
     finally:
         for layer in layers:
             layer._disable_adapters = False
+
+
+@contextmanager
+def read_beside(model: nn.Module, reference: Any) -> Generator[Any]:
+    """The transformers model of a reference, to be read without gradients within the forward of `model`.
+
+    Where the two are one, its adapter is off. Where the reference's weights are cut its head's matrix is whole: what
+    backward shall find of it must be detached before it is let go.
+    """
+    frozen = base_model(reference)
+    head = frozen.get_output_embeddings()
+    own = without_adapter(model) if reference is model else whole(head.parameters())
+    with torch.no_grad(), own:
+        yield frozen

@@ -24,7 +24,7 @@ from alignkit.models.weights import VALUE_HEAD, Part, is_cut, named_policy_weigh
 from alignkit.parallel.cut import set_whole
 from alignkit.parallel.deepspeed import import_deepspeed
 from alignkit.parallel.group import Group
-from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors
+from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors, writers_of
 from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
@@ -119,12 +119,10 @@ class ZeroTrainer:
         All gather each of them; only the one who writes it copies it to the host.
         """
         weights, state = {}, {}
-        shares = [0] * self.group.world
+        writers = writers_of(self._trained, self.group)
         for name, p in self._trained.items():
             gathered = _read(p, with_moments=self.updates > 0)
-            writer = shares.index(min(shares))
-            shares[writer] += gathered["weight"].numel()
-            if writer == self.group.rank:
+            if writers[name] == self.group.rank:
                 tensors = {key: tensor.detach().cpu().clone() for key, tensor in gathered.items()}
                 weights[name] = tensors.pop("weight")
                 state |= {f"{name}/{key}": tensor for key, tensor in tensors.items()}

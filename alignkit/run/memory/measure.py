@@ -286,8 +286,7 @@ def _held_by(model: nn.Module) -> list[Tensor]:
 def _own(recorder: Recorder, loop: StageLoop) -> None:
     """Says what the weights are for, and sees to it that gradients and the optimizer's state are known as such."""
     if loop.reference is not None:
-        beside = "ref_kl" in loop.step.forward.want  # the policy's own forward reads it: nothing cuts it
-        recorder.hold(_held_by(loop.reference.forward.model), "whole reference" if beside else "reference")
+        recorder.hold(_held_by(loop.reference.forward.model), "reference")
         loop.reference.file = None  # there is nothing to remember
     if loop.target is not None:
         recorder.hold(_held_by(loop.target.forward.model), "target critic")

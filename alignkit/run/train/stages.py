@@ -27,7 +27,7 @@ from alignkit.rollout.collect import Collector
 from alignkit.run.train import build, build_data
 from alignkit.run.train.build_stage import StageBuilder
 from alignkit.run.train.journal import Journal
-from alignkit.run.train.loader import loader
+from alignkit.run.train.loader import cutter_of, loader
 from alignkit.run.train.saved import save_final
 from alignkit.run.train.stop import Stop
 from alignkit.run.train.suite import SuiteEvaluation
@@ -113,6 +113,7 @@ class Run:
             folder=self.path,
             report=self.journal.report,
             load=loader(self.group),
+            cutter=cutter_of(self.group),
         )
         initial = self._first_weights() if self.state.stage and builder.looks_back(self.stage) else None
         loop = builder.build_stage(self.state.stage, self.policy, initial, sync=self.sync, finish=self._finish)
