@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from alignkit.errors import LayoutError
 from alignkit.types.layout import Box, Holder, Layout, Part
-from alignkit.weights.decoder import Decoder
-from alignkit.weights.fewest import fewest
-from alignkit.weights.plan import plan
-from alignkit.weights.vllm_layout import vllm_layout
-from alignkit.weights.zero_layout import zero_layout
+from alignkit.weights.layouts.decoder import Decoder
+from alignkit.weights.layouts.vllm_layout import vllm_layout
+from alignkit.weights.layouts.zero_layout import zero_layout
+from alignkit.weights.plan.fewest import fewest
+from alignkit.weights.plan.plan import plan
 from tests.unit.random_layouts import holders, masks, pairs
 from tests.unit.walked_plan import walked
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from alignkit.errors import LayoutError
 from alignkit.types.layout import Box, Holder, Layout
-from alignkit.weights.decoder import Decoder
-from alignkit.weights.fewest import fewest
-from alignkit.weights.flat_range import flat_range
-from alignkit.weights.held import Held, shard_views
-from alignkit.weights.plan import Plan, plan
-from alignkit.weights.vllm_layout import stage_layers, vllm_layout
-from alignkit.weights.zero_layout import shard_range, zero_layout
+from alignkit.weights.layouts.decoder import Decoder
+from alignkit.weights.layouts.vllm_layout import stage_layers, vllm_layout
+from alignkit.weights.layouts.zero_layout import shard_range, zero_layout
+from alignkit.weights.plan.fewest import fewest
+from alignkit.weights.plan.flat_range import flat_range
+from alignkit.weights.plan.plan import Plan, plan
+from alignkit.weights.transports.held import Held, shard_views
 
 FUSED = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj"),

@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 
 from alignkit.types.layout import Box, Holder, Layout
-from alignkit.weights.plan import Plan, Step
+from alignkit.weights.plan.plan import Plan, Step
 from tests.unit.random_layouts import masks
 
 Key = tuple[int, int, Holder, Holder]  # bucket, stage, sender, receiver

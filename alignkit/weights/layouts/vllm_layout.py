@@ -10,7 +10,7 @@ import numpy as np
 
 from alignkit.errors import LayoutError
 from alignkit.types.layout import Box, Holder, Layout, Placed
-from alignkit.weights.decoder import EMBEDDING, HEAD, NORM, Cuttable, Decoder
+from alignkit.weights.layouts.decoder import EMBEDDING, HEAD, NORM, Cuttable, Decoder
 
 PADDING = 64  # vLLM rounds a vocabulary up to a multiple of it before it cuts it
 

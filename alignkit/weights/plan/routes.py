@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from alignkit.weights.boxes import Atom, Boxes, cut, joined, numbers, overlaps
+from alignkit.weights.plan.boxes import Atom, Boxes, cut, joined, numbers, overlaps
 
 RUN = 1 << 14  # numbers: less is not cut for the sake of balance
 

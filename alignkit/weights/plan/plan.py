@@ -15,8 +15,8 @@ import numpy as np
 
 from alignkit.errors import LayoutError
 from alignkit.types.layout import Box, Holder, Layout, Placed, Shape
-from alignkit.weights.boxes import Atom, atoms
-from alignkit.weights.routes import Routes, routes
+from alignkit.weights.plan.boxes import Atom, atoms
+from alignkit.weights.plan.routes import Routes, routes
 
 BUCKET = 1 << 27  # numbers: 256 MiB in bfloat16, of which a process holds its share
 

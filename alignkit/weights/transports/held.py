@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alignkit.errors import LayoutError
 from alignkit.types.layout import Box, Shape
-from alignkit.weights.flat_range import flat_range
+from alignkit.weights.plan.flat_range import flat_range
 
 if TYPE_CHECKING:
     from torch import Tensor

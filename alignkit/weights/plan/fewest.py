@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from alignkit.types.layout import Layout, Placed, Shape
-from alignkit.weights.plan import Numbers
+from alignkit.weights.plan.plan import Numbers
 
 
 def fewest(source: Layout, target: Layout) -> Numbers:

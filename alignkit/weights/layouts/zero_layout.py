@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from alignkit.types.layout import Holder, Layout, Placed, Shape
-from alignkit.weights.flat_range import flat_range
+from alignkit.weights.plan.flat_range import flat_range
 
 
 def zero_layout(stage: int, shapes: Mapping[str, Shape], ranks: Sequence[Holder]) -> Layout:
