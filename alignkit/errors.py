@@ -43,6 +43,10 @@ class SyncError(EngineError):
     """After a weight sync the engine does not compute what the trainer computes."""
 
 
+class LayoutError(AlignkitError, ValueError):
+    """Two layouts of weights do not fit each other, or one not its tensors: names, shapes or numbers are missing."""
+
+
 class BatchError(AlignkitError, ValueError):
     """A batch lacks a column, holds a value it must not, or carries the wrong policy version."""
 
