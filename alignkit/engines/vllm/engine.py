@@ -39,8 +39,9 @@ class VllmEngine(VllmProcess):
     max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU; settings:
     everything else that it is started with. threads: of the child, None: all cores it may use. log_file: takes the
     child's output. startup_s, timeout_s: a child that has not answered by then is killed.
-    sender: that of a host whose engines share the memory of the weights; who made it sends, and closes it. wait: until
-    it has started; else `ready` is called before anything else, so that several start at the same time.
+    sender: that of a host whose engines share the memory of the weights; who made it sends, and closes it. devices: its
+    GPUs, as places among the visible ones; None: the one of its trainer's rank. wait: until it has started; else
+    `ready` is called before anything else, so that several start at the same time. name: what a fleet calls it.
     Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
     """
 
@@ -61,9 +62,12 @@ class VllmEngine(VllmProcess):
         startup_s: float = 900.0,
         timeout_s: float = 3600.0,
         sender: Sender | None = None,
+        devices: Sequence[int] | None = None,
         wait: bool = True,
+        name: str = "engine",
     ):
         super().__init__(log_file=log_file, timeout_s=timeout_s)
+        self.name = name
         self.policy_version = version
         self.unverified: tuple[str, ...] = ()
         """After an update: parameters that could not be read back, because vLLM names them otherwise."""
@@ -80,7 +84,7 @@ class VllmEngine(VllmProcess):
             "version": version,
             **self._sender.told(),
         }
-        own = environment(threads, memory_gib, deterministic=settings.deterministic)
+        own = environment(threads, memory_gib, deterministic=settings.deterministic, devices=devices)
         self._startup_s, self._has_adapter = startup_s, bool(adapter)
         self._begun = self._start(start, own, descriptor=self._sender.descriptor)
         if wait:

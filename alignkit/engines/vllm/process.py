@@ -167,10 +167,13 @@ class VllmProcess:
         return " | ".join([line.strip() for line in lines if line.strip()][-LOG_LINES:]) or "(empty)"
 
 
-def environment(threads: int | None, memory_gib: int, *, deterministic: bool = False) -> dict[str, str]:
+def environment(
+    threads: int | None, memory_gib: int, *, deterministic: bool = False, devices: Sequence[int] | None = None
+) -> dict[str, str]:
     """The child's environment: this one's without what was meant for the trainer alone, and with vLLM's settings.
 
     deterministic: that a request's bits depend on nothing else in the batch, which vLLM can promise on a GPU only.
+    devices: the GPUs that it sees, as places among those that this process sees; None: that of its rank.
     """
     own = {
         name: value
@@ -179,7 +182,7 @@ def environment(threads: int | None, memory_gib: int, *, deterministic: bool = F
     }
     return (
         own
-        | _own_device()
+        | _visible(devices)
         | {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core in the child itself
             "VLLM_CPU_KVCACHE_SPACE": str(memory_gib),
@@ -194,11 +197,22 @@ def environment(threads: int | None, memory_gib: int, *, deterministic: bool = F
     )
 
 
-def _own_device() -> dict[str, str]:
-    """Under a launcher: shows the child the one GPU of its trainer's rank. Written for GPUs, not tried on one."""
-    if "LOCAL_RANK" not in os.environ:
-        return {}
-    rank = int(os.environ["LOCAL_RANK"])
+def _visible(devices: Sequence[int] | None) -> dict[str, str]:
+    """Shows the child some GPUs alone; None: under a launcher the one of its rank. Written for GPUs, not tried on one.
+
+    Raises EngineError for one that is not there.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [str(rank)] * (rank + 1) if visible is None else visible.split(",")
-    return {"CUDA_VISIBLE_DEVICES": devices[rank]} if rank < len(devices) else {}
+    names = None if visible is None else [name for name in visible.split(",") if name]
+    if devices is None:
+        rank = os.environ.get("LOCAL_RANK")
+        if rank is None or (names is not None and int(rank) >= len(names)):
+            return {}
+        devices = [int(rank)]
+    missing = [] if names is None else [device for device in devices if device >= len(names)]
+    if missing:
+        raise EngineError(
+            f"vllm engine: wants device {missing[0]}, counted from 0, of CUDA_VISIBLE_DEVICES={visible}; lower "
+            "engine.replicas or engine.tensor_parallel"
+        )
+    return {"CUDA_VISIBLE_DEVICES": ",".join(str(device) if names is None else names[device] for device in devices)}
