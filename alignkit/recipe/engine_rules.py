@@ -31,7 +31,10 @@ def _replicas(recipe: Recipe) -> Broken:
     if engine.placement == "servers" and engine.lora == "adapter":
         yield ("engine", "lora"), "servers take whole weights; set it to `merged`"
     if (engine.certificate is None) != (engine.key is None):
-        yield ("engine", "certificate"), "`certificate` and `key` belong together; give both or neither"
+        yield (
+            ("engine", "certificate" if engine.certificate else "key"),
+            "`certificate` and `key` belong together; give both or neither",
+        )
 
 
 def _joined(recipe: Recipe) -> str | None:

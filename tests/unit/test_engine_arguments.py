@@ -113,7 +113,7 @@ def test_a_recipe_whose_adapter_cannot_travel_by_itself_is_refused_with_the_cure
         ),
         (
             ("engine.placement=servers", "engine.key=k.pem"),
-            r"engine\.certificate.*belong together; give both",
+            r"key.*`certificate` and `key` belong together; give both",
         ),
     ],
 )
