@@ -62,9 +62,8 @@ class Gate:
             return
         headers = dict(scope["headers"])
         if headers.get(b"upgrade", b"").lower() == b"websocket":
-            await json_response({"error": "there are no WebSockets here"}, 403, {"Connection": "close"})(
-                scope, receive, send
-            )
+            refusal = json_response({"error": "there are no WebSockets here"}, 403, {"Connection": "close"})
+            await refusal(scope, receive, send)
             return
         if not self._knows_token(headers.get(b"authorization", b"")):
             refusal = json_response({"error": "the token is missing or wrong"}, 401, {"WWW-Authenticate": "Bearer"})
