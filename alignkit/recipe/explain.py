@@ -94,6 +94,7 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
         "models": ", ".join(models),
         "data": stage.data.name,
         "reward": _reward(stage) if source.samples else None,
+        "engine": _fleet(recipe) if source.samples else None,
         "batch": str(batch),
         "optimizer": f"AdamW, lr {optimizer.lr:g} {optimizer.schedule}, {_warmup(optimizer.warmup_steps)}",
         "no effect": "; ".join(unused) or None,
@@ -120,6 +121,15 @@ def _warmup(steps: float) -> str:
 
 def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def _fleet(recipe: Recipe) -> str | None:
+    """Who samples, where that is more than the trainer's one engine."""
+    count, placement = recipe.engine.replicas, recipe.engine.placement
+    if placement == "servers":
+        return f"servers that register at {recipe.engine.listen}, {count:,} of them before the first step"
+    place = "on devices of their own" if placement == "own" else "on the trainer's devices"
+    return f"{_count(count, 'replica')} {place}" if count > 1 or placement == "own" else None
 
 
 def _reward(stage: Stage) -> str:

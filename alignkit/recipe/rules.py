@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import ContentError
 from alignkit.recipe.document import KeyPath
+from alignkit.recipe.engine_rules import broken_engine
 from alignkit.recipe.lookup.data_file import data_file, data_folders
 from alignkit.recipe.lookup.find import did_you_mean, find, find_suite
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.outline import function_options, keyword_functions
 from alignkit.recipe.lookup.rows_function import find_rows_function
-from alignkit.recipe.lookup.vllm_options import ADAPTER_RANKS, broken_options
 from alignkit.recipe.reward_settings import broken_reward_settings
 from alignkit.recipe.schema import Critic, Data, Recipe, Rows, Stage
 from alignkit.recipe.step_rules import broken_steps
@@ -37,7 +37,7 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
     algorithms: (Algorithm, Config) of each stage; (None, None) where it was not imported: what hangs on it is left out.
     """
     folder = recipe.file.parent if recipe.file else Path()
-    for rule in (_model, _stage_names, _engine, _launch):
+    for rule in (_model, _stage_names, broken_engine, _launch):
         yield from rule(recipe)
     yield from _lora(recipe, algorithms)
     yield from _evaluation(recipe, algorithms)
@@ -163,28 +163,6 @@ def _launch(recipe: Recipe) -> Broken:
             find("launch", recipe.launch, beside=recipe.file.parent if recipe.file else None)
         except ContentError as error:
             yield ("launch",), str(error)
-
-
-def _engine(recipe: Recipe) -> Broken:
-    for option, problem in broken_options(recipe.engine.options):
-        yield ("engine", "options", option), problem
-    problem = _joined(recipe) if recipe.engine.lora == "adapter" else None
-    if problem:
-        yield ("engine", "lora"), f"`adapter` cannot be: {problem}; set it to `merged`"
-
-
-def _joined(recipe: Recipe) -> str | None:
-    """Why an adapter cannot travel apart from its base, as far as the recipe says."""
-    lora = recipe.model.lora
-    if lora is None:
-        return "there is no `model.lora`"
-    if recipe.stages and recipe.stages[-1].rollouts.engine != "vllm":
-        return "`rollouts.engine` is not vllm"
-    if lora.modules_to_save:
-        return f"{lora.modules_to_save[0]} is trained whole (`model.lora.modules_to_save`), which no adapter says"
-    if lora.rank > ADAPTER_RANKS[-1]:
-        return f"vLLM takes ranks up to {ADAPTER_RANKS[-1]}; got {lora.rank}"
-    return "vLLM has no DoRA" if lora.dora else None
 
 
 def _reference(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:

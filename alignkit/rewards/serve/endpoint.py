@@ -95,13 +95,17 @@ class Endpoint:
 
     async def get(self, path: str, *, until: float) -> Any:
         """The JSON that GET answers; `until` (time.monotonic) ends all attempts. Raises EndpointError."""
+        return _json(await self._ask("GET", path, b"", until))
+
+    async def fetch(self, path: str, *, until: float) -> bytes:
+        """The bytes that GET answers; `until` as for `get`. Raises EndpointError."""
         return await self._ask("GET", path, b"", until)
 
     async def post(self, path: str, body: bytes, *, until: float) -> Any:
         """The JSON that POST of a JSON body answers; `until` as for `get`. Raises EndpointError."""
-        return await self._ask("POST", path, body, until)
+        return _json(await self._ask("POST", path, body, until))
 
-    async def _ask(self, method: str, path: str, body: bytes, until: float) -> Any:
+    async def _ask(self, method: str, path: str, body: bytes, until: float) -> bytes:
         self._open()
         last = EndpointError(FaultKind.TIMEOUT, "no time was left to ask")
         for attempt in range(self._attempts):
@@ -124,7 +128,7 @@ class Endpoint:
                 await asyncio.sleep(min(pause, max(until - time.monotonic(), 0)))
         raise last
 
-    async def _attempt(self, method: str, path: str, body: bytes, until: float) -> Any:
+    async def _attempt(self, method: str, path: str, body: bytes, until: float) -> bytes:
         """One request. Raises _Passing where another attempt may help, EndpointError where none will."""
         import httpx
 
@@ -144,10 +148,7 @@ class Endpoint:
             raise EndpointError(FaultKind.UNREACHABLE, f"answered {status}: the token is missing or wrong")
         if status != 200:
             raise EndpointError(FaultKind.CONTRACT, f"answered {status}: {_told(content)}")
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise EndpointError(FaultKind.CONTRACT, f"the answer is not JSON: {_told(content)}") from error
+        return content
 
     async def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, httpx.Headers, bytes]:
         address = self._address or await self._resolve()
@@ -258,6 +259,13 @@ def _retry_after(header: str | None) -> float | None:
         return min(max(float(header or ""), 0.0), LONGEST_PAUSE_S)
     except ValueError:
         return None
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise EndpointError(FaultKind.CONTRACT, f"the answer is not JSON: {_told(content)}") from error
 
 
 def _told(content: bytes) -> str:

@@ -197,7 +197,7 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tupl
     stage = recipe.stages[number]
     algorithm, _ = build.algorithm_of(recipe, stage)
     kind = kind_of(algorithm.source)
-    engine = stage.rollouts.engine if kind.samples else None
+    engine = stage.rollouts.engine if kind.samples and recipe.engine.placement == "colocated" else None
     dtype = getattr(torch, recipe.model.dtype)
     notes: list[str] = []
     vocabulary: list[int] = []

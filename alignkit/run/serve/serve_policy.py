@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from alignkit.engines.vllm.process import environment
 from alignkit.errors import EngineError
-from alignkit.run.serve.serve import TOKEN_VARIABLE, Address, check_address
+from alignkit.rewards.serve.listener import Address, check_address
+from alignkit.run.serve.serve import TOKEN_VARIABLE
 
 MODULE = "vllm.entrypoints.openai.api_server"
 KEY_VARIABLE = "VLLM_API_KEY"

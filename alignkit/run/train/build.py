@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from torch import nn
 from alignkit.data.tokens import said_text
 from alignkit.data.turns import Renderer
 from alignkit.engines.engine import Engine
+from alignkit.engines.fleet import Fleet
 from alignkit.engines.vllm.arguments import Settings
+from alignkit.engines.vllm.engine import VllmEngine
+from alignkit.engines.vllm.host import Host, devices_of
 from alignkit.environments.lift import find_environment
 from alignkit.errors import RecipeError
 from alignkit.models.adapted import base_model, is_adapted
@@ -182,8 +186,6 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
         from alignkit.engines.hf import HfEngine
 
         return HfEngine(policy.model, dtype=recipe.model.dtype, device=default_device())
-    from alignkit.engines.vllm.engine import VllmEngine
-
     part: Part = "base" if sends_adapter(recipe) else "merged"
     adapter = adapter_shapes(policy.model) if sends_adapter(recipe) else {}
     home, dtype, own = folder / "initial-model", recipe.model.dtype, engine_settings(recipe)
@@ -197,20 +199,40 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
         deque(weights or (), maxlen=0)  # which helps to gather what is cut
         return None
     describe(policy.model, policy.tokenizer, home, dtype=getattr(torch, dtype))
-    return VllmEngine(
+    start = partial(
+        VllmEngine,
         home,
-        weights=weights,
-        sender=sender if written else None,
-        adapter=adapter,
         dtype=dtype,
+        adapter=adapter,
         max_model_len=longest_sequence(recipe, policy.context),
         memory_gib=settings.memory_gib,
         settings=own,
         startup_s=recipe.engine.startup_s,
-        threads=torch.get_num_threads(),
-        log_file=log_file,
         seed=recipe.seed,
     )
+    if own.lends:
+        return start(weights=weights, threads=torch.get_num_threads(), log_file=log_file)
+    if sender is None or not written:
+        sender = Sender(home, dtype, weights=weights, adapter=adapter, lends=False)
+    return Fleet(_host(recipe, partial(start, sender=sender), log_file), sender)
+
+
+def _host(recipe: Recipe, start: Callable[..., VllmEngine], log_file: Path) -> Host:
+    """Starts the replicas of this host, which share the processor's threads, and each its own devices."""
+    count = recipe.engine.replicas
+
+    def begin(number: int) -> VllmEngine:
+        name = f"replica {number + 1}"
+        after = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if recipe.engine.placement == "own" else 0
+        return start(
+            threads=max(1, torch.get_num_threads() // count),
+            devices=devices_of(number, each=1, after=after) if has_gpu() else None,
+            log_file=log_file.with_stem(f"{log_file.stem}-{number + 1}"),
+            wait=False,
+            name=name,
+        )
+
+    return Host.start(count, begin)
 
 
 def sends_adapter(recipe: Recipe) -> bool:
@@ -220,7 +242,13 @@ def sends_adapter(recipe: Recipe) -> bool:
 
 def engine_sleeps(recipe: Recipe) -> bool:
     """Whether the engine shares a card with the trainer and leaves its memory to it while it trains."""
-    return recipe.engine.sleep and recipe.stages[-1].rollouts.engine == "vllm" and has_gpu()
+    colocated = recipe.engine.placement == "colocated" and recipe.stages[-1].rollouts.engine == "vllm"
+    return recipe.engine.sleep and colocated and has_gpu()
+
+
+def _shares_card(recipe: Recipe) -> bool:
+    """Whether there is one engine, on the card that holds the weights of this rank."""
+    return recipe.engine.replicas == 1 and recipe.engine.placement == "colocated"
 
 
 def engine_settings(recipe: Recipe) -> Settings:
@@ -228,7 +256,7 @@ def engine_settings(recipe: Recipe) -> Settings:
     return Settings(
         memory_fraction=recipe.stages[-1].rollouts.gpu_memory_fraction,
         sleeps=engine_sleeps(recipe),
-        lends=recipe.engine.transport == "auto" and has_gpu(),
+        lends=recipe.engine.transport == "auto" and _shares_card(recipe) and has_gpu(),
         deterministic=recipe.deterministic and has_gpu(),
         options=recipe.engine.options,
     )
