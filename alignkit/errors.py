@@ -55,6 +55,10 @@ class CheckpointError(AlignkitError, RuntimeError):
     """A checkpoint is missing, damaged, does not fit the recipe, or could not be written."""
 
 
+class ExportError(AlignkitError, RuntimeError):
+    """What was exported does not say what the model says, or the target has no words for it."""
+
+
 class SignatureError(AlignkitError, ValueError):
     """A folder has no signature, or not one of this key; or the key itself cannot be used."""
 

@@ -20,6 +20,7 @@ from alignkit.cli.cp import cp
 from alignkit.cli.doctor import doctor
 from alignkit.cli.eval import evaluate
 from alignkit.cli.explain import explain
+from alignkit.cli.export import export
 from alignkit.cli.init import init
 from alignkit.cli.label_steps import label_steps
 from alignkit.cli.ls import ls
@@ -123,7 +124,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for verb in (init, train, check, explain, ls, cp, doctor, compare, report, chat, sample, serve):
+    for verb in (init, train, check, explain, ls, cp, doctor, compare, report, chat, sample, export, serve):
         app.command()(verb)
     app.command("eval")(evaluate)
     app.command("best-of-n")(best_of_n)

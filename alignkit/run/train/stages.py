@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -282,6 +283,9 @@ class Run:
             comparison, _ = compare_results(*results, seed=self.recipe.seed)
             summary["comparison"] = {**asdict(comparison), "sentence": comparison.sentence}
             self.journal.report(comparison.sentence)
+        run = shlex.quote(str(self.path))
+        out = "" if step.algorithm.trains_reward else f", `alignkit export {run} --to merged`"
+        self.journal.report(f"the trained model is {final}; next: `alignkit report {run}`{out}")
         return summary
 
 
