@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import glob
 import hashlib
 import importlib
 import importlib.util
@@ -239,14 +240,14 @@ def _places(kind: Kind, beside: Path | None, name: str = "") -> Iterator[list[Fo
 def _in_folder(kind: Kind, folder: Path, origin: str, name: str) -> list[Found]:
     results = []
     on_shelf = folder.resolve() == kind.shelf.resolve()
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+    called = glob.escape(name.rsplit("/", 1)[-1]) or "*"  # spares looking at all others
+    files = {path for suffix in kind.suffixes for path in folder.rglob(called + suffix)} if folder.is_dir() else ()
+    for path in sorted(files):
         relative = path.relative_to(folder)
-        if not path.name.endswith(kind.suffixes) or any(part.startswith((".", "_")) for part in relative.parts):
+        if any(part.startswith((".", "_")) for part in relative.parts):
             continue
         stem = _strip(relative.as_posix(), kind.suffixes)
         plain = stem.rsplit("/", 1)[-1]
-        if name and plain != name.rsplit("/", 1)[-1]:
-            continue  # spares reading the file
         summary, defined = outline(path)
         attribute = (kind.attribute or plain) if kind.is_python else None
         if attribute and defined is not None and attribute not in defined:
