@@ -31,7 +31,7 @@ from alignkit.cli.sample import sample
 from alignkit.cli.serve import serve
 from alignkit.cli.train import train
 from alignkit.errors import AlignkitError, first_line
-from alignkit.run.launch.launch import report_end, report_start
+from alignkit.run.launch.launched import report_end, report_start
 from alignkit.types.files import disk_error, sentence
 
 EXIT_BUG, EXIT_INPUT = 1, 2

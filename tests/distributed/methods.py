@@ -19,7 +19,7 @@ from alignkit.models.load import load_policy
 from alignkit.models.save import save_pretrained
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Data, Lora, Model, Optimizer, Recipe, Scratch, Stage
-from alignkit.run.launch.launch import DEEPSPEED_FILE
+from alignkit.run.launch.deepspeed_file import DEEPSPEED_FILE
 from alignkit.run.train.train import run
 from tests.distributed.ranks import ROOT
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from alignkit.models.load import load_policy
 from alignkit.models.save import save_pretrained
 from alignkit.recipe.schema import Model, Scratch
-from alignkit.run.launch.launch import DEEPSPEED_FILE
+from alignkit.run.launch.deepspeed_file import DEEPSPEED_FILE
 from tests.distributed.ranks import ROOT, environment
 from tests.resume.forked import Forked
 from tests.resume.runs import fingerprint

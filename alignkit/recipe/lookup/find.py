@@ -100,7 +100,13 @@ KINDS = {
             module="alignkit.environments",
         ),
         Kind(name="evals", one="eval", folder="evals", suffixes=(".yaml",), shelf=ROOT / "evals"),
-        Kind(name="launch", one="launch profile", folder="launch", suffixes=(".yaml", ".sh.j2"), shelf=ROOT / "launch"),
+        Kind(
+            name="launch",
+            one="launch profile",
+            folder="launch",
+            suffixes=(".yaml", ".sh.j2", ".kubectl.j2", ".sky.j2", ".ray.j2"),
+            shelf=ROOT / "launch",
+        ),
     )
 }
 

@@ -11,7 +11,7 @@ from alignkit.parallel.memory.trace import total
 from alignkit.recipe.lookup.find import find
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Recipe
-from alignkit.run.launch.launch import sharding_of
+from alignkit.run.launch.deepspeed_file import sharding_of
 from alignkit.run.memory.measure import Counted, count_stage
 from alignkit.run.memory.need import Need, need_of, needs, vllm_of
 
