@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.types.rollout import Completion, Request
+    from alignkit.weights.host_memory import HostMemory
 
 
 Part = Literal["weights", "cache"]
@@ -50,4 +51,18 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Ends every process and frees everything it holds. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class TakesPieces(Engine, Protocol):
+    """An engine for which several ranks may write an update together, each what it has of the weights."""
+
+    @property
+    def memory(self) -> HostMemory | None:
+        """Where the ranks of its host write; None: `update` takes whole tensors, from one rank."""
+        ...
+
+    def load(self, *, version: int) -> None:
+        """Takes the update that lies in `memory`, whole; else as `update`."""
         ...

@@ -17,6 +17,7 @@ from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.process import VllmProcess, environment
 from alignkit.errors import EngineError, SyncError
 from alignkit.types.rollout import Completion, Request, StopReason
+from alignkit.weights.host_memory import HostMemory
 from alignkit.weights.sender import Sender
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class VllmEngine(VllmProcess):
     model_folder: a saved model, or with `weights` (checkpoint name, tensor) its config only. What it begins with is of
     `version` and sets the names and shapes that every update must bring. adapter: name and shape of the matrices of a
     LoRA adapter (`models/adapter_matrices.py`) that every update brings, too; one that has brought the rest may be
-    followed, until the engine sleeps, by some that bring nothing else. dtype: "float32" or "bfloat16".
+    followed, until the engine sleeps, by some that bring nothing else. sender: holds what it begins with already, in
+    place of `weights`; it is closed with the engine. dtype: "float32" or "bfloat16".
     max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU; settings:
     everything else that it is started with. threads: of the child, None: all cores it may use. log_file: takes the
     child's output. startup_s, timeout_s: a child that has not answered by then is killed.
@@ -55,6 +57,7 @@ class VllmEngine(VllmProcess):
         settings: Settings = DEFAULT,
         threads: int | None = None,
         version: int = 0,
+        sender: Sender | None = None,
         startup_s: float = 900.0,
         timeout_s: float = 3600.0,
     ):
@@ -62,8 +65,8 @@ class VllmEngine(VllmProcess):
         self.policy_version = version
         self.unverified: tuple[str, ...] = ()
         """After an update: parameters that could not be read back, because vLLM names them otherwise."""
-        self._max_model_len = max_model_len
-        self._sender = Sender(model_folder, dtype, weights=weights, adapter=adapter, lends=settings.lends)
+        self._max_model_len, self._lends = max_model_len, settings.lends
+        self._sender = sender or Sender(model_folder, dtype, weights=weights, adapter=adapter, lends=settings.lends)
         start = {
             "do": "generate",
             "model_folder": str(model_folder),
@@ -105,8 +108,19 @@ class VllmEngine(VllmProcess):
         self._check_version(reply["version"])
         return reply["scores"]
 
+    @property
+    def memory(self) -> HostMemory | None:
+        """Where the ranks of its host may write their pieces of an update for `load`; None where weights are lent."""
+        return None if self._lends else self._sender.memory
+
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        reply = self._sender.send(weights, version, self._call)
+        self._took(*self._sender.send(weights, version, [self._call]), version)
+
+    def load(self, *, version: int) -> None:
+        """Takes the update that lies in `memory`; as `update`, but EngineError unless it has been written whole."""
+        self._took(*self._sender.announce(version, [self._call]), version)
+
+    def _took(self, reply: dict[str, Any], version: int) -> None:
         if reply["stale"]:
             self.close()
             raise SyncError(

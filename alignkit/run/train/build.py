@@ -29,11 +29,12 @@ from alignkit.models.load import load_policy, locate
 from alignkit.models.recompute import set_recompute
 from alignkit.models.save import describe
 from alignkit.models.tokenizer import stop_token_ids
-from alignkit.models.weights import named_policy_weights
+from alignkit.models.weights import Part, named_policy_weights
 from alignkit.parallel.cut import copied, set_whole
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.trainer import Trainer
+from alignkit.parallel.writers import write_together
 from alignkit.recipe.read import resolve_algorithm
 from alignkit.recipe.schema import Data, Environment, Optimizer, Recipe, Stage
 from alignkit.rewards.learned.reward_model import BESIDE, Reading, adopt_head, adopt_value, is_reward_model
@@ -48,6 +49,8 @@ from alignkit.run.check.training import training_of
 from alignkit.run.train.loader import loader, sharding_of
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
+from alignkit.weights.pieces import checkpoint_shapes
+from alignkit.weights.sender import Sender
 
 PROBE_TOKENS = 64
 Load = Callable[..., tuple[Any, Any]]
@@ -181,19 +184,28 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
         return HfEngine(policy.model, dtype=recipe.model.dtype, device=default_device())
     from alignkit.engines.vllm.engine import VllmEngine
 
-    weights = named_policy_weights(policy.model, part="base" if sends_adapter(recipe) else "merged")
+    part: Part = "base" if sends_adapter(recipe) else "merged"
+    adapter = adapter_shapes(policy.model) if sends_adapter(recipe) else {}
+    home, dtype, own = folder / "initial-model", recipe.model.dtype, engine_settings(recipe)
+    sender = None
+    if group.first and group.world > 1 and not own.lends:
+        shapes = checkpoint_shapes(policy.model, part=part)
+        sender = Sender(home, dtype, shapes=shapes, adapter=adapter, lends=False)
+    written = write_together(policy.model, group, sender.memory if sender else None, part)
+    weights = None if written else named_policy_weights(policy.model, part=part)
     if not group.first:
-        deque(weights, maxlen=0)  # which helps to gather what is cut
+        deque(weights or (), maxlen=0)  # which helps to gather what is cut
         return None
-    describe(policy.model, policy.tokenizer, folder / "initial-model", dtype=getattr(torch, recipe.model.dtype))
+    describe(policy.model, policy.tokenizer, home, dtype=getattr(torch, dtype))
     return VllmEngine(
-        folder / "initial-model",
+        home,
         weights=weights,
-        adapter=adapter_shapes(policy.model) if sends_adapter(recipe) else {},
-        dtype=recipe.model.dtype,
+        sender=sender if written else None,
+        adapter=adapter,
+        dtype=dtype,
         max_model_len=longest_sequence(recipe, policy.context),
         memory_gib=settings.memory_gib,
-        settings=engine_settings(recipe),
+        settings=own,
         startup_s=recipe.engine.startup_s,
         threads=torch.get_num_threads(),
         log_file=log_file,
