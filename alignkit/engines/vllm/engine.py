@@ -37,13 +37,12 @@ class VllmEngine(VllmProcess):
     `version` and sets the names and shapes that every update must bring. adapter: name and shape of the matrices of a
     LoRA adapter (`models/adapter_matrices.py`) that every update brings, too; one that has brought the rest may be
     followed, until the engine sleeps, by some that bring nothing else. sender: holds what it begins with already, in
-    place of `weights`; it is closed with the engine. dtype: "float32" or "bfloat16".
-    max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU; settings:
-    everything else that it is started with. threads: of the child, None: all cores it may use. log_file: takes the
-    child's output. startup_s, timeout_s: a child that has not answered by then is killed.
-    sender: that of a host whose engines share the memory of the weights; who made it sends, and closes it. devices: its
-    GPUs, as places among the visible ones; None: the one of its trainer's rank. wait: until it has started; else
-    `ready` is called before anything else, so that several start at the same time. name: what a fleet calls it.
+    place of `weights`; it may be that of other engines of this host, too, and is not closed here. dtype: "float32" or
+    "bfloat16". max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU;
+    settings: everything else that it is started with. threads: of the child, None: all cores it may use. log_file:
+    takes the child's output. startup_s, timeout_s: a child that has not answered by then is killed. devices: its GPUs,
+    as places among the visible ones; None: the one of its trainer's rank. wait: until it has started; else `ready` is
+    called before anything else, so that several start at the same time. name: what a fleet calls it.
     Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
     """
 
