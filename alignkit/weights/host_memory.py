@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class HostMemory:
         self.torn: set[Kind] = {"base", "adapter"} if adapter.entries else {"base"}
         self.fresh: set[Kind] = set()
         self._mapped: dict[Kind, dict[str, Tensor]] = {}
+        self._closed = weakref.finalize(self, os.close, descriptor)
 
     @classmethod
     def opened(cls, place: Place) -> HostMemory | None:
@@ -128,8 +130,9 @@ class HostMemory:
         ]
 
     def close(self) -> None:
+        """As when nobody holds it any more. May be called twice."""
         self._mapped = {}
-        os.close(self.descriptor)
+        self._closed()
 
 
 def check_cover(table: Table, ranks: Sequence[Sequence[Written]]) -> None:
