@@ -115,7 +115,7 @@ class Chain:
             self._latest[name].copy_(tensor)
         self._deltas[self.version] = made
         self.version, self._print = version, made.result
-        for old in sorted(self._deltas)[: -self._keep]:
+        for old in sorted(self._deltas)[: max(0, len(self._deltas) - self._keep)]:
             del self._deltas[old]
         return made
 
