@@ -50,6 +50,7 @@ from alignkit.rollout.play import Play
 from alignkit.run.check.named_models import under
 from alignkit.run.check.training import training_of
 from alignkit.run.train.loader import loader, sharding_of
+from alignkit.run.train.served_fleet import served_fleet
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
 from alignkit.weights.sender import Sender
@@ -178,7 +179,8 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
     folder: for its files.
     """
     settings = recipe.stages[-1].rollouts
-    if settings.engine == "hf":
+    served = recipe.engine.placement == "servers"
+    if settings.engine == "hf" and not served:
         if not group.first:
             return None
         from alignkit.engines.hf import HfEngine
@@ -190,6 +192,9 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
         return None
     model = folder / "initial-model"
     describe(policy.model, policy.tokenizer, model, dtype=getattr(torch, recipe.model.dtype))
+    if served:
+        longest = longest_sequence(recipe, policy.context)
+        return served_fleet(recipe, model, weights, max_model_len=longest, settings=engine_settings(recipe))
     adapter = adapter_shapes(policy.model) if sends_adapter(recipe) else {}
     start = partial(
         VllmEngine,
