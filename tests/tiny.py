@@ -201,6 +201,9 @@ class ThreadGroup(Group):
     def from_first(self, value: Any) -> Any:
         return self.gather(value)[0]
 
+    def barrier(self) -> None:
+        self.board.barrier.wait(timeout=60)
+
 
 def on_ranks(world: int, work: Callable[[Group, nn.Module], Any], model: nn.Module) -> list[Any]:
     """work(group, its own copy of the model) on every rank at once; the results in rank order."""

@@ -6,12 +6,13 @@ tests/contracts/test_engines.py checks all engines by them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.types.rollout import Completion, Request
+    from alignkit.weights.host_memory import HostMemory
 
 
 Part = Literal["weights", "cache"]
@@ -70,3 +71,17 @@ class WeightSink(Protocol):
 
 class Engine(Sampler, WeightSink, Protocol):
     """What a run has: it samples what it is given weights for."""
+
+
+@runtime_checkable
+class TakesPieces(Engine, Protocol):
+    """An engine for which several ranks may write an update together, each what it has of the weights."""
+
+    @property
+    def memory(self) -> HostMemory | None:
+        """Where the ranks of its host write; None: `update` takes whole tensors, from one rank."""
+        ...
+
+    def load(self, *, version: int) -> None:
+        """Takes the update that lies in `memory`, whole; else as `update`."""
+        ...

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.types.rollout import Completion, Request
+    from alignkit.weights.host_memory import HostMemory
     from alignkit.weights.sender import Sender
 
 Asked = TypeVar("Asked")
@@ -99,8 +100,16 @@ class Fleet:
 
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         self._replicas.publish(None)
-        self._sender.send(weights, version, self._told)
-        self._outstanding.forget()
+        self._sender.send(weights, version, [self._told])
+
+    @property
+    def memory(self) -> HostMemory | None:
+        """Where the ranks of this host write their pieces of an update for `load`."""
+        return self._sender.memory
+
+    def load(self, *, version: int) -> None:
+        """Takes the update that lies in `memory`; as `update`, but EngineError unless it has been written whole."""
+        self._sender.announce(version, [self._told])
 
     def sleep(self) -> None:
         self._sender.lost()
@@ -116,6 +125,7 @@ class Fleet:
     def _told(self, message: dict[str, Any]) -> dict[str, Any]:
         """Tells all replicas, at the same time, of weights that lie ready."""
         self.policy_version = message["version"]
+        self._outstanding.forget()
         self._replicas.publish(self.policy_version)
         answers = self._each(lambda replica: replica.take(message))
         self.unverified = tuple(sorted({name for answer in answers for name in answer["unknown"]}))

@@ -58,18 +58,33 @@ def is_trained_whole(layer: Any) -> bool:
     return hasattr(layer, "modules_to_save") and hasattr(layer, "original_module")
 
 
-def _adapted(layer: Any, adapter: str, weight: Tensor) -> Tensor:
+def added_rows(layer: Any, adapter: str, begin: int = 0, end: int | None = None) -> Tensor:
+    """Rows `begin` to `end` of s B A as LoRA adds it to the stored weight of the layer."""
     embedding = adapter in layer.lora_embedding_A
     first, second = (
         (layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter])
         if embedding
         else (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight)
     )
-    inputs_first = embedding or layer.fan_in_fan_out  # (input, output), as embeddings and GPT-2's layers are stored
-    delta = (second @ first) * layer.scaling[adapter]
-    whole = weight + (delta.T if inputs_first else delta)  # in float32, also of a base that is held in less
-    if adapter not in layer.lora_magnitude_vector:
+    if _turned(layer, adapter):
+        return ((second @ first[:, begin:end]) * layer.scaling[adapter]).T
+    return (second[begin:end] @ first) * layer.scaling[adapter]
+
+
+def is_dora(layer: Any, adapter: str) -> bool:
+    """Whether the adapter of a layer with LoRA has a magnitude of its own for each output."""
+    return adapter in layer.lora_magnitude_vector
+
+
+def _turned(layer: Any, adapter: str) -> bool:
+    """Whether its weight is stored as (input, output), as embeddings and GPT-2's layers are."""
+    return adapter in layer.lora_embedding_A or layer.fan_in_fan_out
+
+
+def _adapted(layer: Any, adapter: str, weight: Tensor) -> Tensor:
+    whole = weight + added_rows(layer, adapter)  # in float32, also of a base that is held in less
+    if not is_dora(layer, adapter):
         return whole
-    along = 0 if inputs_first else 1
+    along = 0 if _turned(layer, adapter) else 1
     magnitude = layer.lora_magnitude_vector[adapter].weight.unsqueeze(along)
     return magnitude / whole.detach().norm(dim=along, keepdim=True) * whole

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,14 +37,8 @@ def named_policy_weights(model: Module, *, part: Part = "merged") -> Iterator[tu
         return
     base = base_model(model)
     for weights in _by_layer(base, merged=part == "merged"):
-        yield from _checkpoint_names(base, weights).items()
-    persistent = set(base.state_dict())
-    buffers = {
-        _plain(name): tensor
-        for name, tensor in base.named_buffers()
-        if name in persistent and ".original_module." not in name
-    }
-    yield from _checkpoint_names(base, buffers).items()
+        yield from checkpoint_names(base, weights).items()
+    yield from checkpoint_names(base, held_buffers(base)).items()
 
 
 def merged_weights(model: Module) -> Iterator[tuple[str, Tensor]]:
@@ -114,7 +108,7 @@ def whole_shape(parameter: Tensor) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class _Held:
+class Held:
     """A parameter of the checkpoint, and the layer that changes it (None: it is what it is)."""
 
     parameter: Parameter
@@ -128,8 +122,8 @@ class _Held:
         return (self.parameter if self.layer is None else effective_weight(self.layer)).detach()
 
 
-def _held(base: Any, *, merged: bool = True) -> dict[str, _Held]:
-    found: dict[str, _Held] = {}
+def _held(base: Any, *, merged: bool = True) -> dict[str, Held]:
+    found: dict[str, Held] = {}
     seen: dict[int, bool] = {}
     for name, parameter in base.named_parameters(remove_duplicate=False):
         if name.startswith(f"{VALUE_HEAD}.") or ".lora_" in name or ".original_module." in name:
@@ -139,7 +133,7 @@ def _held(base: Any, *, merged: bool = True) -> dict[str, _Held]:
         if id(parameter) in seen and layer is None and not seen[id(parameter)]:
             continue
         seen[id(parameter)] = seen.get(id(parameter), False) or layer is not None
-        found[_plain(name)] = _Held(parameter, layer)
+        found[_plain(name)] = Held(parameter, layer)
     return found
 
 
@@ -154,28 +148,52 @@ def _changer(base: Any, name: str) -> Any:
     return None
 
 
-def _by_layer(base: Any, *, merged: bool = True) -> Iterator[dict[str, Tensor]]:
-    """The weights by name, those of one transformer layer together; of the rest, those of one module together."""
-    import torch
+def held_by_layer(base: Any, *, merged: bool = True) -> list[dict[str, Held]]:
+    """What the checkpoint holds by name: of one transformer layer together, of the rest that of one module.
 
-    layers: dict[str, dict[str, _Held]] = {}
+    merged: whether adapters change it.
+    """
+    layers: dict[str, dict[str, Held]] = {}
     for name, held in _held(base, merged=merged).items():
         numbered = re.match(r"(.*?\.\d+)\.", name)
         layers.setdefault(numbered[1] if numbered else name.rpartition(".")[0], {})[name] = held
-    for layer in layers.values():
-        with whole({id(p): p for held in layer.values() for p in held.needed}.values()):
-            with torch.no_grad():
-                weights = {name: held.value() for name, held in layer.items()}
-            yield weights
+    return list(layers.values())
+
+
+@contextmanager
+def values_of(layer: Mapping[str, Held]) -> Generator[dict[str, Tensor]]:
+    """Within it the values of what is held, whole. All ranks enter it with the same."""
+    import torch
+
+    with whole({id(p): p for held in layer.values() for p in held.needed}.values()):
+        with torch.no_grad():
+            values = {name: held.value() for name, held in layer.items()}
+        yield values
+
+
+def held_buffers(base: Any) -> dict[str, Tensor]:
+    """Those that a checkpoint holds."""
+    persistent = set(base.state_dict())
+    return {
+        _plain(name): tensor
+        for name, tensor in base.named_buffers()
+        if name in persistent and ".original_module." not in name
+    }
+
+
+def checkpoint_names(base: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undoes what transformers renames and fuses while loading some architectures (experts, for example)."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(base, weights)
+
+
+def _by_layer(base: Any, *, merged: bool = True) -> Iterator[dict[str, Tensor]]:
+    for layer in held_by_layer(base, merged=merged):
+        with values_of(layer) as values:
+            yield values
 
 
 def _plain(name: str) -> str:
     """A parameter's name as it is without peft around its module."""
     return re.sub(r"\.modules_to_save\.[^.]+\.", ".", re.sub(r"(\.base_layer)+\.", ".", name))
-
-
-def _checkpoint_names(base: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undoes what transformers renames and fuses while loading some architectures (experts, for example)."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    return revert_weight_conversion(base, weights)

@@ -17,6 +17,8 @@ from alignkit.parallel.rounded_adamw import RoundedAdamW
 from alignkit.parallel.trainer import ADAM_STATE, check_names, parameter_groups, store_tensors, stored_tensors
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
+from alignkit.weights.piece import Piece
+from alignkit.weights.pieces import pieces
 
 if TYPE_CHECKING:
     from alignkit.recipe.schema import Optimizer
@@ -72,6 +74,9 @@ class SingleTrainer:
 
     def weights(self, part: Part = "merged") -> Iterator[tuple[str, Tensor]]:
         return named_policy_weights(self.model, part=part)
+
+    def pieces(self, part: Part = "merged") -> Iterator[Piece]:
+        return pieces(self.model, rank=0, world=1, part=part)
 
     def finish(self) -> None:
         self.optimizer.state.clear()

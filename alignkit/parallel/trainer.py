@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alignkit.recipe.schema import Optimizer
     from alignkit.types.batch import Batch
     from alignkit.types.outputs import Outputs
+    from alignkit.weights.piece import Piece
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -46,6 +47,11 @@ class Trainer(Protocol):
 
     def weights(self, part: Part = "merged") -> Iterator[tuple[str, Tensor]]:
         """(checkpoint name, full tensor) of every weight of that part; every rank must run it to the end."""
+        ...
+
+    def pieces(self, part: Part = "merged") -> Iterator[Piece]:
+        """This rank's own ranges of the same weights, without a weight being made whole; every rank must run it to the
+        end. Each number of each weight comes from exactly one rank."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -27,6 +27,8 @@ from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
+from alignkit.weights.piece import Piece
+from alignkit.weights.pieces import pieces
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
@@ -92,6 +94,9 @@ class ZeroTrainer:
 
     def weights(self, part: Part = "merged") -> Iterator[tuple[str, Tensor]]:
         return named_policy_weights(self.model, part=part)
+
+    def pieces(self, part: Part = "merged") -> Iterator[Piece]:
+        return pieces(self.model, rank=self.group.rank, world=self.group.world, part=part)
 
     def finish(self) -> None:
         self.engine.optimizer.state.clear()  # of ZeRO-3 something outlives destroy(): at least not Adam's moments

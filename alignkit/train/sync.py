@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 
 from alignkit.engines.canary import check
-from alignkit.engines.engine import Engine, Part
+from alignkit.engines.engine import Engine, Part, TakesPieces
 from alignkit.models.forward import Forward
+from alignkit.models.weights import Part as Weights
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
+from alignkit.parallel.writers import Writers
 from alignkit.types.batch import pack
 from alignkit.types.item import Item
 
@@ -37,6 +40,8 @@ class Sync:
     metrics: dict[str, Any] = field(default_factory=dict)
     _asleep: bool = field(default=False, init=False)
     _has_base: bool = field(default=False, init=False)
+    _writers: Writers | None = field(default=None, init=False)
+    _opened: bool = field(default=False, init=False)
 
     def __call__(self, version: int, trainer: Trainer, forward: Forward) -> dict[str, Any]:
         """Pushes the weights unless the engine holds them already; raises SyncError when the canary disagrees.
@@ -47,11 +52,7 @@ class Sync:
         if version == self.version:
             return dict(self.metrics)
         self._wake("weights")
-        weights = self._weights(trainer)
-        if self.engine is not None:
-            self.engine.update(weights, version=version)
-        for _ in weights:  # the other ranks help to gather sharded weights
-            pass
+        self._push(version, trainer)
         # after they were gathered: what ZeRO-3 has fetched ahead for another forward could not be gathered now
         expected = self._trainer_logprobs(forward)  # and before the cache: it needs memory, too
         self._wake("cache")
@@ -69,13 +70,22 @@ class Sync:
             if self.engine is not None:
                 self.engine.sleep()
 
-    def _weights(self, trainer: Trainer) -> Iterator[tuple[str, torch.Tensor]]:
-        if not self.apart:
-            yield from trainer.weights()
+    def _push(self, version: int, trainer: Trainer) -> None:
+        """Every rank writes its own pieces into the memory of the engine's host; where not all can, they gather."""
+        if not self._opened and self.group.world > 1:
+            memory = self.engine.memory if isinstance(self.engine, TakesPieces) else None
+            self._writers, self._opened = Writers.open(self.group, memory), True
+        parts: list[Weights] = ["adapter"] if self._has_base else ["base", "adapter"] if self.apart else ["merged"]
+        if self._writers is not None:
+            self._writers.write(parts, trainer.pieces, version=version)
+            if isinstance(self.engine, TakesPieces):
+                self.engine.load(version=version)
             return
-        if not self._has_base:
-            yield from trainer.weights("base")
-        yield from trainer.weights("adapter")
+        weights = chain.from_iterable(map(trainer.weights, parts))
+        if self.engine is not None:
+            self.engine.update(weights, version=version)
+        for _ in weights:  # the other ranks help to gather sharded weights
+            pass
 
     def _wake(self, part: Part) -> None:
         if self._asleep and self.engine is not None:

@@ -1,9 +1,10 @@
-"""Brings the trainer's weights to the engine process: through anonymous shared memory, or lent on a card of both."""
+"""Brings the trainer's weights to engine processes: through the memory of their host, or lent on a card of both."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,25 @@ from alignkit.errors import EngineError
 from alignkit.models.device_type import default_device
 from alignkit.weights.digest import digest
 from alignkit.weights.handles import lend, lendable
-from alignkit.weights.shared_weights import Table, laid_out, map_tensors, pin, table_of, whole_pages, write_tensors
+from alignkit.weights.host_memory import HostMemory, Kind
+from alignkit.weights.shared_weights import laid_out, table_of, whole_pages, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Call = Callable[[dict[str, Any]], dict[str, Any]]
-"""A message to the engine process in, its answer out."""
+"""A message to an engine process in, its answer out."""
+KINDS: tuple[Kind, ...] = ("adapter", "base")
 
 
 class Sender:
-    """The trainer's end of the weights. What the process begins with sets the names and shapes of every update.
+    """The trainer's end of the weights. What the processes begin with sets the names and shapes of every update.
 
-    folder: of a saved model. weights: what the process begins with, by checkpoint name, so that of `folder` only the
-    config is read; None: what `folder` holds. adapter: name and shape of the matrices that come beside them; then an
-    update may leave the weights out that the engine has. dtype: in which they travel. lends: whether the weights of an
-    update are lent by handles. Raises EngineError when the folder is not whole.
+    folder: of a saved model. weights: what the processes begin with, by checkpoint name, so that of `folder` only the
+    config is read. shapes: instead, of weights that are still to be written into `memory`. None of both: what `folder`
+    holds. adapter: name and shape of the matrices that come beside them; then an update may leave the weights out that
+    the engines have. dtype: in which they travel. lends: whether the weights of an update are lent by handles, to one
+    process. Raises EngineError when the folder is not whole.
     """
 
     def __init__(
@@ -34,96 +38,116 @@ class Sender:
         folder: Path,
         dtype: str,
         *,
-        weights: Iterable[tuple[str, Tensor]] | None,
+        weights: Iterable[tuple[str, Tensor]] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
         adapter: Mapping[str, tuple[int, ...]],
         lends: bool,
     ):
-        self._adapter = laid_out(adapter, dtype)
-        begin = whole_pages(self._adapter.size)
-        stored = table_of(folder, dtype, begin=begin) if weights is None else None
-        self.descriptor = os.memfd_create("alignkit-weights")
-        self._lends, self._memory, self._has_base = lends, weights is not None, False
-        self._mapped: dict[str, Tensor] = {}
-        self._base = stored or write_tensors(self.descriptor, weights or (), dtype, begin=begin)
+        matrices = laid_out(adapter, dtype)
+        begin = whole_pages(matrices.size)
+        descriptor = os.memfd_create("alignkit-weights")
+        self._lends, self._in_memory, self._has_base = lends, (weights, shapes) != (None, None), False
+        if weights is not None:
+            base = write_tensors(descriptor, weights, dtype, begin=begin)
+        else:
+            base = table_of(folder, dtype, begin=begin) if shapes is None else laid_out(shapes, dtype, begin=begin)
+        self.memory = HostMemory(descriptor, matrices, base)
+        if weights is not None:
+            self.memory.done(["base"])
+
+    @property
+    def descriptor(self) -> int:
+        return self.memory.descriptor
 
     def told(self) -> dict[str, Any]:
-        """What the process is told of it at its start."""
-        return {"table": self._base.as_json(), "adapter": self._adapter.as_json(), "memory": self._memory}
+        """What a process is told of it at its start; EngineError while what it would begin with is not whole."""
+        if self._in_memory:
+            self._check_whole("base")
+        return {
+            "table": self.memory.base.as_json(),
+            "adapter": self.memory.adapter.as_json(),
+            "memory": self._in_memory,
+        }
 
     def started(self) -> None:
         """The process has loaded what it begins with: where it is lent the rest, that memory is given back."""
         if self._lends:
-            os.ftruncate(self.descriptor, self._adapter.size)
+            os.ftruncate(self.descriptor, self.memory.adapter.size)
+            self.memory.begin(["base"])
 
     def lost(self) -> None:
-        """The process has not its weights any more: the next update must bring all of them."""
+        """The processes have not their weights any more: the next update must bring all of them."""
         self._has_base = False
 
-    def send(self, weights: Iterable[tuple[str, Tensor]], version: int, call: Call) -> dict[str, Any]:
-        """The process's answer to an update; EngineError, before it is told, when names or shapes are others."""
-        return self._lend(weights, version, call) if self._lends else self._copy(weights, version, call)
+    def send(self, weights: Iterable[tuple[str, Tensor]], version: int, calls: Sequence[Call]) -> list[dict[str, Any]]:
+        """The answers of all processes to an update, which is written once; EngineError, before one is told, when names
+        or shapes are others, and one that says which process failed, when all have answered or ended."""
+        return self._lend(weights, version, calls) if self._lends else self._copy(weights, version, calls)
+
+    def announce(self, version: int, calls: Sequence[Call]) -> list[dict[str, Any]]:
+        """Their answers to an update that lies in `memory`; EngineError, before one is told, unless it is whole."""
+        base = "base" in self.memory.fresh or not self._has_base
+        self._check_whole(*(kind for kind in KINDS if base or kind != "base"))
+        return self._told(calls, {"do": "update", "version": version, "base": base})
 
     def close(self) -> None:
-        self._mapped = {}
-        os.close(self.descriptor)
+        self.memory.close()
 
-    def _copy(self, weights: Iterable[tuple[str, Tensor]], version: int, call: Call) -> dict[str, Any]:
+    def _copy(self, weights: Iterable[tuple[str, Tensor]], version: int, calls: Sequence[Call]) -> list[dict[str, Any]]:
         """Through the shared memory."""
-        for table in (self._adapter, self._base):
-            self._map(table)
-        came = [self._write(name, tensor) for name, tensor in self._checked(weights)]
-        return self._told(call, {"do": "update", "version": version, "base": len(came) > len(self._adapter.entries)})
+        import torch
 
-    def _lend(self, weights: Iterable[tuple[str, Tensor]], version: int, call: Call) -> dict[str, Any]:
+        kinds: dict[str, Kind] = {name: kind for kind in KINDS for name in self.memory.tensors(kind)}
+        came: set[Kind] = set()
+        for name, tensor in self._checked(weights):
+            came.add(kinds[name])
+            self.memory.begin([kinds[name]])
+            _write(self.memory.tensors(kinds[name])[name], tensor)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # with the copies into the memory
+        self.memory.done(came)
+        return self.announce(version, calls)
+
+    def _lend(self, weights: Iterable[tuple[str, Tensor]], version: int, calls: Sequence[Call]) -> list[dict[str, Any]]:
         """By handles, with digests to compare, which live until the engine has answered; an adapter by the memory."""
         import torch
 
-        dtype = getattr(torch, self._base.dtype)
-        self._map(self._adapter)
+        [call] = calls
+        dtype = getattr(torch, self.memory.base.dtype)
+        places = self.memory.tensors("adapter")
         with lendable():
             lent = {}
             for name, tensor in self._checked(weights):
-                if name in self._mapped:
-                    self._write(name, tensor)
+                if name in places:
+                    _write(places[name], tensor)
                 else:
                     lent[name] = tensor.to(default_device(), dtype, copy=True)
             message = {"do": "update", "version": version, "base": False}
             if lent:
                 digests = [digest(tensor).value for tensor in lent.values()]
                 message = {"do": "borrow", "version": version, "digests": digests, **lend(lent)}
-            reply = self._told(call, message)
+            replies = self._told([call], message)
             lent.clear()
         torch.cuda.ipc_collect()
-        return reply
+        return replies
 
-    def _told(self, call: Call, message: dict[str, Any]) -> dict[str, Any]:
-        import torch
+    def _told(self, calls: Sequence[Call], message: dict[str, Any]) -> list[dict[str, Any]]:
+        self._has_base = False  # until the answers have come
+        replies = _asked(calls, message)
+        self._has_base = bool(self.memory.adapter.entries)
+        self.memory.fresh.clear()
+        return replies
 
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # with the copies into the memory
-        self._has_base = False  # until the answer has come
-        reply = call(message)
-        self._has_base = bool(self._adapter.entries)
-        return reply
-
-    def _map(self, table: Table) -> None:
-        """The tensors of a table, once, in memory that a card may copy from and to directly."""
-        import torch
-
-        if table.entries and table.entries[0][0] not in self._mapped:
-            mapped = map_tensors(self.descriptor, table)
-            if torch.cuda.is_available():
-                pin(mapped, table)
-            self._mapped |= mapped
-
-    def _write(self, name: str, tensor: Tensor) -> None:
-        """A card casts to the engine's dtype before it copies, and does not wait."""
-        target = self._mapped[name]
-        target.copy_(tensor.to(target.dtype) if tensor.is_cuda else tensor, non_blocking=True)
+    def _check_whole(self, *kinds: Kind) -> None:
+        if torn := [kind for kind in kinds if kind in self.memory.torn]:
+            raise EngineError(
+                f"weights: the memory of the host holds parts of different versions ({', '.join(torn)}), of which no "
+                "engine may load; every rank must write an update whole first"
+            )
 
     def _checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """The same; EngineError, before the engine is told, when names or shapes are not those of the start."""
-        wanted = {name: shape for name, shape, _ in (*self._adapter.entries, *self._base.entries)}
+        wanted = {name: shape for name, shape, _ in (*self.memory.adapter.entries, *self.memory.base.entries)}
         missing = set(wanted)
         for name, tensor in weights:
             if name not in missing:
@@ -135,5 +159,26 @@ class Sender:
                 )
             missing.remove(name)
             yield name, tensor
-        if missing and not (self._has_base and missing == {name for name, _, _ in self._base.entries}):
+        if missing and not (self._has_base and missing == {name for name, _, _ in self.memory.base.entries}):
             raise EngineError(f"vllm engine: an update lacks {len(missing)} weights, first: {min(missing)}")
+
+
+def _write(target: Tensor, tensor: Tensor) -> None:
+    """A card casts to the engine's dtype before it copies, and does not wait."""
+    target.copy_(tensor.to(target.dtype) if tensor.is_cuda else tensor, non_blocking=True)
+
+
+def _asked(calls: Sequence[Call], message: dict[str, Any]) -> list[dict[str, Any]]:
+    """All answers, of processes that work at the same time; EngineError, once all have ended, for those that failed."""
+    if len(calls) == 1:
+        return [calls[0](message)]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        answers = [pool.submit(call, message) for call in calls]
+    problems = [
+        f"process {number} of {len(calls)}: {answer.exception()}"
+        for number, answer in enumerate(answers, 1)
+        if isinstance(answer.exception(), EngineError)
+    ]
+    if problems:
+        raise EngineError("; ".join(problems))
+    return [answer.result() for answer in answers]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from alignkit.engines.vllm.weights import stale_tensors, unreadable
@@ -176,11 +180,26 @@ def test_a_digest_does_not_depend_on_the_blocks_it_is_taken_in(monkeypatch: pyte
     whole = digest(tensor)
     monkeypatch.setattr(module, "BLOCK", 7)
     assert digest(tensor) == whole
-    by_hand = sum(
-        int(weight) * int(bits)
-        for weight, bits in zip(module._weights(0, 1000, tensor.device), tensor.view(torch.int16), strict=True)
-    )
-    assert by_hand % 2**64 == whole.value % 2**64
+    data = tensor.view(torch.int16).numpy().tobytes()
+    words = [int.from_bytes(data[place : place + 8], "little") for place in range(0, 2000, 8)]
+    weights = module._weights(0, 250, tensor.device).tolist()
+    assert sum(weight * word for weight, word in zip(weights, words, strict=True)) % 2**64 == whole.value % 2**64
+
+
+@given(
+    bits=st.sampled_from([torch.int8, torch.bfloat16, torch.float32, torch.int64]),
+    size=st.integers(0, 40),
+    cuts=st.lists(st.integers(0, 40), max_size=4),
+    block=st.integers(1, 20),
+)
+def test_digests_of_ranges_add_up_wherever_a_tensor_is_cut(bits: torch.dtype, size: int, cuts: list[int], block: int):
+    from alignkit.weights import digest as module
+
+    tensor = (torch.randn(size, generator=torch.Generator().manual_seed(size)) * 100).to(bits)
+    ends = sorted({0, size, *(min(cut, size) for cut in cuts)})
+    with mock.patch.object(module, "BLOCK", block):
+        parts = [module.digest_of_range(tensor[a:b], a) for a, b in pairwise(ends)]
+    assert sum(parts) % 2**64 == digest(tensor).value % 2**64
 
 
 class GPT2LMHeadModel(nn.Module):

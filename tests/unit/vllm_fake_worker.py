@@ -1,7 +1,10 @@
 """Stands in for vLLM in test_vllm_process.py: the real engine process around a worker that misbehaves when asked to."""
 
+import os
+import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -18,6 +21,13 @@ class FakeWorker:
             time.sleep(1000)
         self.table, self.descriptor = Table.from_json(start["table"]), weights_descriptor
         self.version, self.requests = start["version"], list[dict[str, Any]]()
+        self.name = Path(start["model_folder"]).name
+        self.held: dict[str, Any] = {}
+        if start["memory"]:
+            self.take()
+
+    def take(self) -> None:
+        self.held = {name: tensor.clone() for name, tensor in map_tensors(self.descriptor, self.table).items()}
 
     @property
     def busy(self) -> bool:
@@ -49,11 +59,15 @@ class FakeWorker:
         return [(request["number"], {**said, "version": version})]
 
     def score(self, sequences: list[list[int]]) -> dict[str, Any]:
-        """Not scores: the sum of every tensor that lies in the shared memory now."""
-        tensors = map_tensors(self.descriptor, self.table)
-        return {"scores": [[tensors[name].double().sum().item()] for name in sorted(tensors)], "version": self.version}
+        """Not scores: the sum of every tensor that it has loaded."""
+        sums = [[self.held[name].double().sum().item()] for name in sorted(self.held)]
+        return {"scores": sums, "version": self.version}
 
     def update(self, version: int, base: bool) -> dict[str, Any]:
+        if self.name.startswith("dies"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if base:
+            self.take()
         self.version = version
         return {"stale": [], "unknown": [], "version": version}
 

@@ -116,5 +116,5 @@ class Registry:
         return content
 
     def _check(self, version: int) -> None:
-        if version != self.version:
+        if version != self.version or self._sender.memory.torn:
             raise Changed(f"version {version} does not lie ready; {self.version} does")

@@ -18,6 +18,7 @@ from alignkit.engines.vllm.process import VllmProcess, environment
 from alignkit.engines.wire import IDS, LOGPROBS, from_text, request_to_wire
 from alignkit.errors import EngineError, SyncError
 from alignkit.types.rollout import Completion, Request, StopReason
+from alignkit.weights.host_memory import HostMemory
 from alignkit.weights.sender import Sender
 
 if TYPE_CHECKING:
@@ -71,8 +72,7 @@ class VllmEngine(VllmProcess):
         self.policy_version = version
         self.unverified: tuple[str, ...] = ()
         """After an update: parameters that could not be read back, because vLLM names them otherwise."""
-        self._max_model_len = max_model_len
-        self._owns_sender = sender is None
+        self._max_model_len, self._lends, self._owns = max_model_len, settings.lends, sender is None
         self._sender = sender or Sender(model_folder, dtype, weights=weights, adapter=adapter, lends=settings.lends)
         start = {
             "do": "generate",
@@ -133,8 +133,17 @@ class VllmEngine(VllmProcess):
         self._check_version(reply["version"])
         return reply["scores"]
 
+    @property
+    def memory(self) -> HostMemory | None:
+        """Where the ranks of its host may write their pieces of an update for `load`; None where weights are lent."""
+        return None if self._lends else self._sender.memory
+
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        self._sender.send(weights, version, self.take)
+        self._sender.send(weights, version, [self.take])
+
+    def load(self, *, version: int) -> None:
+        """Takes the update that lies in `memory`; as `update`, but EngineError unless it has been written whole."""
+        self._sender.announce(version, [self.take])
 
     def take(self, message: dict[str, Any]) -> dict[str, Any]:
         """Takes the weights that a sender has laid ready; what its process answers. Raises SyncError."""
@@ -160,8 +169,7 @@ class VllmEngine(VllmProcess):
 
     def close(self) -> None:
         super().close()
-        if self._owns_sender:
-            self._owns_sender = False
+        if self._owns:
             self._sender.close()
 
     def _check_version(self, version: int) -> None:

@@ -33,11 +33,12 @@ from alignkit.models.load import load_policy, locate
 from alignkit.models.recompute import set_recompute
 from alignkit.models.save import describe
 from alignkit.models.tokenizer import stop_token_ids
-from alignkit.models.weights import named_policy_weights
+from alignkit.models.weights import Part, named_policy_weights
 from alignkit.parallel.cut import copied, set_whole
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
 from alignkit.parallel.trainer import Trainer
+from alignkit.parallel.writers import write_together
 from alignkit.recipe.read import resolve_algorithm
 from alignkit.recipe.schema import Data, Environment, Optimizer, Recipe, Stage
 from alignkit.rewards.learned.reward_model import BESIDE, Reading, adopt_head, adopt_value, is_reward_model
@@ -53,6 +54,7 @@ from alignkit.run.train.loader import loader, sharding_of
 from alignkit.run.train.served_fleet import served_fleet
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
+from alignkit.weights.pieces import checkpoint_shapes
 from alignkit.weights.sender import Sender
 
 PROBE_TOKENS = 64
@@ -186,30 +188,41 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
         from alignkit.engines.hf import HfEngine
 
         return HfEngine(policy.model, dtype=recipe.model.dtype, device=default_device())
-    weights = named_policy_weights(policy.model, part="base" if sends_adapter(recipe) else "merged")
-    if not group.first:
-        deque(weights, maxlen=0)  # which helps to gather what is cut
-        return None
-    model = folder / "initial-model"
-    describe(policy.model, policy.tokenizer, model, dtype=getattr(torch, recipe.model.dtype))
-    if served:
-        longest = longest_sequence(recipe, policy.context)
-        return served_fleet(recipe, model, weights, max_model_len=longest, settings=engine_settings(recipe))
+    part: Part = "base" if sends_adapter(recipe) else "merged"
     adapter = adapter_shapes(policy.model) if sends_adapter(recipe) else {}
+    home, own = folder / "initial-model", engine_settings(recipe)
+    dtype = recipe.model.dtype if settings.engine == "vllm" else "float32"  # the hf engine casts as it computes
+    sender = None
+    if group.first and group.world > 1 and not own.lends:
+        shapes = checkpoint_shapes(policy.model, part=part)
+        sender = Sender(home, dtype, shapes=shapes, adapter=adapter, lends=False)
+    written = write_together(policy.model, group, sender.memory if sender else None, part)
+    weights = None if written else named_policy_weights(policy.model, part=part)
+    if not group.first:
+        deque(weights or (), maxlen=0)  # which helps to gather what is cut
+        return None
+    describe(policy.model, policy.tokenizer, home, dtype=getattr(torch, recipe.model.dtype))
+    one = recipe.engine.replicas == 1 and recipe.engine.placement == "colocated"
+    if not written:
+        sender = None if one else Sender(home, dtype, weights=weights, adapter=adapter, lends=False)
+    if served and sender is not None:
+        longest = longest_sequence(recipe, policy.context)
+        return served_fleet(recipe, home, sender, max_model_len=longest, settings=own)
     start = partial(
         VllmEngine,
-        model,
-        dtype=recipe.model.dtype,
+        home,
+        sender=sender,
+        adapter=adapter,
+        dtype=dtype,
         max_model_len=longest_sequence(recipe, policy.context),
         memory_gib=settings.memory_gib,
-        settings=engine_settings(recipe),
+        settings=own,
         startup_s=recipe.engine.startup_s,
         seed=recipe.seed,
     )
-    if _shares_card(recipe):
-        return start(weights=weights, adapter=adapter, threads=torch.get_num_threads(), log_file=log_file)
-    sender = Sender(model, recipe.model.dtype, weights=weights, adapter=adapter, lends=False)
-    return Fleet(_host(recipe, partial(start, adapter=adapter, sender=sender), log_file), sender)
+    if sender is None or one:
+        return start(weights=weights, threads=torch.get_num_threads(), log_file=log_file)
+    return Fleet(_host(recipe, start, log_file), sender)
 
 
 def _host(recipe: Recipe, start: Callable[..., VllmEngine], log_file: Path) -> Host:

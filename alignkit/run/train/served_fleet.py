@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alignkit.engines.fleet import Fleet
 from alignkit.engines.servers.description import Description, files_of
@@ -15,19 +13,17 @@ from alignkit.recipe.schema import Recipe
 from alignkit.rewards.serve.listener import TOKEN_VARIABLE, Address, Listener
 from alignkit.weights.sender import Sender
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 def served_fleet(
     recipe: Recipe,
     model: Path,
-    weights: Iterable[tuple[str, Tensor]],
+    sender: Sender,
     *,
     max_model_len: int,
     settings: Settings,
 ) -> Fleet:
     """The fleet, when `engine.replicas` servers hold the weights. model: the folder of its config.
+    sender: where the weights lie.
 
     Raises RecipeError without a token or where `engine.listen` cannot be used, EngineError when too few servers come.
     """
@@ -39,8 +35,6 @@ def served_fleet(
 
     listener = Listener(_address(recipe))
     engine = recipe.stages[-1].rollouts.engine
-    dtype = recipe.model.dtype if engine == "vllm" else "float32"  # the hf engine casts as it computes
-    sender = Sender(model, dtype, weights=weights, adapter={}, lends=False)
     description = Description(
         engine=engine,
         dtype=recipe.model.dtype,
