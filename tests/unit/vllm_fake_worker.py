@@ -21,7 +21,8 @@ class FakeWorker:
             time.sleep(1000)
         self.table, self.descriptor = Table.from_json(start["table"]), weights_descriptor
         self.version, self.requests = start["version"], list[dict[str, Any]]()
-        self.name, self.held = Path(start["model_folder"]).name, dict[str, Any]()
+        self.name = Path(start["model_folder"]).name
+        self.held: dict[str, Any] = {}
         if start["memory"]:
             self.take()
 

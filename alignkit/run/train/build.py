@@ -51,6 +51,7 @@ from alignkit.rollout.play import Play
 from alignkit.run.check.named_models import under
 from alignkit.run.check.training import training_of
 from alignkit.run.train.loader import loader, sharding_of
+from alignkit.run.train.served_fleet import served_fleet
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
 from alignkit.weights.pieces import checkpoint_shapes
@@ -180,7 +181,8 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
     folder: for its files.
     """
     settings = recipe.stages[-1].rollouts
-    if settings.engine == "hf":
+    served = recipe.engine.placement == "servers"
+    if settings.engine == "hf" and not served:
         if not group.first:
             return None
         from alignkit.engines.hf import HfEngine
@@ -188,7 +190,8 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
         return HfEngine(policy.model, dtype=recipe.model.dtype, device=default_device())
     part: Part = "base" if sends_adapter(recipe) else "merged"
     adapter = adapter_shapes(policy.model) if sends_adapter(recipe) else {}
-    home, dtype, own = folder / "initial-model", recipe.model.dtype, engine_settings(recipe)
+    home, own = folder / "initial-model", engine_settings(recipe)
+    dtype = recipe.model.dtype if settings.engine == "vllm" else "float32"  # the hf engine casts as it computes
     sender = None
     if group.first and group.world > 1 and not own.lends:
         shapes = checkpoint_shapes(policy.model, part=part)
@@ -198,23 +201,28 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
     if not group.first:
         deque(weights or (), maxlen=0)  # which helps to gather what is cut
         return None
-    describe(policy.model, policy.tokenizer, home, dtype=getattr(torch, dtype))
+    describe(policy.model, policy.tokenizer, home, dtype=getattr(torch, recipe.model.dtype))
+    one = recipe.engine.replicas == 1 and recipe.engine.placement == "colocated"
+    if not written:
+        sender = None if one else Sender(home, dtype, weights=weights, adapter=adapter, lends=False)
+    if served and sender is not None:
+        longest = longest_sequence(recipe, policy.context)
+        return served_fleet(recipe, home, sender, max_model_len=longest, settings=own)
     start = partial(
         VllmEngine,
         home,
-        dtype=dtype,
+        sender=sender,
         adapter=adapter,
+        dtype=dtype,
         max_model_len=longest_sequence(recipe, policy.context),
         memory_gib=settings.memory_gib,
         settings=own,
         startup_s=recipe.engine.startup_s,
         seed=recipe.seed,
     )
-    if own.lends:
+    if sender is None or one:
         return start(weights=weights, threads=torch.get_num_threads(), log_file=log_file)
-    if sender is None or not written:
-        sender = Sender(home, dtype, weights=weights, adapter=adapter, lends=False)
-    return Fleet(_host(recipe, partial(start, sender=sender), log_file), sender)
+    return Fleet(_host(recipe, start, log_file), sender)
 
 
 def _host(recipe: Recipe, start: Callable[..., VllmEngine], log_file: Path) -> Host:
