@@ -125,7 +125,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for verb in (train, check, explain, ls, cp, doctor, compare, report, serve, replica):
+    for verb in (init, train, check, explain, ls, cp, doctor, compare, report, chat, sample, export, serve, replica):
         app.command()(verb)
     app.command("eval")(evaluate)
     app.command("best-of-n")(best_of_n)
