@@ -91,4 +91,15 @@ def _adapter(job: Job, folder: Path) -> dict[str, float]:
     return write_adapter(job.source, job.model, job.tokenizer, folder)
 
 
-TARGETS: dict[str, Callable[[Job, Path], dict[str, float]]] = {"merged": _merged, "adapter": _adapter}
+def _gguf(job: Job, folder: Path) -> dict[str, float]:
+    from alignkit.run.export.gguf.proof import check_gguf
+    from alignkit.run.export.gguf.write import TYPES as NAMES
+    from alignkit.run.export.gguf.write import write_gguf
+
+    folder.mkdir(parents=True)
+    file = folder / f"{job.source.name}-{NAMES[job.dtype].lower()}.gguf"
+    write_gguf(job.model, job.tokenizer, file, job.dtype, name=job.source.name)
+    return check_gguf(job.model, job.tokenizer, file, job.dtype)
+
+
+TARGETS: dict[str, Callable[[Job, Path], dict[str, float]]] = {"merged": _merged, "adapter": _adapter, "gguf": _gguf}
