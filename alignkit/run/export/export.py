@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import time
 from collections.abc import Callable
@@ -74,6 +75,8 @@ def export(
         raise ContentError(f"{folder} is there already; remove it, or name another place with --out")
     if (repo is None) == (to == "hub"):
         raise ContentError("--repo ORG/NAME goes with --to hub, and --to hub with it")
+    if to in ("gguf", "ollama") and importlib.util.find_spec("gguf") is None:
+        raise ContentError(f"--to {to} needs the package gguf; run: pip install gguf")
     number = _number(to, dtype, source)
     model, tokenizer = source.load()
     unfinished = folder.with_name(f"{folder.name}.unfinished")
