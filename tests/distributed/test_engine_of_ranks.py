@@ -15,6 +15,7 @@ RECIPE = (
     runs.GRPO.replace("hidden: 32, heads: 4", "hidden: 64, heads: 2")
     .replace("engine: hf", "engine: vllm, memory_gib: 1")
     .replace("steps: 40", "steps: 3")
+    .replace("context: 16", "context: 32")  # vLLM has room for a token behind what it scores
 )
 RECIPES = {
     "all weights": RECIPE,
