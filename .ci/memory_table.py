@@ -13,7 +13,7 @@ from alignkit.parallel.memory.sharding import Sharding
 from alignkit.parallel.memory.trace import total
 from alignkit.recipe.lookup.find import find
 from alignkit.recipe.read import read_recipe
-from alignkit.run.launch.launch import sharding_of
+from alignkit.run.launch.deepspeed_file import sharding_of
 from alignkit.run.memory.need import Need, needs
 
 ROOT = Path(__file__).resolve().parents[1]

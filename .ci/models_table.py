@@ -27,7 +27,7 @@ from alignkit.models.save import describe, save_pretrained  # noqa: E402
 from alignkit.models.tokenizer import character_tokenizer  # noqa: E402
 from alignkit.models.weights import named_policy_weights  # noqa: E402
 from alignkit.recipe.schema import Lora  # noqa: E402
-from tests.model_families import FAMILIES, Family, tiny  # noqa: E402
+from tests.model_families import FAMILIES, SIZES, Family, tiny  # noqa: E402
 from tests.tiny import random_batch  # noqa: E402
 
 DOCS = ROOT / "docs" / "models.md"
@@ -45,6 +45,7 @@ WIDER: dict[str, Any] = {
     **dict.fromkeys(("n_head", "n_heads"), 2),
     **dict.fromkeys(("ffn_dim", "intermediate_size_mlp"), 96),
     "kv_lora_rank": 512,
+    "attention_chunk_size": 32,
 }
 
 
@@ -66,9 +67,11 @@ def wide(family: Family) -> Family:
     own = {name: WIDER[name] for name in family.extra.keys() & WIDER.keys()}
     heads: dict[str, Any] = {"head_dim": 32}
     if "kv_lora_rank" in family.extra:
-        heads = {"head_dim": WIDER["qk_rope_head_dim"], "num_key_value_heads": 2}
+        heads = {"head_dim": WIDER["qk_rope_head_dim"]}
     elif family.extra.get("head_dim", 0) is None:
         heads = {}
+    if family.extra.get("num_key_value_heads") == SIZES["num_attention_heads"]:
+        heads["num_key_value_heads"] = WIDE["num_attention_heads"]
     return Family(family.name, family.kind, {**family.extra, **WIDE, **own, **heads})
 
 
@@ -167,11 +170,11 @@ def reloaded(family: Family) -> str:
 
 def write(*, vllm: bool) -> None:
     """With vLLM after each of its rows, so that a stopped one can be gone on with: it is started where it was not."""
-    text = DOCS.read_text(encoding="utf-8")
-    before, after = text.split(START)[0], text.split(END)[1]
     rows = {family.name: row(family) for family in FAMILIES}
 
     def put() -> None:
+        text = DOCS.read_text(encoding="utf-8")
+        before, after = text.split(START)[0], text.split(END)[1]
         DOCS.write_text(f"{before}{START}\n{HEADER}\n" + "\n".join(rows.values()) + f"\n{END}{after}", encoding="utf-8")
 
     put()

@@ -43,12 +43,20 @@ class SyncError(EngineError):
     """After a weight sync the engine does not compute what the trainer computes."""
 
 
+class LayoutError(AlignkitError, ValueError):
+    """Two layouts of weights do not fit each other, or one not its tensors: names, shapes or numbers are missing."""
+
+
 class BatchError(AlignkitError, ValueError):
     """A batch lacks a column, holds a value it must not, or carries the wrong policy version."""
 
 
 class CheckpointError(AlignkitError, RuntimeError):
     """A checkpoint is missing, damaged, does not fit the recipe, or could not be written."""
+
+
+class ExportError(AlignkitError, RuntimeError):
+    """What was exported does not say what the model says, or the target has no words for it."""
 
 
 class SignatureError(AlignkitError, ValueError):

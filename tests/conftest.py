@@ -1,6 +1,7 @@
 """Shapes and dtypes of pure functions, algorithms, batch and attention are checked; no test asks the hub."""
 
 import os
+from collections.abc import Generator
 
 # read when its library is first imported: what is not in the cache is then an error at once, not after 20 s of trying
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,6 +26,14 @@ settings.register_profile(
     "exploring", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=False, max_examples=2000
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nobody_pulls_the_plug() -> Generator[None]:
+    """What was written need not reach the disk before the next step: a process that is killed loses none of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", os.fstat)  # which says no to a closed file, too
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -109,11 +109,15 @@ FAMILIES = (
     Family("ERNIE 4.5", "ernie4_5"),
     Family("Hunyuan", "hunyuan_v1_dense"),
     Family("gpt-oss (window, sinks)", "gpt_oss", {**MIXED, "num_local_experts": 4, "num_experts_per_tok": 2}),
-    Family("DeepSeek V2", "deepseek_v2", DEEPSEEK),
-    Family("DeepSeek V3, Kimi K2", "deepseek_v3", DEEPSEEK),
+    Family("DeepSeek V2", "deepseek_v2", {**DEEPSEEK, "topk_method": "group_limited_greedy"}),
+    Family(
+        "DeepSeek V3, Kimi K2",
+        "deepseek_v3",
+        {**DEEPSEEK, "topk_method": "noaux_tc", "scoring_func": "sigmoid"},  # of published configs: vLLM reads them
+    ),
     Family("MiniCPM3", "minicpm3", LATENT, gap=1e-5),
     Family("GLM-4.7 lite", "glm4_moe_lite", {**DEEPSEEK, "n_group": 1}),
-    Family("GPT-NeoX, Pythia", "gpt_neox"),
+    Family("GPT-NeoX, Pythia", "gpt_neox", {"num_key_value_heads": 4}),  # vLLM reads it, transformers does not
     Family("GPT-2", "gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
     Family("OPT", "opt", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
     Family("StableLM", "stablelm", {}, "hand on"),

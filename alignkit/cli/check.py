@@ -150,6 +150,8 @@ def _print_preflight(found: Preflight) -> None:
         if groups:
             rows = sum(map(len, groups))
             typer.echo(f"  {rows} rows {what}, the first: {named(groups[0])}")
+    for sentence in found.asked_by_benchmarks:
+        typer.echo(f"  {sentence}")
     if found.gold is not None:
         means = ", ".join(f"{name} {_number(mean)}" for name, mean in found.gold.means.items())
         without = f", {found.gold.without_reference} rows without one" if found.gold.without_reference else ""

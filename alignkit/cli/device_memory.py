@@ -26,7 +26,7 @@ def check_device(target: str, overrides: list[str], device: str, launch: str | N
     """Prints what the recipe needs on the device; exit 1 when it is not there."""
     from alignkit.parallel.memory.device import Device
     from alignkit.parallel.memory.sharding import Sharding
-    from alignkit.run.launch.launch import sharding_of
+    from alignkit.run.launch.deepspeed_file import sharding_of
 
     recipe, wanted = read_recipe(target, overrides), Device.parse(device)
     profile = launch or recipe.launch

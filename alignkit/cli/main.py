@@ -13,21 +13,26 @@ from typing import Any
 import typer
 
 from alignkit.cli.best_of_n import best_of_n
+from alignkit.cli.chat import chat
 from alignkit.cli.check import check
 from alignkit.cli.compare import compare
 from alignkit.cli.cp import cp
 from alignkit.cli.doctor import doctor
 from alignkit.cli.eval import evaluate
 from alignkit.cli.explain import explain
+from alignkit.cli.export import export
+from alignkit.cli.init import init
 from alignkit.cli.label_steps import label_steps
 from alignkit.cli.ls import ls
+from alignkit.cli.replica import replica
 from alignkit.cli.report import report
 from alignkit.cli.reward_quality import reward
 from alignkit.cli.run_folder import run_folder
+from alignkit.cli.sample import sample
 from alignkit.cli.serve import serve
 from alignkit.cli.train import train
 from alignkit.errors import AlignkitError, first_line
-from alignkit.run.launch.launch import report_end, report_start
+from alignkit.run.launch.launched import report_end, report_start
 from alignkit.types.files import disk_error, sentence
 
 EXIT_BUG, EXIT_INPUT = 1, 2
@@ -120,7 +125,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for verb in (train, check, explain, ls, cp, doctor, compare, report, serve):
+    for verb in (init, train, check, explain, ls, cp, doctor, compare, report, chat, sample, export, serve, replica):
         app.command()(verb)
     app.command("eval")(evaluate)
     app.command("best-of-n")(best_of_n)

@@ -16,15 +16,10 @@ from alignkit.cli.output import JsonOption, OverridesArgument, RecipeArgument
 from alignkit.errors import AlignkitError
 from alignkit.recipe.lookup.find import Found, find
 from alignkit.recipe.read import read_recipe
-from alignkit.run.launch.launch import (
-    accelerate_command,
-    is_launched,
-    quiet,
-    run_launched,
-    slurm_script,
-    submit,
-    visible_gpus,
-)
+from alignkit.run.launch.accelerate import accelerate_command, quiet
+from alignkit.run.launch.gpus import visible_gpus
+from alignkit.run.launch.job import is_job, job_text, submit
+from alignkit.run.launch.launched import is_launched, run_launched
 from alignkit.run.train.stop import Stop
 from alignkit.train.inputs import parse_kinds
 
@@ -93,12 +88,14 @@ def _train_launched(
     profile: Found, recipe: Recipe, arguments: list[str], processes: int | None, print_only: bool
 ) -> None:
     beside = recipe.file.parent if recipe.file else None
-    if profile.path.suffix == ".j2":
+    if is_job(profile):
         if processes is not None:
-            raise AlignkitError("--processes does not reach Slurm: copy `multi-node` and `slurm` and change them")
+            raise AlignkitError(
+                f"--processes does not reach a job: copy `multi-node` and `{profile.name}`, change them"
+            )
         job_name = recipe.file.stem if recipe.file else "alignkit"
-        script = slurm_script(profile, arguments, job_name=job_name, beside=beside)
-        typer.echo(script if print_only else submit(script))
+        text = job_text(profile, arguments, job_name=job_name, beside=beside, environ=os.environ)
+        typer.echo(text if print_only else submit(profile, text))
         return
     gpus = visible_gpus(os.environ)
     seen = None if print_only and not gpus else gpus  # a command can be read on a machine without GPUs

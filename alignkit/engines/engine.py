@@ -1,4 +1,7 @@
-"""The protocol that every rollout engine fulfils. tests/contracts/test_engines.py checks all of them."""
+"""The two protocols that every rollout engine fulfils: it samples, and it takes weights.
+
+tests/contracts/test_engines.py checks all engines by them.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,25 @@ if TYPE_CHECKING:
 Part = Literal["weights", "cache"]
 
 
-class Engine(Protocol):
+class Sampler(Protocol):
     """Samples completions from a copy of the policy's weights."""
 
     policy_version: int
     """Number of updates behind the weights it holds now; stamped on every Completion."""
 
-    async def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One Completion per Request, in order.
+    async def sample(self, request: Request) -> Completion:
+        """The Completion of one Request, which runs beside whatever else was asked for (continuous batching).
 
-        The same request on the same weights in the same call gives the same tokens and log-probs. Log-probs are those
-        of softmax(logits / temperature) (for temperature 0: of softmax(logits)).
+        Its tokens are those that `generate` would give, but for rounding: which requests share a batch is chance.
+        Raises EngineError when the engine died.
+        """
+        ...
+
+    async def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One Completion per Request, in order, in lockstep: all are queued before the first runs.
+
+        The same call on the same weights gives the same tokens and log-probs. Log-probs are those of
+        softmax(logits / temperature) (for temperature 0: of softmax(logits)).
         Raises EngineError when the engine died; it never returns fewer completions.
         """
         ...
@@ -33,6 +44,10 @@ class Engine(Protocol):
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-prob (temperature 1) of every token after the first, per sequence; the canary compares these."""
         ...
+
+
+class WeightSink(Protocol):
+    """Takes the trainer's weights, and makes room for it."""
 
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         """Replaces all weights (checkpoint names, full tensors, tied weights once) and drops cached prefixes.
@@ -52,6 +67,10 @@ class Engine(Protocol):
     def close(self) -> None:
         """Ends every process and frees everything it holds. May be called twice."""
         ...
+
+
+class Engine(Sampler, WeightSink, Protocol):
+    """What a run has: it samples what it is given weights for."""
 
 
 @runtime_checkable

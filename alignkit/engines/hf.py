@@ -32,7 +32,7 @@ ROWS = 256  # requests sampled at the same time
 
 
 class HfEngine:
-    """Fulfils rollout.engine.Engine inside the trainer's process.
+    """Fulfils engines.engine.Engine inside the trainer's process.
 
     model: a transformers causal language model (or a PeftModel around one).
     dtype: arithmetic, "float32" or "bfloat16"; bfloat16 is autocast over float32 weights, exactly as in the trainer.
@@ -45,6 +45,9 @@ class HfEngine:
         self._share = share
         self._dtype = getattr(torch, dtype)
         self._model: Any = model if share else _merged_copy(model).to(device or next(model.parameters()).device)
+
+    async def sample(self, request: Request) -> Completion:
+        return (await self.generate([request]))[0]
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
         for request in requests:
@@ -182,7 +185,7 @@ class _Row:
             token_ids=tuple(self.token_ids),
             logprobs=tuple(self.logprobs),
             stop=self.stop or StopReason.ERROR,
-            policy_version=version,
+            versions=((0, version),),
         )
 
 

@@ -21,7 +21,7 @@ CONCURRENCY = 64
 
 
 class ServerEngine:
-    """Samples and scores like rollout.engine.Engine; its weights are the server's and cannot be updated.
+    """Samples and scores like engines.engine.Engine; its weights are the server's and cannot be updated.
 
     url: http://HOST:PORT of `vllm serve` (version 0.10.2 or newer, which returns token ids). token: sent as a bearer
     token. The server must serve the model whose tokenizer the caller uses. Log-probs are those that the server
@@ -45,11 +45,13 @@ class ServerEngine:
         except (KeyError, IndexError, TypeError) as error:
             raise EngineError(f"server engine {url}: it names no model at /v1/models") from error
 
+    async def sample(self, request: Request) -> Completion:
+        request.check(context=self.context, engine=f"server engine {self._url}")
+        return self._completion(request, await self._complete(request))
+
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        for request in requests:
-            request.check(context=self.context, engine=f"server engine {self._url}")
-        answers = await asyncio.gather(*(self._complete(request) for request in requests))
-        return [self._completion(*pair) for pair in zip(requests, answers, strict=True)]
+        """What shares a batch there is chance: somebody else's server knows no lockstep."""
+        return list(await asyncio.gather(*map(self.sample, requests)))
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         bodies = [{"prompt": list(ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0} for ids in sequences]
@@ -97,7 +99,7 @@ class ServerEngine:
         stop = stops.get(finish, StopReason.ERROR)
         if stop is StopReason.LENGTH and len(token_ids) < request.max_new_tokens:
             stop = StopReason.CONTEXT_FULL
-        return Completion(token_ids=token_ids, logprobs=logprobs, stop=stop, policy_version=0)
+        return Completion(token_ids=token_ids, logprobs=logprobs, stop=stop, versions=((0, 0),))
 
     def _scores(self, sequence: Sequence[int], answer: Any) -> list[float]:
         try:

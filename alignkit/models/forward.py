@@ -14,7 +14,7 @@ from alignkit.models import attention
 from alignkit.models.adapted import base_model, effective_weight
 from alignkit.models.critic import read_values
 from alignkit.models.device_type import device_type
-from alignkit.models.frozen import without_adapter
+from alignkit.models.frozen import read_beside, without_adapter
 from alignkit.ops.logprobs import chunked_kl, chunked_logprobs
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
@@ -78,10 +78,11 @@ def outputs(
     weight, shape = _head(causal, dtype, temperature)
     said, divergence = chunked_logprobs(before, weight, batch.tokens[batch.actions], **shape), None
     if "ref_kl" in want:
-        frozen: Any = base_model(reference)
-        with torch.no_grad(), without_adapter(model) if reference is model else nullcontext():
+        with read_beside(model, reference) as frozen:
             other, _ = states(frozen, batch, dtype, False)
-        divergence = chunked_kl(before, weight, other, _head(frozen, dtype, temperature)[0], **shape)
+            head, _ = _head(frozen, dtype, temperature)
+            head = head if reference is model else head.detach()
+        divergence = chunked_kl(before, weight, other, head, **shape)
     return on_tokens(batch, said, values, divergence)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignkit.models.adapted import base_model
 from alignkit.models.experts import follows
 from alignkit.models.weights import narrow, whole
 
@@ -41,16 +42,28 @@ def hold_frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             kept = adapted or not embedded.get(id(parameter), True) or parameter.requires_grad
             if not kept and parameter.dtype == torch.float32 and _fits(parameter, dtype, id(parameter) in embedded):
                 narrow(parameter, dtype)
-        if module.weight.dtype == dtype and not hasattr(module, "_narrow"):
+        if module.weight.dtype == dtype and not _is_narrow(module):
             module._narrow = None
-            module.register_forward_pre_hook(_widen)
+            module._widening = module.register_forward_pre_hook(_widen)
             module.register_forward_hook(_narrow)
     return model
 
 
+def widen_last(model: nn.Module) -> None:
+    """Lets weights be widened after what gathers them, whose hooks came later; they are narrowed before its others."""
+    modules: list[Any] = [module for module in model.modules() if _is_narrow(module)]
+    for module in modules:
+        module._widening.remove()
+        module._widening = module.register_forward_pre_hook(_widen)
+
+
 def is_held(model: nn.Module) -> bool:
     """Whether `hold_frozen` has rounded weights of the model."""
-    return any(hasattr(module, "_narrow") for module in model.modules())
+    return any(map(_is_narrow, model.modules()))
+
+
+def _is_narrow(module: Any) -> bool:
+    return hasattr(module, "_widening")
 
 
 def _fits(parameter: Tensor, dtype: torch.dtype, embedding: bool) -> bool:
@@ -85,3 +98,17 @@ def without_adapter(model: nn.Module) -> Generator[None]:
     finally:
         for layer in layers:
             layer._disable_adapters = False
+
+
+@contextmanager
+def read_beside(model: nn.Module, reference: Any) -> Generator[Any]:
+    """The transformers model of a reference, to be read without gradients within the forward of `model`.
+
+    Where the two are one, its adapter is off. Where the reference's weights are cut its head's matrix is whole: what
+    backward shall find of it must be detached before it is let go.
+    """
+    frozen = base_model(reference)
+    head = frozen.get_output_embeddings()
+    own = without_adapter(model) if reference is model else whole(head.parameters())
+    with torch.no_grad(), own:
+        yield frozen

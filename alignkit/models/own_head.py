@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from alignkit.models.adapted import base_model
 from alignkit.models.critic import read_values
 from alignkit.models.forward import Want, mixed, on_tokens, padded_index
+from alignkit.models.frozen import read_beside
 from alignkit.ops.logprobs import full_kl, full_logprobs
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
@@ -45,7 +46,7 @@ def own_head(
     logits = before(output.logits)
     said = full_logprobs(logits, batch.tokens[batch.actions], temperature=temperature)
     if "ref_kl" in want:
-        with torch.no_grad():
-            other = before(read(base_model(reference)).logits)
+        with read_beside(model, reference) as frozen:
+            other = before(read(frozen).logits)
         divergence = full_kl(logits, other, temperature=temperature)
     return on_tokens(batch, said, values, divergence)

@@ -28,3 +28,8 @@ def learning_rate(
     if shape == "linear":
         return peak * (1 - progress * (1 - final_fraction))
     return peak * (final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def warmup_updates(given: float, total: int) -> int:
+    """Optimizer steps of a warm-up: `given`, or where that is below 1 this share of `total`, rounded."""
+    return round(given * total) if given < 1 else int(given)

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from alignkit.models.weights import is_cut, whole
 from alignkit.parallel.deepspeed import import_deepspeed
+from alignkit.recipe.lookup.secrets import in_environment
 
 
 class Cutter:
@@ -26,20 +26,30 @@ class Cutter:
         batch = {"train_batch_size": world, "train_micro_batch_size_per_gpu": 1}  # which DeepSpeed wants to know
         self._init = import_deepspeed().zero.Init(module=nn.Module(), config_dict_or_path=sharding | batch)
 
+    def cut(self, model: nn.Module) -> nn.Module:
+        """The model, of which this rank keeps its shards; what counts is the first rank's."""
+        for parameter in model.parameters():
+            self._cut(parameter)
+        return model
+
+    def _cut(self, parameter: nn.Parameter) -> None:
+        if is_cut(parameter):
+            return
+        if parameter.untyped_storage().nbytes() > parameter.nbytes:  # a view of the file, not to be written to
+            parameter.data = parameter.data.clone()
+        self._init._convert_to_zero_parameters([parameter])
+
     @contextmanager
     def reading(self) -> Generator[None]:
         """Within it a weight that transformers has read is cut before it reads the next one."""
 
         def cut(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-            if parameter is None or parameter.is_meta or is_cut(parameter):
-                return
-            if parameter.untyped_storage().nbytes() > parameter.nbytes:  # a view of the file, not to be written to
-                parameter.data = parameter.data.clone()
-            self._init._convert_to_zero_parameters([parameter])
+            if parameter is not None and not parameter.is_meta:
+                self._cut(parameter)
 
         hook = register_module_parameter_registration_hook(cut)
         try:
-            with mock.patch.dict("os.environ", HF_DEACTIVATE_ASYNC_LOAD="1"):  # else its threads read ahead
+            with in_environment({"HF_DEACTIVATE_ASYNC_LOAD": "1"}):  # else its threads read ahead
                 yield
         finally:
             hook.remove()

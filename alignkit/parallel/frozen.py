@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from alignkit.models.adapted import base_model
+from alignkit.models.adapted import base_model, is_adapted
 from alignkit.models.weights import is_cut, whole
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
@@ -33,7 +33,7 @@ class FrozenShards:
         self._open: dict[nn.Module, AbstractContextManager[Any]] = {}
         taken = {id(parameter) for parameter in self._head}  # which tied embeddings are, too
         for name, module in model.named_modules():  # from outside in
-            inner = bool(LAYER.fullmatch(name))
+            inner = bool(LAYER.fullmatch(name)) or is_adapted(module)  # peft reads its own matrices from outside
             mine = [p for p in module.parameters(recurse=inner) if is_cut(p) and id(p) not in taken]
             if mine:
                 taken |= {id(parameter) for parameter in mine}

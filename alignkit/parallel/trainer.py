@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +14,7 @@ from alignkit.types.files import save_tensors
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from alignkit.parallel.group import Group
     from alignkit.recipe.schema import Optimizer
     from alignkit.types.batch import Batch
     from alignkit.types.outputs import Outputs
@@ -117,6 +119,15 @@ def stored_tensors(folder: Path, kind: str) -> dict[str, Stored]:
             ) from error
         readers |= {name: Stored(path, name, file) for name in file.keys()}  # noqa: SIM118  it is no mapping
     return readers
+
+
+def writers_of(parameters: Mapping[str, Tensor], group: Group) -> dict[str, int]:
+    """The rank that writes each parameter into a checkpoint: about equally many numbers each, in the order given."""
+    shares, writers = [0] * group.world, {}
+    for name, parameter in parameters.items():
+        writers[name] = shares.index(min(shares))
+        shares[writers[name]] += math.prod(whole_shape(parameter))
+    return writers
 
 
 def check_names(readers: Mapping[str, Stored], trained: Mapping[str, Tensor], folder: Path) -> None:

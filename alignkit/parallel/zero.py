@@ -1,7 +1,8 @@
 """Several processes: DeepSpeed ZeRO shards optimizer state, gradients (stage 2) and weights (stage 3).
 
-Weights, gradients and optimizer state are float32; bfloat16 arithmetic is done by autocast inside the forward, as in
-one process. What is gathered when, and what was measured: docs/distributed.md.
+Trained weights, gradients and optimizer state are float32, frozen ones what they are (`models/frozen.py`); bfloat16
+arithmetic is done by autocast inside the forward, as in one process. What is gathered when, and what was measured:
+docs/distributed.md.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 from alignkit.errors import HealthError, RecipeError
 from alignkit.models.adapted import base_model
 from alignkit.models.forward import plain
+from alignkit.models.frozen import widen_last
 from alignkit.models.weights import VALUE_HEAD, Part, is_cut, named_policy_weights, whole
 from alignkit.parallel.cut import set_whole
 from alignkit.parallel.deepspeed import import_deepspeed
 from alignkit.parallel.group import Group
-from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors
+from alignkit.parallel.trainer import check_names, parameter_groups, store_tensors, stored_tensors, writers_of
 from alignkit.recipe.schema import Optimizer
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
@@ -50,7 +52,7 @@ class ZeroTrainer:
         sharding: dict[str, Any],
         dtype: torch.dtype = torch.float32,
     ):
-        self.model, self.group = model, group
+        self.model, self.group, self._dtype = model, group, dtype
         self.updates = 0
         settings = _settings(sharding, optimizer, group, dtype)
         deepspeed = import_deepspeed()
@@ -65,6 +67,7 @@ class ZeroTrainer:
         if cut is not None:
             model.to(cut.device)  # of such a model DeepSpeed leaves everything else where it is
         self.engine, *_ = deepspeed.initialize(model=_Reader(model), optimizer=adam, config=settings)
+        widen_last(model)
 
     @property
     def _trained(self) -> dict[str, nn.Parameter]:
@@ -116,12 +119,10 @@ class ZeroTrainer:
         All gather each of them; only the one who writes it copies it to the host.
         """
         weights, state = {}, {}
-        shares = [0] * self.group.world
+        writers = writers_of(self._trained, self.group)
         for name, p in self._trained.items():
             gathered = _read(p, with_moments=self.updates > 0)
-            writer = shares.index(min(shares))
-            shares[writer] += gathered["weight"].numel()
-            if writer == self.group.rank:
+            if writers[name] == self.group.rank:
                 tensors = {key: tensor.detach().cpu().clone() for key, tensor in gathered.items()}
                 weights[name] = tensors.pop("weight")
                 state |= {f"{name}/{key}": tensor for key, tensor in tensors.items()}
@@ -147,7 +148,7 @@ class ZeroTrainer:
         """DeepSpeed creates it in the first step: one with gradients of zero, at a learning rate of zero."""
         batch = pack([Item(prompt_ids=[0], completion_ids=[0])]).to(next(self.model.parameters()).device)
         want = ("logprobs", "values") if hasattr(base_model(self.model), VALUE_HEAD) else ("logprobs",)
-        outputs = self.run(plain, batch, dtype=torch.float32, temperature=1.0, want=want)
+        outputs = self.run(plain, batch, dtype=self._dtype, temperature=1.0, want=want)
         self.backward((outputs.logprobs.sum() + (outputs.values.sum() if "values" in want else 0.0)) * 0.0)
         self.step(lr=0.0)
 

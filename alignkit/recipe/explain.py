@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchEquation:
-    """How many of what a stage handles. sequences, per_update: per step and per optimizer step. tokens: at most."""
+    """How many of what a stage handles. sequences, per_update: per step and per optimizer step. tokens: at most.
+
+    steps, optimizer_steps: None where the number of rows decides.
+    """
 
     prompts: int
     group: int
@@ -28,11 +31,13 @@ class BatchEquation:
     epochs: int
     minibatches: int
     per_update: int
-    steps: int
-    optimizer_steps: int
+    steps: int | None
+    optimizer_steps: int | None
     sampled_tokens: int | None
 
     def __str__(self) -> str:
+        if self.steps is None or self.optimizer_steps is None:
+            return f"{_count(self.sequences, 'row')} a step, {_count(self.epochs, 'pass', 'es')} over the data"
         steps = f"x {_count(self.steps, 'step')} = {_count(self.optimizer_steps, 'optimizer step')}"
         if self.sampled_tokens is None:
             return f"{_count(self.sequences, 'row')} a step {steps}, {_count(self.sequences * self.steps, 'row')}"
@@ -50,6 +55,7 @@ def batch_equation(stage: Stage, source: Kind) -> BatchEquation:
     prompts = rollouts.prompts if sampled else train.batch or 0
     group = rollouts.group if sampled else 1
     turns = stage.environment.max_turns if stage.environment else 1
+    tokens = prompts * group * train.steps * turns * rollouts.max_new_tokens if sampled and train.steps else None
     return BatchEquation(
         prompts=prompts,
         group=group,
@@ -59,7 +65,7 @@ def batch_equation(stage: Stage, source: Kind) -> BatchEquation:
         per_update=prompts * group // train.minibatches,
         steps=train.steps,
         optimizer_steps=optimizer_steps(stage, source),
-        sampled_tokens=prompts * group * train.steps * turns * rollouts.max_new_tokens if sampled else None,
+        sampled_tokens=tokens,
     )
 
 
@@ -88,8 +94,9 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
         "models": ", ".join(models),
         "data": stage.data.name,
         "reward": _reward(stage) if source.samples else None,
+        "engine": _fleet(recipe) if source.samples else None,
         "batch": str(batch),
-        "optimizer": f"AdamW, lr {optimizer.lr:g} {optimizer.schedule}, {optimizer.warmup_steps} warm-up steps",
+        "optimizer": f"AdamW, lr {optimizer.lr:g} {optimizer.schedule}, {_warmup(optimizer.warmup_steps)}",
         "no effect": "; ".join(unused) or None,
     }
     text = [f"stage {stage.name}: {stage.algorithm['type']}"]
@@ -108,8 +115,21 @@ def _explain_stage(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _warmup(steps: float) -> str:
+    return f"{steps:g} warm-up steps" if steps >= 1 or not steps else f"{steps:g} of the steps warm-up"
+
+
 def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def _fleet(recipe: Recipe) -> str | None:
+    """Who samples, where that is more than the trainer's one engine."""
+    count, placement = recipe.engine.replicas, recipe.engine.placement
+    if placement == "servers":
+        return f"servers that register at {recipe.engine.listen}, {count:,} of them before the first step"
+    place = "on devices of their own" if placement == "own" else "on the trainer's devices"
+    return f"{_count(count, 'replica')} {place}" if count > 1 or placement == "own" else None
 
 
 def _reward(stage: Stage) -> str:

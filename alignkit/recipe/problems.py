@@ -28,6 +28,7 @@ _WANTED = {
     "model_type": "wants a section of `key: value` lines",
     "finite_number": "wants a finite number",
 }
+_OF_ANYTHING = ("name", "options", "type", "weight")  # of a reward, say: no help for who wrote it of an optimizer
 _BOUNDS = {
     "greater_than": ("gt", "must be greater than"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -115,7 +116,7 @@ def _unknown(key: str, section: type[BaseModel] | None, top: type[BaseModel]) ->
     guess = did_you_mean(key, settings)
     if guess:
         return f"is not a setting{guess}"
-    elsewhere = [path for path, name in _all_settings(top) if name == key]
+    elsewhere = [path for path, name in _all_settings(top) if name == key and (not section or name not in _OF_ANYTHING)]
     if elsewhere:
         return f"is not a setting here (did you mean {' or '.join(map(repr, elsewhere[:2]))}?)"
     if section and (guess := _did_you_mean_inside(key, section)):

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import ContentError
 from alignkit.recipe.document import KeyPath
+from alignkit.recipe.engine_rules import broken_engine
 from alignkit.recipe.lookup.data_file import data_file, data_folders
 from alignkit.recipe.lookup.find import did_you_mean, find, find_suite
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.outline import function_options, keyword_functions
 from alignkit.recipe.lookup.rows_function import find_rows_function
-from alignkit.recipe.lookup.vllm_options import ADAPTER_RANKS, broken_options
 from alignkit.recipe.reward_settings import broken_reward_settings
 from alignkit.recipe.schema import Critic, Data, Recipe, Rows, Stage
+from alignkit.recipe.step_rules import broken_steps
 from alignkit.recipe.template import template_parts
 from alignkit.types.needs import Needs
 
@@ -36,7 +37,7 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
     algorithms: (Algorithm, Config) of each stage; (None, None) where it was not imported: what hangs on it is left out.
     """
     folder = recipe.file.parent if recipe.file else Path()
-    for rule in (_model, _stage_names, _engine, _launch):
+    for rule in (_model, _stage_names, broken_engine, _launch):
         yield from rule(recipe)
     yield from _lora(recipe, algorithms)
     yield from _evaluation(recipe, algorithms)
@@ -46,8 +47,7 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
     for i, (stage, (algorithm, config)) in enumerate(zip(recipe.stages, algorithms, strict=True)):
         key = ("stages", i)
         yield from _data(stage.data, (*key, "data"), folder)
-        yield from _optimizer(stage, key)
-        yield from _limits(stage, key)
+        yield from broken_steps(stage, algorithm, key)
         if algorithm is not None:
             yield from _of_algorithm(recipe, stage, algorithm, config, key)
 
@@ -61,7 +61,6 @@ def _of_algorithm(recipe: Recipe, stage: Stage, algorithm: Any, config: Any, key
     yield from _rewards(stage, algorithm, key)
     if kind_of(algorithm.source).fresh:
         yield from broken_reward_settings(stage, algorithm, config, key)
-    yield from _batch(stage, algorithm, key)
     yield from _guide(recipe, stage, algorithm, (*key, "rollouts"))
     yield from _critic(recipe, stage, algorithm, config, key)
     yield from _context(recipe, stage, algorithm, key)
@@ -77,16 +76,19 @@ def _of_algorithm(recipe: Recipe, stage: Stage, algorithm: Any, config: Any, key
         yield (*key, "algorithm"), sentence
 
 
-def optimizer_steps(stage: Stage, source: Kind) -> int:
-    """Optimizer steps of a stage: one per step for offline data, epochs x minibatches for rollouts."""
+def optimizer_steps(stage: Stage, source: Kind) -> int | None:
+    """Optimizer steps of a stage: one per step for offline data, epochs x minibatches for rollouts.
+
+    None where the number of rows decides.
+    """
     passes = stage.train.epochs * stage.train.minibatches if source.fresh else 1
-    return stage.train.steps * passes
+    return None if stage.train.steps is None else stage.train.steps * passes
 
 
 def _model(recipe: Recipe) -> Broken:
     model = recipe.model
     if (model.path is None) == (model.scratch is None):
-        got = "neither" if model.path is None else "both"
+        got = "neither; name a folder or a model of the hub, model.path=MODEL" if model.path is None else "both"
         yield ("model",), f"exactly one of `path` and `scratch` must be given; got {got}"
     scratch = model.scratch
     if scratch is None:
@@ -163,28 +165,6 @@ def _launch(recipe: Recipe) -> Broken:
             yield ("launch",), str(error)
 
 
-def _engine(recipe: Recipe) -> Broken:
-    for option, problem in broken_options(recipe.engine.options):
-        yield ("engine", "options", option), problem
-    problem = _joined(recipe) if recipe.engine.lora == "adapter" else None
-    if problem:
-        yield ("engine", "lora"), f"`adapter` cannot be: {problem}; set it to `merged`"
-
-
-def _joined(recipe: Recipe) -> str | None:
-    """Why an adapter cannot travel apart from its base, as far as the recipe says."""
-    lora = recipe.model.lora
-    if lora is None:
-        return "there is no `model.lora`"
-    if recipe.stages and recipe.stages[-1].rollouts.engine != "vllm":
-        return "`rollouts.engine` is not vllm"
-    if lora.modules_to_save:
-        return f"{lora.modules_to_save[0]} is trained whole (`model.lora.modules_to_save`), which no adapter says"
-    if lora.rank > ADAPTER_RANKS[-1]:
-        return f"vLLM takes ranks up to {ADAPTER_RANKS[-1]}; got {lora.rank}"
-    return "vLLM has no DoRA" if lora.dora else None
-
-
 def _reference(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:
     assert recipe.reference is not None
     limits = [each.needs for stage in recipe.stages for each in stage.constraints]
@@ -216,7 +196,7 @@ def _rows(data: Rows, key: KeyPath, folder: Path) -> Broken:
     if data.source:
         yield from _source(data, key, folder)
     else:
-        yield (*key, "source"), "is missing"
+        yield (*key, "source"), "is missing; name a file, hub:ORG/NAME or ./file.py:NAME, data.source=FILE"
     if data.template is not None:
         try:
             parts = template_parts(data.template)
@@ -300,34 +280,6 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
         )
 
 
-def _batch(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
-    train, kind = stage.train, stage.algorithm["type"]
-    if kind_of(algorithm.source).fresh:
-        size = stage.rollouts.prompts * stage.rollouts.group
-        if size % train.minibatches:
-            problem = f"must divide prompts x group = {size}; got {train.minibatches}"
-            yield (*key, "train", "minibatches"), problem
-        if train.drop_confident and algorithm.unit == "group":
-            problem = f"takes completions out of the groups that {kind} compares; remove it"
-            yield (*key, "train", "drop_confident"), problem
-        if stage.rollouts.guide_roll_in and stage.environment is not None:
-            yield (*key, "rollouts", "guide_roll_in"), "an episode has no completion to begin with; remove it"
-        if train.batch is not None:
-            problem = f"{kind} takes prompts x group = {size} sequences a step; set `rollouts.prompts` and remove this"
-            yield (*key, "train", "batch"), problem
-        return
-    if train.batch is None:
-        yield (*key, "train", "batch"), f"is missing; {kind} needs the number of rows per step"
-    if train.drop_confident:
-        yield (
-            (*key, "train", "drop_confident"),
-            f"is for completions that were sampled, {kind} is given its own; remove it",
-        )
-    for name in ("epochs", "minibatches"):
-        if getattr(train, name) != 1:
-            yield (*key, "train", name), f"counts within a rollout batch, which {kind} does not have; use `train.steps`"
-
-
 def _guide(recipe: Recipe, stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
     """That a guide has utterances to finish."""
     rollouts, kind, source = stage.rollouts, stage.algorithm["type"], kind_of(algorithm.source)
@@ -358,29 +310,6 @@ def _critic(recipe: Recipe, stage: Stage, algorithm: Any, config: Any, key: KeyP
         yield (*key, "train", "critic_warmup_steps"), "only a critic of its own can learn first; remove this"
     folder = recipe.file.parent if recipe.file else Path()
     yield from _local_path((*key, "critic", "path"), stage.critic.path if stage.critic else None, folder)
-
-
-def _limits(stage: Stage, key: KeyPath) -> Broken:
-    """That what is limited exists."""
-    costs = {"length", "truncated", "kl", *(spec.name for spec in stage.rewards)}
-    for i, constraint in enumerate(stage.constraints):
-        if constraint.of not in costs:
-            problem = f"no reward of this stage is called '{constraint.of}'{did_you_mean(constraint.of, costs)}"
-            yield (*key, "constraints", i, "of"), f"{problem}; add it with `weight: 0`"
-        if constraint.multiplier > constraint.cap:
-            yield (*key, "constraints", i, "multiplier"), f"begins above its cap of {constraint.cap:g}; lower it"
-    if stage.train.max_update_kl is not None and stage.train.epochs * stage.train.minibatches == 1:
-        yield (*key, "train", "max_update_kl"), "stops further minibatches of a step, and there is only one; remove it"
-
-
-def _optimizer(stage: Stage, key: KeyPath) -> Broken:
-    for i, beta in enumerate(stage.optimizer.betas):
-        if not 0 <= beta < 1:
-            yield (*key, "optimizer", "betas", i), f"must be at least 0 and less than 1; got {beta}"
-    total = stage.train.steps * stage.train.epochs * stage.train.minibatches
-    if stage.optimizer.warmup_steps >= total:
-        problem = f"the warm-up ({stage.optimizer.warmup_steps}) must end before the {total} optimizer steps do"
-        yield (*key, "optimizer", "warmup_steps"), problem
 
 
 def _context(recipe: Recipe, stage: Stage, algorithm: Any, key: KeyPath) -> Broken:

@@ -126,6 +126,7 @@ class Collector:
             max_new_tokens=longest if utterance.room is None else min(longest, utterance.room),
             temperature=self.settings.temperature,
             stop_token_ids=self.stop_token_ids,
+            group=utterance.name[0],
         )
 
     def _teaches(self, group: list[Rollout]) -> bool:

@@ -71,7 +71,7 @@ class Fork(Episode):
             token_ids=turn.completion_ids,
             logprobs=turn.sampler_logprobs,
             stop=turn.stop,
-            policy_version=self.policy_version,
+            versions=((0, self.policy_version),),
             finish_ids=turn.finish_ids,
         )
 

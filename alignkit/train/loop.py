@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.ops.schedule import learning_rate
+from alignkit.ops.schedule import learning_rate, warmup_updates
 from alignkit.recipe.schema import Critic, Stage
 from alignkit.train.checkpoint import Kept
 from alignkit.train.hooks.hook import Hook, HookMemory
@@ -71,7 +71,7 @@ class StageLoop:
     def run(self, state: State) -> bool:
         """Does the stage's remaining steps; False when the run shall stop here."""
         going = True
-        while going and state.step < self.stage.train.steps:
+        while going and state.step < self.steps:
             clock = Clock()
             with clock.time("step"):
                 with clock.time("sync"):
@@ -208,23 +208,34 @@ class StageLoop:
 
     def minibatches(self, batch: Batch, step: int, critic: Critic | None = None) -> Iterator[list[int]]:
         """The sequences of each optimizer step, of the policy or of a critic: passes, each in an order of its own."""
-        train, own = self.stage.train, critic or Critic()
-        count = own.minibatches or train.minibatches
-        for epoch in range(own.epochs or train.epochs):
+        own = critic or Critic()
+        count = own.minibatches or self.stage.train.minibatches
+        for epoch in range(own.epochs or self.passes):
             rng = np.random.default_rng(child(self.seed, "minibatch", step, epoch))
             yield from minibatches(batch, count, unit=self.step.algorithm.unit, rng=rng)
 
     @property
+    def passes(self) -> int:
+        """Over each step's batch. Epochs of given data are counted in steps."""
+        return self.stage.train.epochs if self.samples else 1
+
+    @property
+    def steps(self) -> int:
+        """Of the stage."""
+        assert self.stage.train.steps is not None, "a run begins when its steps are counted"
+        return self.stage.train.steps
+
+    @property
     def updates_per_step(self) -> int:
-        return self.stage.train.epochs * self.stage.train.minibatches
+        return self.passes * self.stage.train.minibatches
 
     def learning_rate(self, update: int) -> float:
-        optimizer = self.stage.optimizer
+        optimizer, total = self.stage.optimizer, self.steps * self.updates_per_step
         return learning_rate(
             update,
             peak=optimizer.lr,
-            total=self.stage.train.steps * self.updates_per_step,
-            warmup=optimizer.warmup_steps,
+            total=total,
+            warmup=warmup_updates(optimizer.warmup_steps, total),
             shape=optimizer.schedule,
             final_fraction=optimizer.final_lr_fraction,
         )

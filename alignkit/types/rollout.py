@@ -31,7 +31,8 @@ class Request:
 
     prompt_ids: exact token ids. seed: names this sample's randomness, so the same seed gives the same sample on the
     same engine and weights. temperature 0 is greedy. Sampling is pure temperature sampling: no top-p or top-k, which
-    would make the sampler's log-probs differ from the trainer's by more than rounding.
+    would make the sampler's log-probs differ from the trainer's by more than rounding. group: those of one number begin
+    alike, and a fleet keeps them together; it changes nothing of what is sampled. None: it stands alone.
     """
 
     prompt_ids: tuple[int, ...]
@@ -39,6 +40,7 @@ class Request:
     max_new_tokens: int
     temperature: float = 1.0
     stop_token_ids: tuple[int, ...] = ()
+    group: int | None = None
 
     def check(self, *, context: int, engine: str) -> None:
         """Raises EngineError, of any engine, for a prompt that is empty or leaves no room within `context` tokens."""
@@ -56,14 +58,21 @@ class Request:
 class Completion:
     """An engine's answer to a Request: ids (the stop token included) and the log-prob of each at its temperature.
 
-    finish_ids: tokens after these that a guide wrote, of which no engine knows; `stop` says how they ended.
+    versions: (first token, version of the weights that sampled from there on), in order, the first from token 0; one
+    where the weights did not change meanwhile. finish_ids: tokens after these that a guide wrote, of which no engine
+    knows; `stop` says how they ended.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     stop: StopReason
-    policy_version: int
+    versions: tuple[tuple[int, int], ...]
     finish_ids: tuple[int, ...] = ()
+
+    @property
+    def policy_version(self) -> int:
+        """That of the oldest weights that sampled any of it."""
+        return min(version for _, version in self.versions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -226,6 +226,30 @@ def test_samples_follow_the_probabilities(case: Case):
     assert abs(statistic - degrees) < 4 * (2 * degrees) ** 0.5
 
 
+def test_requests_that_come_one_at_a_time_run_together_and_say_what_a_call_in_lockstep_says(case: Case):
+    """Some join in the middle of others: tokens are those of the seed, log-probs but for rounding."""
+    requests = [ask(seed, prompt_ids=PROMPT[: 2 + seed % 4], max_new_tokens=4 + 9 * seed) for seed in range(10)]
+    together = case.run(*requests)
+
+    async def trickle() -> list[Completion]:
+        begun = []
+        for request in requests:
+            begun.append(asyncio.create_task(case.engine.sample(request)))
+            await asyncio.sleep(0.01)
+        return await asyncio.gather(*begun)
+
+    alone = asyncio.run(trickle())
+    assert [completion.token_ids for completion in alone] == [completion.token_ids for completion in together]
+    assert_parity(case.model, requests, alone)
+    assert case.run(*requests) == together, "a call in lockstep depends on nothing before it"
+
+
+def test_a_completion_says_which_weights_sampled_which_of_its_tokens(case: Case):
+    case.load(case.other, 3)
+    assert [completion.versions for completion in case.run(ask(1), ask(2))] == [((0, 3),)] * 2
+    assert asyncio.run(case.engine.sample(ask(1))).versions == ((0, 3),)
+
+
 def test_an_update_changes_what_is_computed_and_stamped(case: Case):
     requests = [ask(seed) for seed in range(4)]
     before = case.run(*requests)
@@ -283,17 +307,6 @@ def test_an_update_that_lacks_or_misshapes_a_weight_is_refused_and_changes_nothi
     assert case.engine.policy_version == before[0].policy_version
 
 
-def test_bfloat16_in_the_hf_engine_is_the_trainers_autocast_to_the_bit():
-    model, sequence = tiny_llama(0), list(range(3, 63))
-    scores = asyncio.run(HfEngine(model, dtype="bfloat16").score([sequence]))[0]
-    ids = torch.tensor([sequence])
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        logprobs = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
-    assert scores == logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
-    exact = asyncio.run(HfEngine(model, dtype="float32").score([sequence]))[0]
-    assert scores != pytest.approx(exact, abs=1e-4), "autocast must make a difference in this test"
-
-
 @needs_vllm
 @pytest.mark.slow
 def test_vllms_own_scheduler_goes_through_sleep_and_both_wakings_and_samples_the_new_weights(
@@ -318,28 +331,6 @@ def test_vllms_own_scheduler_goes_through_sleep_and_both_wakings_and_samples_the
             assert_parity(model, [ask(3)], asyncio.run(engine.generate([ask(3)])))
     finally:
         engine.close()
-
-
-def test_weights_that_are_not_numbers_are_an_error_not_a_sample(folder: Path):
-    model = tiny_llama(0)
-    torch.nn.init.constant_(model.model.norm.weight, torch.nan)
-    with pytest.raises(EngineError, match="not finite"):
-        asyncio.run(HfEngine(model, dtype="float32").generate([ask()]))
-
-
-def test_a_shared_model_is_sampled_as_it_is_and_left_as_it_was():
-    model = tiny_llama(0).train()
-    engine = HfEngine(model, dtype="float32", share=True)
-    before = asyncio.run(engine.generate([ask(1)]))[0]
-    assert before == asyncio.run(HfEngine(model, dtype="float32").generate([ask(1)]))[0]
-    with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(2)
-    engine.update([], version=1)
-    after = asyncio.run(engine.generate([ask(1)]))[0]
-    assert after.policy_version == 1
-    assert after.logprobs == pytest.approx(forced(model, ask(1), after), abs=CLOSE)
-    assert model.training
-    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 class Faulty(VllmEngine):

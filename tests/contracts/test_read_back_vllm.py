@@ -64,7 +64,7 @@ def scores_of(engine: VllmEngine, model: Any = None) -> list[float]:
 @pytest.mark.parametrize("kind", ["experts", "latent"])
 def test_every_tensor_is_proven_and_an_updated_engine_says_what_a_fresh_one_does(kind: str, tmp_path: Path):
     """And both say what transformers does: of latent attention only by another rotation than that of vLLM's CPU kernel,
-    which was 0.44 nats off (engines/vllm/rotary.py)."""
+    which was 0.44 nats off (engines/vllm/quirks/rotary.py)."""
     model, ids = build(kind, 1), torch.tensor([SEQUENCE])
     build(kind, 0).save_pretrained(tmp_path / "model")
     model.save_pretrained(tmp_path / "fresh")
@@ -95,7 +95,7 @@ def test_an_expert_and_a_latent_matrix_that_an_update_missed_are_named(
 
 
 def test_vllms_cpu_kernel_still_rotates_the_first_rows_only_of_queries_by_token_and_head():
-    """What engines/vllm/rotary.py works around: when this fails, the kernel is mended and that file can go."""
+    """What engines/vllm/quirks/rotary.py works around: when this fails, the kernel is mended and that file can go."""
     import vllm._C  # noqa: F401  which has the kernel
     from vllm import _custom_ops as ops
 

@@ -30,27 +30,20 @@ from alignkit.parallel.group import Group, join_group
 from alignkit.parallel.zero import ZeroTrainer
 from alignkit.recipe.schema import Lora, Model
 from alignkit.train.reference import fingerprint
+from tests.distributed.ranks import fine
 from tests.distributed.steps import OPTIMIZER, updates
 from tests.live_bytes import Live
 from tests.model_families import FAMILIES, tiny
 from tests.tiny import causal_lm, random_batch
 
-SHARDING = {
-    "zero_optimization": {
-        "stage": 3,
-        "overlap_comm": True,
-        "contiguous_gradients": True,
-        "reduce_bucket_size": 3000,
-        "stage3_prefetch_bucket_size": 2000,
-        "stage3_param_persistence_threshold": 0,
-    }
-}
+SHARDING = fine(3)
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "untied head": lambda: causal_lm("llama"),
     "tied head": lambda: causal_lm("llama_tied"),
     "fused experts": lambda: tiny(next(family for family in FAMILIES if family.name == "Mixtral")),
 }
 LORA = Lora(rank=4, alpha=8)
+HELD = ("untied head", "tied head")
 
 
 def large() -> nn.Module:
@@ -95,17 +88,27 @@ def load(cutter: Cutter, path: Path, lora: Lora | None = None) -> nn.Module:
     return load_policy(Model(path=str(path), lora=lora), seed=3, read=read)[0]
 
 
-def trained(model: nn.Module, group: Group) -> dict[str, Any]:
-    return updates(ZeroTrainer(model, OPTIMIZER, group, SHARDING), group, range(3))
+def trained(model: nn.Module, group: Group, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    return updates(ZeroTrainer(model, OPTIMIZER, group, SHARDING, dtype), group, range(3), dtype=dtype)
+
+
+def trained_held(cutter: Cutter, path: Path, group: Group) -> dict[str, Any]:
+    """What an adapter on a base in bfloat16, read in shards, comes to, and on one in float32, read whole."""
+    cut, plain = load(cutter, path, LORA), load_policy(Model(path=str(path), lora=LORA), seed=3)[0]
+    hold_frozen(cut, torch.bfloat16)
+    return compared(trained(cut, group, torch.bfloat16), trained(plain, group, torch.bfloat16))
+
+
+def compared(got: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    equal = all(torch.equal(got["weights"][name].float(), weight) for name, weight in wanted["weights"].items())
+    return {"rows": got["rows"], "wanted": wanted["rows"], "trained equal": equal}
 
 
 def loaded(cutter: Cutter, path: Path, group: Group, lora: Lora | None, *, train: bool) -> dict[str, Any]:
     model, plain = load(cutter, path, lora), load_policy(Model(path=str(path), lora=lora), seed=3)[0]
     found = {"same": same(model, plain), "copied": same(copied(model), plain)}
     if train:
-        got, wanted = trained(model, group), trained(plain, group)
-        equal = all(torch.equal(got["weights"][name], weight) for name, weight in wanted["weights"].items())
-        found |= {"rows": got["rows"], "wanted": wanted["rows"], "trained equal": equal}
+        found |= compared(trained(model, group), trained(plain, group))
     return found
 
 
@@ -185,6 +188,8 @@ def main(folder: Path) -> None:
         train = name != "fused experts"
         results[name] = loaded(cutter, folder_of(name, folder), group, None, train=train)
         results[f"{name}, lora"] = loaded(cutter, folder_of(name, folder), group, LORA, train=train)
+    for name in HELD:
+        results[f"{name}, base in bfloat16"] = trained_held(cutter, folder_of(name, folder), group)
     results |= {"peak": peak(cutter, folder / "large"), "peak of bfloat16": peak(cutter, folder / "narrow")}
     results |= {"set": set_once(cutter, folder / "large", group), "damaged": broken(cutter, folder / "damaged")}
     for name in MODELS:

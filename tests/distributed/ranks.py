@@ -8,8 +8,24 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
+
+
+def fine(stage: int) -> dict[str, Any]:
+    """DeepSpeed settings by which tiny models are cut and gathered as large ones: small buckets, nothing persistent."""
+    return {
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": stage != 1,  # which DeepSpeed refuses
+            "contiguous_gradients": True,
+            "reduce_bucket_size": 3000,
+            "allgather_bucket_size": 3000,
+            "stage3_prefetch_bucket_size": 2000,
+            "stage3_param_persistence_threshold": 0,
+        }
+    }
 
 
 def environment() -> dict[str, str]:

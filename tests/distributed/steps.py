@@ -22,6 +22,7 @@ from alignkit.algorithms import sft
 from alignkit.algorithms.preferences import tdpo
 from alignkit.errors import CheckpointError, HealthError
 from alignkit.models.forward import Forward, packed
+from alignkit.models.frozen import hold_frozen, is_held
 from alignkit.models.recompute import set_recompute
 from alignkit.models.save import adapter_weights, save_pretrained, stored_weights
 from alignkit.models.tokenizer import character_tokenizer
@@ -32,6 +33,7 @@ from alignkit.recipe.schema import Optimizer
 from alignkit.train import checkpoint
 from alignkit.train.state import State
 from alignkit.train.step import Step
+from tests.distributed.ranks import fine
 from tests.model_families import FAMILIES, tiny
 from tests.tiny import VOCABULARY, causal_lm, random_batch
 
@@ -107,6 +109,12 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "recomputed": partial(recomputed, partial(causal_lm, "qwen3")),
     "recomputed lora": partial(recomputed, partial(lora, "llama_tied")),
 }
+HELD = ("qwen3", "llama_tied")
+RESUMED: dict[str, Callable[[], nn.Module]] = {
+    "untied head": MODELS["untied head"],
+    "lora": MODELS["lora"],
+    "base in bfloat16": lambda: held("qwen2"),
+}
 
 
 def make_step(trainer: Trainer, group: Group, *, dtype: torch.dtype = torch.float32, budget: int = 1000) -> Step:
@@ -155,6 +163,30 @@ def train_bfloat16(make: MakeTrainer, group: Group) -> dict[str, Any]:
     return result | {"dtypes": {p.dtype for p in trainer.model.parameters()}}
 
 
+def held(kind: str) -> nn.Module:
+    """An adapter's model whose base is in bfloat16."""
+    return hold_frozen(lora(kind), torch.bfloat16)
+
+
+def train_held(make: MakeTrainer, group: Group, kind: str) -> dict[str, Any]:
+    """On a base in bfloat16 and on the same in float32, and the dtypes of the first one's weights, or shards."""
+    result = {}
+    for name, model in {"float32": lora(kind), "held": held(kind)}.items():
+        trainer = make(model, OPTIMIZER)
+        result[name] = updates(trainer, group, range(3), dtype=torch.bfloat16)
+        parts = [getattr(p, "ds_tensor", p) for p in model.parameters()]
+        result[name] |= {"bytes": sum(part.nbytes for part in parts), "said": probe(trainer)}
+    return result | {
+        "frozen": {str(getattr(p, "ds_tensor", p).dtype) for p in model.parameters() if not p.requires_grad}
+    }
+
+
+def probe(trainer: Trainer) -> torch.Tensor:
+    """Log-probs in float32 arithmetic."""
+    with torch.no_grad():
+        return trainer.run(packed, random_batch(), dtype=torch.float32, temperature=1.0).logprobs.clone()
+
+
 def train_beside_reference(make: MakeTrainer, group: Group) -> dict[str, Any]:
     """TDPO, whose forward reads a second model for the divergence from it."""
     trainer = make(MODELS["untied head"](), OPTIMIZER)
@@ -192,18 +224,23 @@ def resume(make: MakeTrainer, group: Group, folder: Path, model: str) -> dict[st
     if group.first:
         folder.mkdir(exist_ok=True)
     group.barrier()
-    trainer = make(MODELS[model](), OPTIMIZER)
-    updates(trainer, group, range(3))
+    trainer = make(RESUMED[model](), OPTIMIZER)
+    dtype = arithmetic(trainer.model)
+    updates(trainer, group, range(3), dtype=dtype)
     trainer.save(folder)
-    straight = updates(trainer, group, range(3, 6))
-    fresh = MODELS[model]()
+    straight = updates(trainer, group, range(3, 6), dtype=dtype)
+    fresh = RESUMED[model]()
     with torch.no_grad():
         for parameter in fresh.parameters():
             if parameter.requires_grad:
                 parameter.add_(1.0)
     other = make(fresh, OPTIMIZER)
     other.load(folder)
-    return {"straight": straight, "resumed": updates(other, group, range(3, 6))}
+    return {"straight": straight, "resumed": updates(other, group, range(3, 6), dtype=dtype)}
+
+
+def arithmetic(model: nn.Module) -> torch.dtype:
+    return torch.bfloat16 if is_held(model) else torch.float32
 
 
 def full_disk(make: MakeTrainer, group: Group, folder: Path) -> dict[str, Any]:
@@ -289,7 +326,8 @@ def cases(folder: Path) -> dict[str, Callable[[MakeTrainer, Group], Any]]:
         "train bfloat16": train_bfloat16,
         "train beside reference": train_beside_reference,
         "train beside itself": train_beside_itself,
-        **{f"resume {model}": partial(resume, folder=folder, model=model) for model in ("untied head", "lora")},
+        **{f"train held {kind}": partial(train_held, kind=kind) for kind in HELD},
+        **{f"resume {model}": partial(resume, folder=folder, model=model) for model in RESUMED},
         "full disk": partial(full_disk, folder=folder),
         "survive nan": survive_nan,
         "held after reading": held_after_reading,
@@ -303,22 +341,12 @@ def main(stage: int, folder: Path) -> None:
 
     torch.set_num_threads(1)
     group = join_group()
-    # small buckets and no persistent parameters: tiny models are cut and gathered as large ones are
-    sharding = {
-        "stage": stage,
-        "overlap_comm": stage != 1,  # which DeepSpeed refuses
-        "contiguous_gradients": True,
-        "reduce_bucket_size": 3000,
-        "allgather_bucket_size": 3000,
-        "stage3_prefetch_bucket_size": 2000,
-        "stage3_param_persistence_threshold": 0,
-    }
 
     def make(model: nn.Module, optimizer: Optimizer) -> Trainer:
-        return ZeroTrainer(model, optimizer, group, {"zero_optimization": sharding})
+        return ZeroTrainer(model, optimizer, group, fine(stage), arithmetic(model))
 
     def narrow(model: nn.Module, optimizer: Optimizer) -> Trainer:
-        settings = {"zero_optimization": sharding, "communication_data_type": "bf16"}
+        settings = fine(stage) | {"communication_data_type": "bf16"}
         return ZeroTrainer(model, optimizer, group, settings, torch.bfloat16)
 
     results = {name: case(make, group) for name, case in cases(folder).items()}

@@ -19,6 +19,7 @@ from tests.tiny import causal_lm
 
 WORLD = 2
 CASES = [f"{name}{lora}" for name in loading.MODELS for lora in ("", ", lora")]
+TRAINED = [case for case in CASES if "experts" not in case] + [f"{name}, base in bfloat16" for name in loading.HELD]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_what_is_read_in_shards_and_a_copy_of_it_are_to_the_bit_what_is_read_who
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if "experts" not in case])
+@pytest.mark.parametrize("case", TRAINED)
 def test_three_updates_have_the_losses_norms_and_weights_of_a_model_that_was_read_whole(ranks, case: str):
     for result in ranks:
         assert result[case]["rows"] == result[case]["wanted"]

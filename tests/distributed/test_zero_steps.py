@@ -100,7 +100,25 @@ def test_gradients_sent_in_bfloat16_change_losses_and_norms_by_less_than_their_r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["untied head", "lora"])
+@pytest.mark.parametrize("kind", steps.HELD)
+def test_an_adapters_base_in_bfloat16_trains_to_the_bit_as_in_float32_and_takes_half_the_bytes(
+    ranks, kind: str, tmp_path: Path
+):
+    for result in (rank[f"train held {kind}"] for rank in ranks[0]):
+        held, wide = result["held"], result["float32"]
+        assert held["rows"] == wide["rows"]
+        assert "torch.bfloat16" in result["frozen"]
+        assert held["bytes"] < 0.75 * wide["bytes"], "norms, embedding and adapter stay float32"
+        assert wide["fast"]
+        assert held["fast"]
+    alone = steps.alone(tmp_path, f"train held {kind}")
+    got = ranks[0][0][f"train held {kind}"]["held"]
+    torch.testing.assert_close(torch.tensor(got["rows"]), torch.tensor(alone["held"]["rows"]), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(got["said"], alone["held"]["said"], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", steps.RESUMED)
 def test_a_resumed_trainer_goes_on_bit_for_bit(ranks, model: str):
     for result in ranks[0]:
         straight, resumed = result[f"resume {model}"]["straight"], result[f"resume {model}"]["resumed"]

@@ -30,10 +30,10 @@ def _each_recipe_is_counted_once() -> Generator[None]:
     """Counting takes seconds; what the command makes of the count is done each time."""
     known: dict[tuple, Counted] = {}
 
-    def remembered(recipe: Recipe, number: int, *, world: int) -> Counted:
-        key = (recipe.model_dump_json(exclude={"file"}), number, world)
+    def remembered(recipe: Recipe, number: int) -> Counted:
+        key = (recipe.model_dump_json(exclude={"file"}), number)
         if key not in known:
-            known[key] = count_stage(recipe, number, world=world)
+            known[key] = count_stage(recipe, number)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:

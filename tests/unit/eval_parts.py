@@ -42,7 +42,7 @@ class ScriptedEngine:
         text = self.answer("".join(map(chr, request.prompt_ids)), request.seed)
         tokens = (*ids(text), END)[: request.max_new_tokens]
         stop = StopReason.END_OF_TEXT if tokens[-1] == END else StopReason.LENGTH
-        return Completion(token_ids=tokens, logprobs=(0.0,) * len(tokens), stop=stop, policy_version=0)
+        return Completion(token_ids=tokens, logprobs=(0.0,) * len(tokens), stop=stop, versions=((0, 0),))
 
 
 def scripted_model(engine, *, context=10_000, hash="model"):

@@ -48,7 +48,7 @@ class Script:
         tokens = tokens[: request.max_new_tokens]
         if tokens and tokens[-1] != EOS:
             stop = StopReason.LENGTH
-        return Completion(token_ids=tokens, logprobs=(-0.25,) * len(tokens), stop=stop, policy_version=0)
+        return Completion(token_ids=tokens, logprobs=(-0.25,) * len(tokens), stop=stop, versions=((0, 0),))
 
 
 def collector(

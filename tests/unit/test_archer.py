@@ -6,11 +6,15 @@ State 0: `ask` pays -1 and leads to state 1, `guess` ends with 0 one time in fou
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
 
 from alignkit.algorithms.turns import archer, archer_iql
+from alignkit.models.forward import Forward
+from alignkit.parallel.group import Group
 from alignkit.train.target import Target
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
@@ -242,13 +246,13 @@ def test_the_offline_actor_weighs_the_datas_utterances_and_a_huge_advantage_is_c
 def test_the_slow_critic_goes_a_tenth_of_the_way_each_time():
     """From 0 to 1 in ten steps of 0.1: 1 - 0.9^10 = 0.651322; nothing in it drops out or trains (bug 6)."""
     from alignkit.models.critic import add_value_head
-    from alignkit.models.forward import Forward
     from tests.tiny import causal_lm
 
     model = add_value_head(causal_lm(), 4, seed=0)
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
-    target = Target(Forward(model=model, dtype=torch.float32, want=("values",)), rate=0.1)
+    slow = Forward(model=copy.deepcopy(model), dtype=torch.float32, want=("values",))
+    target = Target(slow, rate=0.1, group=Group())
     for parameter in model.parameters():
         torch.nn.init.ones_(parameter)
     for _ in range(10):

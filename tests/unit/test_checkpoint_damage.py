@@ -108,13 +108,13 @@ def critic(seed: int) -> Forward:
 
 def test_a_slow_critic_keeps_what_its_critic_trains_and_no_head_for_words(tmp_path):
     """The head for words is the policy's as the stage began, which a resumed run no longer has when it builds this."""
-    target = Target(critic(0), rate=0.5)
+    target = Target(critic(0), rate=0.5, group=Group())
     target.save(tmp_path)
     kept = load_file(tmp_path / "target.safetensors")
     trained = {name for name, p in critic(0).model.named_parameters() if p.requires_grad}
     assert kept.keys() == trained
     assert "lm_head.weight" not in kept
-    resumed = Target(critic(1), rate=0.5)
+    resumed = Target(critic(1), rate=0.5, group=Group())
     resumed.load(tmp_path)
     again = tmp_path / "again"
     again.mkdir()
@@ -125,7 +125,7 @@ def test_a_slow_critic_keeps_what_its_critic_trains_and_no_head_for_words(tmp_pa
 def test_a_slow_critic_of_an_older_checkpoint_with_that_head_can_be_loaded(tmp_path):
     whole = {name: p.detach().clone() for name, p in critic(1).model.named_parameters()}
     save_file(whole, tmp_path / "target.safetensors")
-    target = Target(critic(0), rate=0.5)
+    target = Target(critic(0), rate=0.5, group=Group())
     target.load(tmp_path)
     own = dict(target.forward.model.named_parameters())
     assert torch.equal(own["model.norm.weight"], whole["model.norm.weight"])

@@ -41,7 +41,7 @@ class ScriptedEngine:
             ids, stop = self.answer(len(self.asked))
             self.asked.append(request)
             completions.append(
-                Completion(token_ids=ids, logprobs=(-0.5,) * len(ids), stop=stop, policy_version=self.policy_version)
+                Completion(token_ids=ids, logprobs=(-0.5,) * len(ids), stop=stop, versions=((0, self.policy_version),))
             )
         return completions
 

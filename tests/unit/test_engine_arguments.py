@@ -99,6 +99,31 @@ def test_a_recipe_whose_adapter_cannot_travel_by_itself_is_refused_with_the_cure
         read_recipe("smoke/char-addition", given)
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            ("rollouts.engine=hf", "engine.replicas=2"),
+            r"engine\.replicas.*the hf engine is one; set rollouts",
+        ),
+        (("rollouts.engine=hf", "engine.placement=own"), r"engine\.placement.*is on the trainer's device; set `coloc"),
+        (
+            ("rollouts.engine=vllm", "model.lora={rank: 8}", "engine.lora=adapter", "engine.placement=servers"),
+            r"engine\.lora.*servers take whole weights; set it to `merged`",
+        ),
+        (
+            ("engine.placement=servers", "engine.key=k.pem"),
+            r"key.*`certificate` and `key` belong together; give both",
+        ),
+    ],
+)
+def test_replicas_that_cannot_be_are_refused_with_the_cure(changes: tuple[str, ...], problem: str):
+    with pytest.raises(RecipeError, match=problem):
+        read_recipe("smoke/char-addition", changes)
+    read_recipe("smoke/char-addition", ["rollouts.engine=hf", "engine.placement=servers", "engine.replicas=2"])
+    read_recipe("smoke/char-addition", ["rollouts.engine=vllm", "engine.placement=own", "engine.replicas=2"])
+
+
 def test_options_replace_what_is_chosen():
     assert chosen(CPU, options={"block_size": 64})["block_size"] == 64
     assert chosen(H100, options={"max_num_seqs": 32, "enforce_eager": True}).items() >= {"max_num_seqs": 32}.items()

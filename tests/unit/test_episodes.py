@@ -72,7 +72,7 @@ def test_the_policys_stop_token_is_trained_and_tokens_that_decode_to_nothing_sta
 
     async def generate(requests: list[Request]) -> list[Completion]:
         one = Completion(
-            token_ids=(pad, *ids("5"), EOS), logprobs=(-1.0,) * 3, stop=StopReason.END_OF_TEXT, policy_version=0
+            token_ids=(pad, *ids("5"), EOS), logprobs=(-1.0,) * 3, stop=StopReason.END_OF_TEXT, versions=((0, 0),)
         )
         return [one for _ in requests]
 

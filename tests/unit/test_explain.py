@@ -82,3 +82,21 @@ def test_a_head_on_the_policy_cannot_learn_more_often_than_it():
 
 def test_nothing_is_said_of_what_is_off():
     assert explained()["besides"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ((), None),
+        (("engine.replicas=2",), "2 replicas on the trainer's devices"),
+        (("engine.placement=own",), "1 replica on devices of their own"),
+        (
+            ("engine.placement=servers", "engine.replicas=3"),
+            "servers that register at 127.0.0.1:8950, 3 of them before the first step",
+        ),
+    ],
+)
+def test_who_samples_is_said_where_it_is_not_the_trainers_one_engine(changes: tuple[str, ...], line: str | None):
+    recipe = read_recipe("smoke/grpo", ["rollouts.engine=vllm", *changes])
+    text = explain_recipe(recipe)["stages"][0]["text"]
+    assert [each.split(maxsplit=1)[1] for each in text if each.startswith("  engine ")] == ([line] if line else [])

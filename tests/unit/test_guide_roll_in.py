@@ -33,7 +33,7 @@ class Player:
 
     async def generate(self, requests) -> list[Completion]:
         self.requests += requests
-        said = {"token_ids": (7, 8), "logprobs": (-1.0, -1.0), "stop": StopReason.END_OF_TEXT, "policy_version": 0}
+        said = {"token_ids": (7, 8), "logprobs": (-1.0, -1.0), "stop": StopReason.END_OF_TEXT, "versions": ((0, 0),)}
         return [Completion(**said) for _ in requests]
 
 

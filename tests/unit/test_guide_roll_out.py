@@ -53,7 +53,7 @@ class Scripted:
         ids = self.said[:longest]
         stop = StopReason.END_OF_TEXT if ids[-1] == END else StopReason.LENGTH
         logprobs = tuple(-0.5 for _ in ids)
-        return Completion(token_ids=ids, logprobs=logprobs, stop=stop, policy_version=self.policy_version)
+        return Completion(token_ids=ids, logprobs=logprobs, stop=stop, versions=((0, self.policy_version),))
 
 
 class Length:

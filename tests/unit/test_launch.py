@@ -19,19 +19,16 @@ from alignkit.parallel.zero import _settings
 from alignkit.recipe.document import read_document
 from alignkit.recipe.lookup.find import find, list_content
 from alignkit.recipe.schema import Optimizer
-from alignkit.run.launch.launch import (
-    DEEPSPEED_FILE,
+from alignkit.run.launch.accelerate import accelerate_command
+from alignkit.run.launch.deepspeed_file import DEEPSPEED_FILE, deepspeed_file
+from alignkit.run.launch.gpus import visible_gpus
+from alignkit.run.launch.launched import (
     REPORT_FOLDER,
-    accelerate_command,
-    deepspeed_file,
     is_launched,
     report_end,
     report_start,
     reported_code,
     run_launched,
-    slurm_script,
-    submit,
-    visible_gpus,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -230,24 +227,6 @@ def test_several_machines_need_to_know_which_one_this_is(folder):
     assert command[command.index("--main_process_ip") + 1] == "head"
 
 
-def test_the_slurm_script_is_valid_bash_with_the_machines_of_the_profile(folder):
-    script = slurm_script(profile("slurm"), ["train", "it's.yaml"], job_name="r", beside=None)
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    assert "#SBATCH --nodes=2\n" in script
-    assert "#SBATCH --gpus-per-node=8\n" in script
-    for line in ("#SBATCH --exclusive\n", "#SBATCH --mem=0\n", "#SBATCH --cpus-per-task=32\n"):
-        assert line in script
-    assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_ON_NODE:-32}"\n' in script
-    assert script.index("SRUN_CPUS_PER_TASK") < script.index("\nsrun ")
-    assert "-m alignkit train 'it'\"'\"'s.yaml' --launch multi-node $resume &" in script
-
-
-def test_submitting_without_slurm_says_what_to_do(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(AlignkitError, match="add --print"):
-        submit("#!/bin/bash")
-
-
 @pytest.mark.parametrize("mark", ["RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"])
 def test_a_launched_process_does_not_launch_again(mark):
     assert is_launched({mark: "0"})
@@ -293,7 +272,7 @@ def test_a_preempted_process_is_no_failure_for_the_launcher(tmp_path):
 
 WORKER = """
 import os, signal, sys, time
-from alignkit.run.launch.launch import report_end, report_start
+from alignkit.run.launch.launched import report_end, report_start
 report_start(os.environ)
 caught = []
 signal.signal(signal.SIGTERM, lambda *_: caught.append(1))
@@ -311,7 +290,7 @@ def test_sigterm_reaches_the_worker_itself_and_its_code_comes_back(tmp_path):
         "sys.exit(subprocess.run([sys.executable, '-c', sys.argv[1]]).returncode)"
     )
     launcher = (
-        "import sys; from alignkit.run.launch.launch import run_launched;"
+        "import sys; from alignkit.run.launch.launched import run_launched;"
         "sys.exit(run_launched([sys.executable, '-c', sys.argv[1], sys.argv[2]]))"
     )
     command = [sys.executable, "-c", launcher, between, WORKER]

@@ -38,7 +38,7 @@ def test_the_check_itself_sees_a_heavy_library():
         pytest.param(["alignkit.algorithms.base", *ALGORITHMS], id="algorithms"),
         pytest.param([f"alignkit.recipe.{name}" for name in RECIPE], id="recipe"),
         pytest.param(
-            ["alignkit.engines.engine", "alignkit.rollout.collect", "alignkit.run.launch.launch"], id="rollout"
+            ["alignkit.engines.engine", "alignkit.rollout.collect", "alignkit.run.launch.launched"], id="rollout"
         ),
     ],
 )

@@ -174,7 +174,7 @@ class ScriptedEngine:
 
     def _completion(self, request):
         ids = tuple(self.tokenizer.encode(self.script(self.tokenizer.decode(request.prompt_ids))))
-        return Completion(token_ids=ids, logprobs=(0.0,) * len(ids), stop=StopReason.END_OF_TEXT, policy_version=0)
+        return Completion(token_ids=ids, logprobs=(0.0,) * len(ids), stop=StopReason.END_OF_TEXT, versions=((0, 0),))
 
     async def score(self, sequences):
         return [[-1.0] * (len(sequence) - 1) for sequence in sequences]

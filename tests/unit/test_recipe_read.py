@@ -120,13 +120,22 @@ def test_overrides_reach_list_items_and_make_missing_sections(folder):
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
+        (
+            "optimizer.name=adamw",
+            "<command line>:1: optimizer.name: is not a setting; the settings here are lr, schedule, warmup_steps, "
+            "final_lr_fraction, betas, eps, weight_decay, max_grad_norm, moments",
+        ),
+        (
+            "train.lr=3",
+            "<command line>:1: train.lr: is not a setting here (did you mean 'optimizer.lr' or 'constraints.lr'?)",
+        ),
         ("train.stepz=3", "<command line>:1: train.stepz: is not a setting (did you mean 'steps'?)"),
         ("steps", "<command line>:1: 'steps' is not an override; write key=value"),
         ("extends=quickstart", "<command line>:1: extends: belongs in a recipe file; overrides only replace settings"),
         ("rewards.4.weight=1", "<command line>:1: rewards.4.weight: 'rewards' is a list of 1; there is no item '4'"),
         ("train.steps.x=1", "<command line>:1: train.steps.x: 'train.steps' is a value, not a section"),
         ("seed={", "<command line>:1: seed: not valid YAML"),
-        ("train.steps=", "<command line>:1: train.steps: wants a whole number; got nothing (null)"),
+        ("train.batch=x", "<command line>:1: train.batch: wants a whole number"),
     ],
 )
 def test_a_wrong_override_is_located_on_the_command_line(folder, override, problem):

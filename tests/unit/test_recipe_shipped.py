@@ -10,12 +10,23 @@ from alignkit.recipe.lookup.find import list_content
 from alignkit.recipe.read import read_recipe
 
 SHIPPED = list_content("recipes")
+METHODS = [found for found in SHIPPED if "model.path=MODEL" in found.path.read_text()]
+"""Recipes for anyone's model and data, which the command line names."""
+
+
+def given(found, folder) -> list[str]:
+    """What a method's recipe leaves to the command line."""
+    if found not in METHODS:
+        return []
+    (folder / "rows.jsonl").write_text("{}\n")
+    named = [f"data.source={folder / 'rows.jsonl'}"] if "data.source=FILE" in found.path.read_text() else []
+    return ["model.path=smollm2-135m-instruct", *named]
 
 
 @pytest.mark.parametrize("found", SHIPPED, ids=lambda found: found.name)
-def test_a_shipped_recipe_is_valid_and_can_be_explained(found):
+def test_a_shipped_recipe_is_valid_and_can_be_explained(found, tmp_path):
     try:
-        recipe = read_recipe(found.path)
+        recipe = read_recipe(found.path, given(found, tmp_path))
     except RecipeError as error:
         absent = [line for line in error.problems if "set ALIGNKIT_DATA to its folder" in line]
         if error.problems != absent:
@@ -29,3 +40,16 @@ def test_a_shipped_recipe_opens_with_command_hardware_minutes_and_expectation(fo
     head = [line for line in found.path.read_text().splitlines()[:12] if line.startswith("#")]
     for word in ("command", "hardware", "minutes", "expected"):
         assert any(line.split()[1:2] == [word] for line in head), word
+
+
+def test_a_method_of_the_mission_has_a_recipe_by_its_short_name():
+    names = ["sft", "dpo", "kto", "orpo", "simpo", "grpo", "ppo", "rloo", "rebel", "reward", "process-reward", "archer"]
+    assert sorted(found.name for found in METHODS) == sorted(names)
+
+
+@pytest.mark.parametrize("found", METHODS, ids=lambda found: found.name)
+def test_a_method_without_model_and_data_says_what_is_missing_and_how_to_give_it(found):
+    with pytest.raises(RecipeError) as refused:
+        read_recipe(found.name)
+    wanted = ["model.path=MODEL"] + (["data.source=FILE"] if found.name != "archer" else [])
+    assert [word for problem, word in zip(refused.value.problems, wanted, strict=True) if word in problem] == wanted

@@ -24,14 +24,7 @@ from tests.unit.loopback import TOKEN, served
 from tests.unit.reward_rollouts import question, rollouts
 from tests.unit.reward_servers import kinds, lengths, raw_server, scores, server, values
 
-pytest.importorskip("httpx")
-pytest.importorskip("uvicorn")
-
-
-@pytest.fixture(autouse=True)
-def token(monkeypatch):
-    monkeypatch.setenv("ALIGNKIT_TOKEN", TOKEN)
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE_S", 0.005)
+pytestmark = pytest.mark.usefixtures("reward_client")
 
 
 def test_each_different_completion_is_asked_once_and_answers_come_back_in_order():

@@ -9,21 +9,13 @@ import sys
 import pytest
 
 from alignkit.errors import RewardError
-from alignkit.rewards.serve import endpoint
 from alignkit.rewards.serve.cache import AnswerCache
 from alignkit.rewards.serve.remote import RemoteReward
 from alignkit.types.score import FaultKind
-from tests.unit.loopback import TOKEN, Scripted, served
+from tests.unit.loopback import Scripted, served
 from tests.unit.reward_servers import kinds, lengths, scores, server, values
 
-pytest.importorskip("httpx")
-pytest.importorskip("uvicorn")
-
-
-@pytest.fixture(autouse=True)
-def token(monkeypatch):
-    monkeypatch.setenv("ALIGNKIT_TOKEN", TOKEN)
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE_S", 0.005)
+pytestmark = pytest.mark.usefixtures("reward_client")
 
 
 def test_faults_that_pass_are_not_remembered_and_lasting_ones_are():

@@ -40,7 +40,7 @@ class Player:
         self.requests += requests
         said = [TOKENIZER.convert_tokens_to_ids(str(request.seed % 5)) for request in requests]
         return [
-            Completion(token_ids=(token, END), logprobs=(-1.0, 0.0), stop=StopReason.END_OF_TEXT, policy_version=0)
+            Completion(token_ids=(token, END), logprobs=(-1.0, 0.0), stop=StopReason.END_OF_TEXT, versions=((0, 0),))
             for token in said
         ]
 

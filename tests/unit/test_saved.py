@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,9 @@ def test_an_adapter_anywhere_is_trained_and_saved_as_it_was_trained(place, tied,
     told = event(tmp_path / "run", "saved")
     assert 0 <= told["merged"] < 1e-5
     assert 0 <= told["adapter"] < 1e-5
+    where, then = event(tmp_path / "run", "message")["text"].split("; next: ")
+    assert where == f"the trained model is {final}"
+    assert then == f"`alignkit report {tmp_path / 'run'}`, `alignkit export {tmp_path / 'run'} --to gguf`"
     assert told["final"] == told["merged"], "nothing is rounded in float32"
     parted = not tied or place != "dora"
     assert AutoModelForCausalLM.from_pretrained(final).config.tie_word_embeddings is not parted
@@ -203,8 +207,8 @@ def test_a_model_with_settings_that_cannot_be_saved_is_trained_saved_and_resumed
 ):
     write_model(tmp_path / "model", generation={"do_sample": False, "temperature": 0.6, "eos_token_id": [2, 5]})
     train(recipe("checkpoints.every=2"), resume=False)
-    assert "leave out of its generation settings" in event(tmp_path / "run", "message")["text"]
-    assert "temperature 0.6" in event(tmp_path / "run", "message")["text"]
+    lines = (tmp_path / "run" / "events.jsonl").read_text()
+    assert re.search(r"leave out of its generation settings[^\n]*temperature 0\.6", lines)
     kept = GenerationConfig.from_pretrained(tmp_path / "run" / "final")
     assert (kept.do_sample, kept.eos_token_id) == (False, [2, 5])
     shutil.rmtree(tmp_path / "run" / "final")

@@ -17,7 +17,7 @@ from alignkit.cli import main
 from alignkit.errors import StorageError
 from alignkit.parallel.group import Group
 from alignkit.report.terminal import JsonDisplay, PanelDisplay, PlainDisplay, open_display
-from alignkit.run.launch.launch import run_launched
+from alignkit.run.launch.launched import run_launched
 from alignkit.run.train.journal import Journal
 from alignkit.run.train.stop import Stop
 from alignkit.run_folder.run_folder import RunFolder

@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from alignkit.engines.vllm import engine as vllm_engine
 from alignkit.engines.vllm import process as vllm_process
 from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.engine import VllmEngine
@@ -180,7 +179,7 @@ def test_where_weights_are_lent_the_memory_of_the_start_is_given_back(start: Cal
 @pytest.mark.usefixtures("start")
 def test_a_run_starts_vllm_with_the_policys_weights_and_writes_none_of_them(tmp_path: Path, monkeypatch: Any):
     """The folder holds config and tokenizer; the sums that the engine reads in its memory are those of the policy."""
-    monkeypatch.setattr(vllm_engine, "VllmEngine", FakeEngine)
+    monkeypatch.setattr(build, "VllmEngine", FakeEngine)
     recipe = read_recipe("smoke/char-addition", ["rollouts.engine=vllm", "model.dtype=float32"])
     lora = Lora(rank=2, target_modules=("lm_head", "q_proj"))
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"lora": lora})})

@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 from alignkit.engines.vllm import worker as vllm_worker
+from alignkit.engines.wire import IDS, LOGPROBS, from_text, to_text
 from alignkit.weights.shared_weights import Table, map_tensors
 
 
@@ -19,7 +20,8 @@ class FakeWorker:
         if "hanging" in start["model_folder"]:
             time.sleep(1000)
         self.table, self.descriptor = Table.from_json(start["table"]), weights_descriptor
-        self.version, self.name = start["version"], Path(start["model_folder"]).name
+        self.version, self.requests = start["version"], list[dict[str, Any]]()
+        self.name = Path(start["model_folder"]).name
         self.held: dict[str, Any] = {}
         if start["memory"]:
             self.take()
@@ -27,28 +29,34 @@ class FakeWorker:
     def take(self) -> None:
         self.held = {name: tensor.clone() for name, tensor in map_tensors(self.descriptor, self.table).items()}
 
-    def generate(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
-        """Each completion repeats the prompt; the first request's seed names the misbehaviour."""
-        completions: list[dict[str, Any]] = [
-            {"token_ids": request["prompt_ids"], "logprobs": [-1.0] * len(request["prompt_ids"]), "finish": "length"}
-            for request in requests
-        ]
-        match requests[0]["seed"]:
+    @property
+    def busy(self) -> bool:
+        return bool(self.requests)
+
+    def sample(self, requests: list[dict[str, Any]], lockstep: bool) -> None:
+        self.requests += requests
+
+    def step(self) -> list[tuple[int, dict[str, Any]]]:
+        """The newest completion repeats its prompt; its request's seed names the misbehaviour."""
+        request, version = self.requests.pop(), self.version
+        token_ids = from_text(request["prompt_ids"], IDS).tolist()
+        logprobs = [-1.0] * len(token_ids)
+        match request["seed"]:
             case 1:
                 time.sleep(1000)
             case 2:
                 raise RuntimeError("a kernel failed")
             case 3:
-                return {"completions": completions, "version": self.version + 2}
+                version += 2
             case 4:
-                completions[0]["logprobs"][0] = float("nan")
+                logprobs[0] = float("nan")
             case 5:
                 sys.exit(7)
             case 6:
                 print("x" * 100_000, file=sys.stderr)
-                completions[0]["token_ids"] *= 100_000
-                completions[0]["logprobs"] *= 100_000
-        return {"completions": completions, "version": self.version}
+                token_ids, logprobs = token_ids * 100_000, logprobs * 100_000
+        said = {"token_ids": to_text(token_ids, IDS), "logprobs": to_text(logprobs, LOGPROBS), "finish": "length"}
+        return [(request["number"], {**said, "version": version})]
 
     def score(self, sequences: list[list[int]]) -> dict[str, Any]:
         """Not scores: the sum of every tensor that it has loaded."""

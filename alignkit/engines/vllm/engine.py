@@ -5,16 +5,17 @@ Weights go to it through anonymous shared memory.
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from alignkit.engines.engine import Part
 from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.process import VllmProcess, environment
+from alignkit.engines.wire import IDS, LOGPROBS, from_text, request_to_wire
 from alignkit.errors import EngineError, SyncError
 from alignkit.types.rollout import Completion, Request, StopReason
 from alignkit.weights.host_memory import HostMemory
@@ -30,16 +31,18 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0  # vLLM raises lower ones si
 
 
 class VllmEngine(VllmProcess):
-    """Fulfils rollout.engine.Engine.
+    """Fulfils engines.engine.Engine.
 
     model_folder: a saved model, or with `weights` (checkpoint name, tensor) its config only. What it begins with is of
     `version` and sets the names and shapes that every update must bring. adapter: name and shape of the matrices of a
     LoRA adapter (`models/adapter_matrices.py`) that every update brings, too; one that has brought the rest may be
-    followed, until the engine sleeps, by some that bring nothing else. sender: holds what it begins with already, in
-    place of `weights`; it may be that of other engines of this host, too, and is not closed here. dtype: "float32" or
-    "bfloat16". max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU;
-    settings: everything else that it is started with. threads: of the child, None: all cores it may use. log_file:
-    takes the child's output. startup_s, timeout_s: a child that has not answered by then is killed.
+    followed, until the engine sleeps, by some that bring nothing else. dtype: "float32" or "bfloat16".
+    max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU; settings:
+    everything else that it is started with. threads: of the child, None: all cores it may use. log_file: takes the
+    child's output. startup_s, timeout_s: a child that has not answered by then is killed.
+    sender: that of a host whose engines share the memory of the weights; who made it sends, and closes it. devices: its
+    GPUs, as places among the visible ones; None: the one of its trainer's rank. wait: until it has started; else
+    `ready` is called before anything else, so that several start at the same time. name: what a fleet calls it.
     Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
     """
 
@@ -57,11 +60,15 @@ class VllmEngine(VllmProcess):
         settings: Settings = DEFAULT,
         threads: int | None = None,
         version: int = 0,
-        sender: Sender | None = None,
         startup_s: float = 900.0,
         timeout_s: float = 3600.0,
+        sender: Sender | None = None,
+        devices: Sequence[int] | None = None,
+        wait: bool = True,
+        name: str = "engine",
     ):
         super().__init__(log_file=log_file, timeout_s=timeout_s)
+        self.name = name
         self.policy_version = version
         self.unverified: tuple[str, ...] = ()
         """After an update: parameters that could not be read back, because vLLM names them otherwise."""
@@ -77,19 +84,33 @@ class VllmEngine(VllmProcess):
             "version": version,
             **self._sender.told(),
         }
-        own = environment(threads, memory_gib, deterministic=settings.deterministic)
+        own = environment(threads, memory_gib, deterministic=settings.deterministic, devices=devices)
+        self._startup_s, self._has_adapter = startup_s, bool(adapter)
+        self._begun = self._start(start, own, descriptor=self._sender.descriptor)
+        if wait:
+            self.ready()
+
+    def ready(self) -> None:
+        """Waits until it has started. Raises EngineError when it does not."""
         try:
-            self._start(start, own, startup_s, descriptor=self._sender.descriptor)
-            homeless = self._call({"do": "homeless"})["layers"] if adapter else ()
+            self._wait(self._begun, self._startup_s)
+            homeless = self._call({"do": "homeless"})["layers"] if self._has_adapter else ()
         except EngineError as error:
-            raise EngineError(f"{error}{MERGE_IT if adapter else ''}") from error
+            self.close()
+            raise EngineError(f"{error}{MERGE_IT if self._has_adapter else ''}") from error
         if homeless:
             self.close()
             problem = f"it has no place for {len(homeless)} layers of the adapter, first: {homeless[0]}"
             raise EngineError(f"vllm engine: {problem}{MERGE_IT}")
         self._sender.started()
 
+    async def sample(self, request: Request) -> Completion:
+        return (await self._sample([request], lockstep=False))[0]
+
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return await self._sample(requests, lockstep=True)
+
+    async def _sample(self, requests: Sequence[Request], *, lockstep: bool) -> list[Completion]:
         for request in requests:
             request.check(context=self._max_model_len, engine="vllm engine")
             if request.temperature and not LOWEST_TEMPERATURE <= request.temperature <= HIGHEST_TEMPERATURE:
@@ -97,14 +118,18 @@ class VllmEngine(VllmProcess):
                     f"vllm engine: temperature {request.temperature}: vLLM takes 0 or {LOWEST_TEMPERATURE} to "
                     f"{HIGHEST_TEMPERATURE}; set rollouts.temperature, or rollouts.engine: hf"
                 )
-        message = {"do": "generate", "requests": [_as_json(request) for request in requests]}
-        reply = await asyncio.to_thread(self._call, message)
-        self._check_version(reply["version"])
-        return [self._completion(*pair) for pair in zip(requests, reply["completions"], strict=True)]
+        awaited = [self._expect() for _ in requests]
+        asked = [
+            {"number": number, **request_to_wire(request)}
+            for (number, _), request in zip(awaited, requests, strict=True)
+        ]
+        self._send({"number": None, "do": "sample", "lockstep": lockstep, "requests": asked})
+        answers = await self._answers([answer for _, answer in awaited])
+        return [self._completion(*pair) for pair in zip(requests, answers, strict=True)]
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         message = {"do": "score", "sequences": [list(sequence) for sequence in sequences]}
-        reply = await asyncio.to_thread(self._call, message)
+        [reply] = await self._answers([self._ask(message)])
         self._check_version(reply["version"])
         return reply["scores"]
 
@@ -114,13 +139,16 @@ class VllmEngine(VllmProcess):
         return None if self._lends else self._sender.memory
 
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        self._took(*self._sender.send(weights, version, [self._call]), version)
+        self._sender.send(weights, version, [self.take])
 
     def load(self, *, version: int) -> None:
         """Takes the update that lies in `memory`; as `update`, but EngineError unless it has been written whole."""
-        self._took(*self._sender.announce(version, [self._call]), version)
+        self._sender.announce(version, [self.take])
 
-    def _took(self, reply: dict[str, Any], version: int) -> None:
+    def take(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Takes the weights that a sender has laid ready; what its process answers. Raises SyncError."""
+        reply = self._call(message)
+        version = message["version"]
         if reply["stale"]:
             self.close()
             raise SyncError(
@@ -130,6 +158,7 @@ class VllmEngine(VllmProcess):
             )
         self.unverified = tuple(reply["unknown"])
         self.policy_version = version
+        return reply
 
     def sleep(self) -> None:
         self._sender.lost()
@@ -139,10 +168,9 @@ class VllmEngine(VllmProcess):
         self._call({"do": "wake", "part": part})
 
     def close(self) -> None:
-        if not self.closed:
-            super().close()
-            if self._owns:
-                self._sender.close()
+        super().close()
+        if self._owns:
+            self._sender.close()
 
     def _check_version(self, version: int) -> None:
         if version != self.policy_version:
@@ -150,8 +178,9 @@ class VllmEngine(VllmProcess):
             raise SyncError(f"vllm engine: it answered with version {version}, wanted version {self.policy_version}")
 
     def _completion(self, request: Request, answer: dict[str, Any]) -> Completion:
-        token_ids = tuple(answer["token_ids"])
-        if not all(map(math.isfinite, answer["logprobs"])):
+        self._check_version(answer["version"])
+        token_ids, logprobs = from_text(answer["token_ids"], IDS), from_text(answer["logprobs"], LOGPROBS)
+        if not np.isfinite(logprobs).all():
             raise EngineError("vllm engine: the model's log-probs are not finite; its weights are broken")
         if answer["finish"] == "stop":
             stop = StopReason.END_OF_TEXT
@@ -160,15 +189,8 @@ class VllmEngine(VllmProcess):
         else:
             stop = StopReason.ERROR
         return Completion(
-            token_ids=token_ids, logprobs=tuple(answer["logprobs"]), stop=stop, policy_version=self.policy_version
+            token_ids=tuple(token_ids.tolist()),
+            logprobs=tuple(logprobs.tolist()),
+            stop=stop,
+            versions=((0, answer["version"]),),
         )
-
-
-def _as_json(request: Request) -> dict[str, Any]:
-    return {
-        "prompt_ids": list(request.prompt_ids),
-        "seed": request.seed,
-        "max_new_tokens": request.max_new_tokens,
-        "temperature": request.temperature,
-        "stop_token_ids": list(request.stop_token_ids),
-    }

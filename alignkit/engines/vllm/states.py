@@ -43,7 +43,7 @@ class VllmStates(VllmProcess):
             "max_model_len": max_model_len,
             "settings": Settings(memory_fraction=memory_fraction).as_json(),
         }
-        self._start(start, environment(threads, memory_gib), startup_s)
+        self._wait(self._start(start, environment(threads, memory_gib)), startup_s)
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """The state after the last token of each sequence, after the final norm."""

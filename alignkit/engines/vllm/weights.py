@@ -11,17 +11,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from alignkit.engines.vllm.quirks.arranged import arranged, is_turned
+from alignkit.engines.vllm.quirks.missed import load_missed
 from alignkit.weights.digest import Digest, digest
 
 COLUMNS = 32  # columns of every matrix that are read back after an update; the version decides which
 CONSTANTS = {"cos_sin_cache", "kv_cache", "_q_scale", "_k_scale", "_v_scale", "_prob_scale", "_k_scale_cpu",
              "_v_scale_cpu"}  # fmt: skip  # follow from the config, or are no weights
-TURNED = (".c_attn", ".c_proj", ".c_fc")  # layers of GPT-2
 EXPERTS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))  # names of an expert's matrices in checkpoints
 Sent = Mapping[str, Tensor | Digest]
 
@@ -32,6 +34,7 @@ def load(weights: Mapping[str, Tensor], reload: Callable, apply: Callable) -> No
     reload: vLLM's own reload from an iterator of such pairs. apply: calls a function with the model.
     """
     reload(iter(weights.items()))
+    apply(partial(load_missed, weights=weights))
     apply(repack)
 
 
@@ -55,8 +58,8 @@ def repack_head(model: Any) -> None:
 class Held:
     """A tensor of vLLM's model. parts: what of it should be which tensor of the checkpoint; none where nobody knows.
 
-    derived: in a layout that vLLM chooses by its kernels, so that it is compared only where it is as expected. turned:
-    as (output, input), while the checkpoint has it as (input, output).
+    derived: in a layout that vLLM chooses by its kernels, so that it is compared only where it is as expected.
+    arranged: what makes of each of these checkpoint tensors what is kept; None: it is kept as it is.
     """
 
     name: str
@@ -64,7 +67,7 @@ class Held:
     kind: str
     parts: tuple[tuple[Tensor, str], ...] = ()
     derived: bool = False
-    turned: bool = False
+    arranged: Callable[[str, Tensor], Tensor] | None = None
 
 
 def stale_tensors(
@@ -109,9 +112,9 @@ def _everything(model: Any, weights: Sent) -> Iterator[Held]:
             elif kind in ("W_UK_T", "W_UV"):
                 yield Held(full, module, kind, tuple(_absorbed_parts(name, module, weights)), derived=True)
             elif kind not in CONSTANTS:
-                turned = type(model).__name__ == "GPT2LMHeadModel" and name.endswith(TURNED) and kind == "weight"
-                parts = tuple(_parts(model, name, kind, tensor, weights, axis=int(turned)))
-                yield Held(full, module, kind, parts, turned=turned)
+                axis = int(is_turned(model, name, kind))
+                parts = tuple(_parts(model, name, kind, tensor, weights, axis=axis))
+                yield Held(full, module, kind, parts, arranged=arranged(model, name, kind))
 
 
 def _tensors(module: Any) -> dict[str, Tensor]:
@@ -173,10 +176,11 @@ def _agrees(held: Held, weights: Sent, chooser: random.Random) -> bool | None:
     if not held.parts or any(source not in weights for _, source in held.parts):
         return None
     sources = [weights[source] for _, source in held.parts]
-    if held.turned:
-        if any(isinstance(source, Digest) for source in sources):
+    if held.arranged is not None:
+        given = zip((name for _, name in held.parts), sources, strict=True)
+        sources = [held.arranged(name, source) for name, source in given if isinstance(source, Tensor)]
+        if len(sources) < len(held.parts):
             return None
-        sources = [source.T.contiguous() for source in sources if isinstance(source, Tensor)]
     kept = bool(_tensors(held.module)[held.kind].numel())  # else it has (only) a packed form
     packer = _packer(held.module) if held.derived else None
     if packer is not None:

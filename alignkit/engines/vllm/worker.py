@@ -14,9 +14,10 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 from alignkit.engines.vllm.arguments import (
     Platform,
@@ -25,7 +26,9 @@ from alignkit.engines.vllm.arguments import (
     engine_arguments,
     keeps_prefixes,
 )
-from alignkit.engines.vllm.rotary import rotate_whole_queries
+from alignkit.engines.vllm.quirks.config import same_config
+from alignkit.engines.vllm.quirks.rotary import rotate_whole_queries
+from alignkit.engines.vllm.sampling import Sampling
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import end_with
 from alignkit.weights.shared_weights import Table, map_tensors, pin, stored_weights
@@ -40,7 +43,6 @@ class EngineWorker:
         from vllm import LLM
 
         platform, settings = _platform(), Settings(**start["settings"])
-        self._keeps_prefixes = keeps_prefixes(platform, settings)
         self._sleeps, self._on_cpu = settings.sleeps, platform.cpu
         self._weights: dict[str, Any] | None = None
         self._descriptor = weights_descriptor
@@ -54,7 +56,8 @@ class EngineWorker:
             dtype=start["dtype"],
             seed=start["seed"] % 2**32,
             logprobs_mode="processed_logprobs",
-            **engine_arguments(platform, settings, max_model_len=start["max_model_len"], weight_bytes=self._table.size),
+            **same_config(Path(start["model_folder"]))
+            | engine_arguments(platform, settings, max_model_len=start["max_model_len"], weight_bytes=self._table.size),
             **adapter_arguments({name: shape for name, shape, _ in adapter.entries}),
         )
 
@@ -64,48 +67,26 @@ class EngineWorker:
         if platform.cpu:
             self._llm.apply_model(rotate_whole_queries)
         self._adapter = HeldAdapter(self._llm, adapter, weights_descriptor) if adapter.entries else None
+        self._sampling = Sampling(
+            self._llm,
+            adapter=lambda: self._adapter.request if self._adapter else None,
+            keeps_prefixes=keeps_prefixes(platform, settings),
+        )
         [self._unread] = self._llm.apply_model(lambda model: vllm_weights.unreadable(model, begins))
 
-    def generate(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
-        """Samples all requests."""
-        from vllm import SamplingParams
+    @property
+    def busy(self) -> bool:
+        return self._sampling.busy
 
-        settings = [
-            SamplingParams(
-                max_tokens=request["max_new_tokens"],
-                temperature=request["temperature"],
-                seed=request["seed"],
-                stop_token_ids=request["stop_token_ids"],
-                ignore_eos=True,  # stop_token_ids are the whole truth; the generation config adds none
-                logprobs=0,
-                detokenize=False,
-            )
-            for request in requests
-        ]
-        prompts = [{"prompt_token_ids": request["prompt_ids"]} for request in requests]
-        outputs = [result.outputs[0] for result in self._answer(prompts, settings)]
-        completions = [
-            {
-                "token_ids": list(output.token_ids),
-                "logprobs": [
-                    ranks[token].logprob for token, ranks in zip(output.token_ids, output.logprobs, strict=True)
-                ],
-                "finish": output.finish_reason,
-            }
-            for output in outputs
-        ]
-        return {"completions": completions, "version": self._version}
+    def sample(self, requests: list[dict[str, Any]], lockstep: bool) -> None:
+        """Queues requests; `step` says the completions."""
+        self._sampling.add(requests, lockstep=lockstep)
+
+    def step(self) -> list[tuple[int, dict[str, Any]]]:
+        return [(number, {**completion, "version": self._version}) for number, completion in self._sampling.step()]
 
     def score(self, sequences: list[list[int]]) -> dict[str, Any]:
-        from vllm import SamplingParams
-
-        settings = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False, ignore_eos=True)
-        prompts = [{"prompt_token_ids": sequence} for sequence in sequences]
-        scores = [
-            [ranks[token].logprob for token, ranks in zip(sequence[1:], result.prompt_logprobs[1:], strict=True)]
-            for sequence, result in zip(sequences, self._answer(prompts, settings), strict=True)
-        ]
-        return {"scores": scores, "version": self._version}
+        return {"scores": self._sampling.score(sequences), "version": self._version}
 
     def homeless(self) -> dict[str, Any]:
         """Layers of the adapter that have no place in the model."""
@@ -167,15 +148,11 @@ class EngineWorker:
             self._llm.wake_up(tags=[TAGS[part]])
         return {}
 
-    def _answer(self, prompts: list[Any], settings: Any) -> list[Any]:
-        if not self._keeps_prefixes:
-            self._llm.reset_prefix_cache()
-        request = self._adapter.request if self._adapter else None
-        return self._llm.generate(prompts, settings, use_tqdm=False, lora_request=request)
-
 
 class Reader:
     """One vLLM pooling runner: says last hidden states. start: the arguments of VllmStates, as JSON."""
+
+    busy = False
 
     def __init__(self, start: dict[str, Any]):
         from vllm import LLM
@@ -188,7 +165,7 @@ class Reader:
             runner="pooling",
             convert="embed",  # the state after the last token; the head stays with the reward model
             dtype="float32",  # in bfloat16 its numbers are not those of transformers
-            **arguments,
+            **same_config(Path(start["model_folder"])) | arguments,
         )
 
     def states(self, sequences: list[list[int]]) -> dict[str, Any]:
@@ -245,11 +222,27 @@ def main() -> None:
     commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, commands), daemon=True).start()
     start = commands.get()
-    worker = Reader(start) if start["do"] == "states" else EngineWorker(start, descriptor)
-    channel.send({"ready": True})
+    worker: Any = Reader(start) if start["do"] == "states" else EngineWorker(start, descriptor)
+    channel.send({"number": start["number"], "answer": {}})
+    _serve(worker, channel, commands)
+
+
+def _serve(worker: Any, channel: Channel, commands: queue.SimpleQueue[dict[str, Any]]) -> Never:
+    """Answers commands in their order, by their numbers. Requests to sample join those that run, unless they are to run
+    in lockstep; every other command waits until all completions were told, so one has the weights of one version."""
+    command: dict[str, Any] | None = None
     while True:
-        command = commands.get()
-        channel.send(getattr(worker, command.pop("do"))(**command))
+        if command is None:
+            with suppress(queue.Empty):
+                command = commands.get(block=not worker.busy)
+        if command is not None and (not worker.busy or (command["do"] == "sample" and not command["lockstep"])):
+            number, do = command.pop("number"), command.pop("do")
+            answer = getattr(worker, do)(**command)
+            if answer is not None:
+                channel.send({"number": number, "answer": answer})
+            command = None
+        else:
+            channel.send(*({"number": number, "answer": answer} for number, answer in worker.step()))
 
 
 def _listen(channel: Channel, commands: queue.SimpleQueue[dict[str, Any]]) -> None:

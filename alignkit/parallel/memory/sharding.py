@@ -11,8 +11,9 @@ The optimizer's 8 are Adam's two moments; stages 1 and 2 add a copy of their sha
 gradients until the last micro-batch, and then copies its share of them. c is 2 where communication
 overlaps with computing, else 1. L: `stage3_max_live_parameters`, which stay gathered meanwhile. Frozen weights count
 with the bytes they have. Offloaded to the host are the optimizer and the gradients' shares, and the weights' shares.
-Stage 3 reads a model in shards, and keeps a reference's R bytes as R / N; what is gathered of it fits into min(A, L),
-of which the policy needs none meanwhile. Activations are not sharded: each device computes a micro-batch of its own.
+Stage 3 reads a model in shards, and keeps the R bytes of one that nothing trains (a reference, a slow critic) as R / N;
+what is gathered of it fits into min(A, L), of which the policy needs none meanwhile. Activations are not sharded: each
+device computes a micro-batch of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import Any
 from alignkit.parallel.memory.trace import Held
 
 TRAINED = ("weights", "critic")
-"""Roles of the models that have an optimizer."""
+FROZEN = ("reference", "target critic")
+"""Roles of the models that have an optimizer, and of those that have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,8 @@ class Sharding:
             return {role: held[role] // (self.world if self.stage == 3 else 1) for role in TRAINED if role in held}
         shared = {role: size for role, size in held.items() if role != "gradients"}
         if self.stage == 3:
-            shared["reference"] = 0 if self.weights_on_host else held.get("reference", 0) // self.world
+            for role in FROZEN:
+                shared[role] = 0 if self.weights_on_host else held.get(role, 0) // self.world
             for role in TRAINED:
                 of_one = held.get(role, 0)
                 live = of_one * min(weights, self.live) // weights

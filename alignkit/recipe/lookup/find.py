@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import glob
 import hashlib
 import importlib
 import importlib.util
@@ -99,7 +100,13 @@ KINDS = {
             module="alignkit.environments",
         ),
         Kind(name="evals", one="eval", folder="evals", suffixes=(".yaml",), shelf=ROOT / "evals"),
-        Kind(name="launch", one="launch profile", folder="launch", suffixes=(".yaml", ".sh.j2"), shelf=ROOT / "launch"),
+        Kind(
+            name="launch",
+            one="launch profile",
+            folder="launch",
+            suffixes=(".yaml", ".sh.j2", ".kubectl.j2", ".sky.j2", ".ray.j2"),
+            shelf=ROOT / "launch",
+        ),
     )
 }
 
@@ -115,6 +122,7 @@ def find(kind: str, name: str, *, beside: Path | None = None) -> Found:
         return explicit
     for place in _places(entry, beside, name):
         matches = [found for found in place if _answers_to(found, name)]
+        matches = [found for found in matches if found.name == name] or matches  # `dpo` before `smoke/dpo`
         if len(matches) > 1:
             names = ", ".join(sorted(_long_name(found) for found in matches))
             raise ContentError(f"{entry.one} '{name}' could be any of: {names}; write one of these names")
@@ -238,14 +246,14 @@ def _places(kind: Kind, beside: Path | None, name: str = "") -> Iterator[list[Fo
 def _in_folder(kind: Kind, folder: Path, origin: str, name: str) -> list[Found]:
     results = []
     on_shelf = folder.resolve() == kind.shelf.resolve()
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+    called = glob.escape(name.rsplit("/", 1)[-1]) or "*"  # spares looking at all others
+    files = {path for suffix in kind.suffixes for path in folder.rglob(called + suffix)} if folder.is_dir() else ()
+    for path in sorted(files):
         relative = path.relative_to(folder)
-        if not path.name.endswith(kind.suffixes) or any(part.startswith((".", "_")) for part in relative.parts):
+        if any(part.startswith((".", "_")) for part in relative.parts):
             continue
         stem = _strip(relative.as_posix(), kind.suffixes)
         plain = stem.rsplit("/", 1)[-1]
-        if name and plain != name.rsplit("/", 1)[-1]:
-            continue  # spares reading the file
         summary, defined = outline(path)
         attribute = (kind.attribute or plain) if kind.is_python else None
         if attribute and defined is not None and attribute not in defined:

@@ -33,9 +33,12 @@ def _outline_of(text: str) -> tuple[str, frozenset[str] | None]:
     return summary, frozenset(_defined_names(module))
 
 
+_tree = functools.lru_cache(maxsize=16)(parsed)  # of the few files that a recipe names, each asked several times
+
+
 def function_options(path: Path, function: str) -> set[str] | None:
     """Names of the arguments of a function or class in a file that parses; None when it takes any or is neither."""
-    for node in parsed(path.read_text(encoding="utf-8")).body:
+    for node in _tree(path.read_text(encoding="utf-8")).body:
         if getattr(node, "name", None) == function:
             definition = _initializer(node) if isinstance(node, ast.ClassDef) else node
             if isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef) and not definition.args.kwarg:
@@ -45,7 +48,7 @@ def function_options(path: Path, function: str) -> set[str] | None:
 
 def keyword_functions(path: Path, wanted: set[str]) -> dict[str, set[str]]:
     """The public functions of a file that parses whose arguments are all keywords, `wanted` among them; the others."""
-    functions = [node for node in parsed(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in _tree(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
     public = {node.name: _arguments(node) for node in functions if not node.name.startswith("_") and not node.args.args}
     return {name: arguments - wanted for name, arguments in public.items() if wanted <= arguments}
 

@@ -15,8 +15,8 @@ class Optimizer(Section):
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape after the warm-up; linear and cosine end at `final_lr_fraction`."""
-    warmup_steps: NonNegativeInt = 0
-    """Optimizer steps of linear warm-up from 0."""
+    warmup_steps: NonNegativeFloat = 0
+    """Optimizer steps of linear warm-up from 0; below 1: as a share of all of them."""
     final_lr_fraction: Fraction = 0.0
     """Last learning rate as a share of the peak."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -41,12 +41,12 @@ class Fixup(Section):
 
 
 class Train(Section):
-    steps: PositiveInt
-    """Rollout batches (or, for offline data, optimizer steps)."""
+    steps: PositiveInt | None = None
+    """Rollout batches; for offline data optimizer steps, and if it is left out there, as many as `epochs` take."""
     batch: PositiveInt | None = None
     """Sequences, pairs or turns per step for offline data and replay; else prompts x group are taken."""
     epochs: PositiveInt = 1
-    """Passes over each rollout batch."""
+    """Passes over each rollout batch; over offline data in place of `steps`: the rows of the source once in each."""
     minibatches: PositiveInt = 1
     """Optimizer steps per pass over a rollout batch."""
     micro_batch_tokens: PositiveInt = 4096

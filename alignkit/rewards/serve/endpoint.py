@@ -69,7 +69,8 @@ class Endpoint:
     url: http or https, from the recipe and never from data. token: sent as a bearer token. timeout_s: for one attempt.
     attempts: at most this many per request. concurrency: requests in flight at a time.
     allow_private: without it only loopback and public addresses are asked; link-local ones (cloud metadata) never are.
-    ca_file: PEM file of the certificate to trust, for servers with one of their own.
+    ca_file: PEM file of the certificate to trust, for servers with one of their own. largest: bytes of an answer,
+    None: LARGEST_ANSWER.
     Raises RewardError for a URL that is not plain http(s) or holds a password, and for a ca_file that cannot be read.
     """
 
@@ -83,11 +84,13 @@ class Endpoint:
         concurrency: int = 8,
         allow_private: bool = False,
         ca_file: str | None = None,
+        largest: int | None = None,
     ):
         self.url = url
         self._parsed = _checked(url)
         self._token, self._timeout_s, self._attempts = token, timeout_s, attempts
         self._concurrency, self._allow_private = concurrency, allow_private
+        self._largest = largest or LARGEST_ANSWER
         self._trusted = _trusted(ca_file)
         self._breaker = Breaker()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -95,13 +98,17 @@ class Endpoint:
 
     async def get(self, path: str, *, until: float) -> Any:
         """The JSON that GET answers; `until` (time.monotonic) ends all attempts. Raises EndpointError."""
+        return _json(await self._ask("GET", path, b"", until))
+
+    async def fetch(self, path: str, *, until: float) -> bytes:
+        """The bytes that GET answers; `until` as for `get`. Raises EndpointError."""
         return await self._ask("GET", path, b"", until)
 
     async def post(self, path: str, body: bytes, *, until: float) -> Any:
         """The JSON that POST of a JSON body answers; `until` as for `get`. Raises EndpointError."""
-        return await self._ask("POST", path, body, until)
+        return _json(await self._ask("POST", path, body, until))
 
-    async def _ask(self, method: str, path: str, body: bytes, until: float) -> Any:
+    async def _ask(self, method: str, path: str, body: bytes, until: float) -> bytes:
         self._open()
         last = EndpointError(FaultKind.TIMEOUT, "no time was left to ask")
         for attempt in range(self._attempts):
@@ -124,7 +131,7 @@ class Endpoint:
                 await asyncio.sleep(min(pause, max(until - time.monotonic(), 0)))
         raise last
 
-    async def _attempt(self, method: str, path: str, body: bytes, until: float) -> Any:
+    async def _attempt(self, method: str, path: str, body: bytes, until: float) -> bytes:
         """One request. Raises _Passing where another attempt may help, EndpointError where none will."""
         import httpx
 
@@ -144,10 +151,7 @@ class Endpoint:
             raise EndpointError(FaultKind.UNREACHABLE, f"answered {status}: the token is missing or wrong")
         if status != 200:
             raise EndpointError(FaultKind.CONTRACT, f"answered {status}: {_told(content)}")
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise EndpointError(FaultKind.CONTRACT, f"the answer is not JSON: {_told(content)}") from error
+        return content
 
     async def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, httpx.Headers, bytes]:
         address = self._address or await self._resolve()
@@ -162,8 +166,8 @@ class Endpoint:
         try:
             async for piece in response.aiter_bytes():
                 content += piece
-                if len(content) > LARGEST_ANSWER:
-                    raise EndpointError(FaultKind.CONTRACT, f"the answer is larger than {LARGEST_ANSWER} bytes")
+                if len(content) > self._largest:
+                    raise EndpointError(FaultKind.CONTRACT, f"the answer is larger than {self._largest} bytes")
         finally:
             await response.aclose()
         return response.status_code, response.headers, bytes(content)
@@ -258,6 +262,13 @@ def _retry_after(header: str | None) -> float | None:
         return min(max(float(header or ""), 0.0), LONGEST_PAUSE_S)
     except ValueError:
         return None
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise EndpointError(FaultKind.CONTRACT, f"the answer is not JSON: {_told(content)}") from error
 
 
 def _told(content: bytes) -> str:

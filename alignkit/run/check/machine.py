@@ -16,7 +16,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from alignkit.run.launch.launch import visible_gpus
+from alignkit.run.launch.gpus import visible_gpus
 
 QUERY = ("name", "memory.total", "memory.free", "compute_cap", "driver_version")
 

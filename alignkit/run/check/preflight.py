@@ -84,6 +84,7 @@ class Preflight:
     stops: list[StopToken]
     long_prompts: str
     rewards: list[str] = field(default_factory=list)
+    asked_by_benchmarks: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
@@ -112,8 +113,10 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
     from alignkit.data.prompts import checked_prompts
     from alignkit.data.sources import load_tasks
     from alignkit.data.tokens import plain_ids
+    from alignkit.evaluate.held_out.known_questions import every_protocol
     from alignkit.rewards.pool.blend import check_rows
     from alignkit.run.check.check_trl import trl_problems
+    from alignkit.run.check.trained_questions import trained_questions
     from alignkit.run.check.training import training_of
 
     beside = recipe.file.parent if recipe.file else None
@@ -146,6 +149,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
         stops=stops_of(tokenizer, recipe.model, beside),
         long_prompts=stage.data.long_prompts,
         rewards=trl_problems(stage.rewards, tasks, beside=beside, training=training),
+        asked_by_benchmarks=trained_questions(stage, tasks, every_protocol(beside=beside)),
     )
 
 

@@ -17,7 +17,7 @@ def training_of(recipe: Recipe, number: int, tasks: Sequence[Task]) -> Training:
     fewer updates than planned."""
     stage = recipe.stages[number]
     updates = _updates(recipe, stage)
-    per_step = max(updates // stage.train.steps, 1)
+    per_step = max(updates // (stage.train.steps or 1), 1)
     evaluate = recipe.evaluation.every if recipe.evaluation else None
     save = recipe.checkpoints.every
     return Training(
@@ -31,14 +31,16 @@ def training_of(recipe: Recipe, number: int, tasks: Sequence[Task]) -> Training:
 
 
 def _updates(recipe: Recipe, stage: Stage) -> int:
-    """Optimizer steps of the policy; in a critic's warm-up it has none."""
+    """Optimizer steps of the policy; in a critic's warm-up it has none. 0 where rows decide that nobody has counted."""
     steps = optimizer_steps(stage, kind_of(resolve_algorithm(stage, recipe)[0].source))
+    if steps is None or stage.train.steps is None:
+        return 0
     return steps * max(stage.train.steps - stage.train.critic_warmup_steps, 1) // stage.train.steps
 
 
 def _drawn(recipe: Recipe, stage: Stage) -> int:
     """Rows that all steps of the stage draw."""
-    source = kind_of(resolve_algorithm(stage, recipe)[0].source)
+    source, steps = kind_of(resolve_algorithm(stage, recipe)[0].source), stage.train.steps or 0
     if source.replays:
-        return -(-stage.train.steps // (stage.replay or Replay()).every) * stage.rollouts.prompts
-    return stage.train.steps * (stage.rollouts.prompts if source.fresh else stage.train.batch or 1)
+        return -(-steps // (stage.replay or Replay()).every) * stage.rollouts.prompts
+    return steps * (stage.rollouts.prompts if source.fresh else stage.train.batch or 1)

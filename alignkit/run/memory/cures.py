@@ -11,7 +11,7 @@ from alignkit.parallel.memory.trace import total
 from alignkit.recipe.lookup.find import find
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Recipe
-from alignkit.run.launch.launch import sharding_of
+from alignkit.run.launch.deepspeed_file import sharding_of
 from alignkit.run.memory.measure import Counted, count_stage
 from alignkit.run.memory.need import Need, need_of, needs, vllm_of
 
@@ -35,7 +35,7 @@ def cures(target: str, overrides: list[str], device: Device, sharding: Sharding,
     """For a recipe whose stage `worst` does not fit, single changes, and then all of the recipe's own together."""
     recipe = read_recipe(target, overrides)
     number = [stage.name for stage in recipe.stages].index(worst.stage)
-    counted = count_stage(recipe, number, world=sharding.world)
+    counted = count_stage(recipe, number)
     settings = list(_settings(recipe, number, counted, device, sharding, worst))
     for setting in settings:
         yield _with(target, [*overrides, setting], device, sharding, setting)
@@ -43,8 +43,6 @@ def cures(target: str, overrides: list[str], device: Device, sharding: Sharding,
         yield _with(target, [*overrides, *settings], device, sharding, " ".join(settings))
     if recipe.model.lora is None:
         yield _with(target, [*overrides, "model.lora.rank=16"], device, sharding, "model.lora.rank=16")
-    if sharding.world == 1 and recipe.model.lora is not None:
-        counted = count_stage(recipe, number, world=2)
     for name in PROFILES:
         _, settings_of = sharding_of(find("launch", name))
         other = Sharding.of(settings_of, max(device.count or SEVERAL, sharding.world))
@@ -85,7 +83,7 @@ def _tokens(
     if worst.peak != "update" or budget // 2 < least:
         return None
     half = _replaced(recipe, number, budget // 2)
-    smaller = need_of(count_stage(half, number, world=sharding.world), half.stages[number], device, sharding)
+    smaller = need_of(count_stage(half, number), half.stages[number], device, sharding)
     slope = (worst.bytes - total(smaller.phases["update"])) / (budget - budget // 2)
     wanted = int(budget - (worst.bytes - device.size) / max(slope, 1e-9)) // ROUND * ROUND
     return max(wanted, -(-least // ROUND) * ROUND)

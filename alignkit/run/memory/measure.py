@@ -138,17 +138,17 @@ FEW, MORE = 2, 3  # the first one is another: nothing before it may be trained
 """Layers of the two models from which a deep one of like layers is extrapolated: all layers take the same."""
 
 
-def count_stage(recipe: Recipe, number: int, *, device: str = "cuda", whole: bool = False, world: int = 1) -> Counted:
+def count_stage(recipe: Recipe, number: int, *, device: str = "cuda", whole: bool = False) -> Counted:
     """The bytes of stage `number` of a checked recipe. device: the kind whose kernels and tiles it takes. whole: run
-    all layers, also where a few say it all. world: processes, of which several keep frozen weights in float32.
+    all layers, also where a few say it all.
 
     Raises ContentError where the sizes of one of its models are not known.
     """
     layers = None if whole else _like_layers(recipe)
     if layers is None or layers <= MORE:
-        counted, peaks = _count(recipe, number, device, None, world)
+        counted, peaks = _count(recipe, number, device, None)
         return replace(counted, phases=_merged(peaks))
-    (few, begin), (more, end) = (_count(recipe, number, device, depth, world) for depth in (FEW, MORE))
+    (few, begin), (more, end) = (_count(recipe, number, device, depth) for depth in (FEW, MORE))
     peaks = deeper(begin, end, layers=(FEW, MORE, layers))
     numbers = {
         name: getattr(few, name) + (getattr(more, name) - getattr(few, name)) * (layers - FEW) // (MORE - FEW)
@@ -182,7 +182,7 @@ def _like_layers(recipe: Recipe) -> int | None:
     return depths.pop() if recipe.model.path and len(depths) == 1 else None
 
 
-def _count(recipe: Recipe, number: int, device: str, layers: int | None, world: int) -> tuple[Counted, Peaks]:
+def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tuple[Counted, Peaks]:
     """layers: that the models are given; None: their own."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -197,7 +197,7 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None, world: 
     stage = recipe.stages[number]
     algorithm, _ = build.algorithm_of(recipe, stage)
     kind = kind_of(algorithm.source)
-    engine = stage.rollouts.engine if kind.samples else None
+    engine = stage.rollouts.engine if kind.samples and recipe.engine.placement == "colocated" else None
     dtype = getattr(torch, recipe.model.dtype)
     notes: list[str] = []
     vocabulary: list[int] = []
@@ -212,7 +212,7 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None, world: 
         mute: Any = _Mute(recorder, dtype if colocated and colocated.lends else None)
         apart = engine == "vllm" and build.sends_adapter(recipe)
         sync = Sync(engine=mute, group=Group(), probe=[[0] * build.PROBE_TOKENS], tolerance=1.0, apart=apart)
-        policy = build.build_policy(recipe, Group(world=world), load)
+        policy = build.build_policy(recipe, Group(), load)
         model = policy.model
         vocabulary.append(base_model(model).config.get_text_config().vocab_size)
         builder = _Builder(
@@ -286,8 +286,7 @@ def _held_by(model: nn.Module) -> list[Tensor]:
 def _own(recorder: Recorder, loop: StageLoop) -> None:
     """Says what the weights are for, and sees to it that gradients and the optimizer's state are known as such."""
     if loop.reference is not None:
-        beside = "ref_kl" in loop.step.forward.want  # the policy's own forward reads it: nothing cuts it
-        recorder.hold(_held_by(loop.reference.forward.model), "whole reference" if beside else "reference")
+        recorder.hold(_held_by(loop.reference.forward.model), "reference")
         loop.reference.file = None  # there is nothing to remember
     if loop.target is not None:
         recorder.hold(_held_by(loop.target.forward.model), "target critic")

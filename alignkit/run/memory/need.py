@@ -62,7 +62,7 @@ class Need:
 def needs(recipe: Recipe, device: Device, sharding: Sharding) -> list[Need]:
     """Of every stage. Raises ContentError where the sizes of a model are not known."""
     stages = enumerate(recipe.stages)
-    return [need_of(count_stage(recipe, i, world=sharding.world), stage, device, sharding) for i, stage in stages]
+    return [need_of(count_stage(recipe, i), stage, device, sharding) for i, stage in stages]
 
 
 def need_of(counted: Counted, stage: Stage, device: Device, sharding: Sharding) -> Need:

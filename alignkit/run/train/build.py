@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from torch import nn
 from alignkit.data.tokens import said_text
 from alignkit.data.turns import Renderer
 from alignkit.engines.engine import Engine
+from alignkit.engines.fleet import Fleet
 from alignkit.engines.vllm.arguments import Settings
+from alignkit.engines.vllm.engine import VllmEngine
+from alignkit.engines.vllm.host import Host, devices_of
 from alignkit.environments.lift import find_environment
 from alignkit.errors import RecipeError
 from alignkit.models.adapted import base_model, is_adapted
@@ -47,6 +51,7 @@ from alignkit.rollout.play import Play
 from alignkit.run.check.named_models import under
 from alignkit.run.check.training import training_of
 from alignkit.run.train.loader import loader, sharding_of
+from alignkit.run.train.served_fleet import served_fleet
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
 from alignkit.weights.pieces import checkpoint_shapes
@@ -76,14 +81,14 @@ class Policy:
 def build_policy(recipe: Recipe, group: Group, load: Load | None = None) -> Policy:
     """Loads or builds the policy on the host; the same weights on every rank and at every start.
 
-    One process holds the base of an adapter in the recipe's dtype. Several hold it in float32, under ZeRO-3 in shards
-    (`loader`), unless the hf engine is to have a copy.
+    The base of an adapter is held in the recipe's dtype, under ZeRO-3 in shards (`loader`), unless the hf engine is to
+    have a copy.
     """
     if load is None:
         copied_whole = any(stage.rollouts.engine == "hf" for stage in recipe.stages)
         load = load_policy if copied_whole else loader(group)
     model, tokenizer = load(recipe.model, seed=child(recipe.seed, "model"), beside=beside(recipe))
-    if recipe.model.lora is not None and group.world == 1:
+    if recipe.model.lora is not None:
         hold_frozen(model, getattr(torch, recipe.model.dtype))
     stop = stop_token_ids(tokenizer, model)
     settings = getattr(base_model(model), "generation_config", None)
@@ -176,17 +181,17 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
     folder: for its files.
     """
     settings = recipe.stages[-1].rollouts
-    if settings.engine == "hf":
+    served = recipe.engine.placement == "servers"
+    if settings.engine == "hf" and not served:
         if not group.first:
             return None
         from alignkit.engines.hf import HfEngine
 
         return HfEngine(policy.model, dtype=recipe.model.dtype, device=default_device())
-    from alignkit.engines.vllm.engine import VllmEngine
-
     part: Part = "base" if sends_adapter(recipe) else "merged"
     adapter = adapter_shapes(policy.model) if sends_adapter(recipe) else {}
-    home, dtype, own = folder / "initial-model", recipe.model.dtype, engine_settings(recipe)
+    home, own = folder / "initial-model", engine_settings(recipe)
+    dtype = recipe.model.dtype if settings.engine == "vllm" else "float32"  # the hf engine casts as it computes
     sender = None
     if group.first and group.world > 1 and not own.lends:
         shapes = checkpoint_shapes(policy.model, part=part)
@@ -196,21 +201,46 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
     if not group.first:
         deque(weights or (), maxlen=0)  # which helps to gather what is cut
         return None
-    describe(policy.model, policy.tokenizer, home, dtype=getattr(torch, dtype))
-    return VllmEngine(
+    describe(policy.model, policy.tokenizer, home, dtype=getattr(torch, recipe.model.dtype))
+    one = recipe.engine.replicas == 1 and recipe.engine.placement == "colocated"
+    if not written:
+        sender = None if one else Sender(home, dtype, weights=weights, adapter=adapter, lends=False)
+    if served and sender is not None:
+        longest = longest_sequence(recipe, policy.context)
+        return served_fleet(recipe, home, sender, max_model_len=longest, settings=own)
+    start = partial(
+        VllmEngine,
         home,
-        weights=weights,
-        sender=sender if written else None,
+        sender=sender,
         adapter=adapter,
         dtype=dtype,
         max_model_len=longest_sequence(recipe, policy.context),
         memory_gib=settings.memory_gib,
         settings=own,
         startup_s=recipe.engine.startup_s,
-        threads=torch.get_num_threads(),
-        log_file=log_file,
         seed=recipe.seed,
     )
+    if sender is None or one:
+        return start(weights=weights, threads=torch.get_num_threads(), log_file=log_file)
+    return Fleet(_host(recipe, start, log_file), sender)
+
+
+def _host(recipe: Recipe, start: Callable[..., VllmEngine], log_file: Path) -> Host:
+    """Starts the replicas of this host, which share the processor's threads, and each its own devices."""
+    count = recipe.engine.replicas
+
+    def begin(number: int) -> VllmEngine:
+        name = f"replica {number + 1}"
+        after = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if recipe.engine.placement == "own" else 0
+        return start(
+            threads=max(1, torch.get_num_threads() // count),
+            devices=devices_of(number, each=1, after=after) if has_gpu() else None,
+            log_file=log_file.with_stem(f"{log_file.stem}-{number + 1}"),
+            wait=False,
+            name=name,
+        )
+
+    return Host.start(count, begin)
 
 
 def sends_adapter(recipe: Recipe) -> bool:
@@ -220,7 +250,13 @@ def sends_adapter(recipe: Recipe) -> bool:
 
 def engine_sleeps(recipe: Recipe) -> bool:
     """Whether the engine shares a card with the trainer and leaves its memory to it while it trains."""
-    return recipe.engine.sleep and recipe.stages[-1].rollouts.engine == "vllm" and has_gpu()
+    colocated = recipe.engine.placement == "colocated" and recipe.stages[-1].rollouts.engine == "vllm"
+    return recipe.engine.sleep and colocated and has_gpu()
+
+
+def _shares_card(recipe: Recipe) -> bool:
+    """Whether there is one engine, on the card that holds the weights of this rank."""
+    return recipe.engine.replicas == 1 and recipe.engine.placement == "colocated"
 
 
 def engine_settings(recipe: Recipe) -> Settings:
@@ -228,7 +264,7 @@ def engine_settings(recipe: Recipe) -> Settings:
     return Settings(
         memory_fraction=recipe.stages[-1].rollouts.gpu_memory_fraction,
         sleeps=engine_sleeps(recipe),
-        lends=recipe.engine.transport == "auto" and has_gpu(),
+        lends=recipe.engine.transport == "auto" and _shares_card(recipe) and has_gpu(),
         deterministic=recipe.deterministic and has_gpu(),
         options=recipe.engine.options,
     )

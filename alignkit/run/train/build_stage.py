@@ -14,13 +14,12 @@ from torch import nn
 
 from alignkit.algorithms.base import Algorithm
 from alignkit.data.kinds.kind import Kind
-from alignkit.errors import RecipeError
 from alignkit.models.critic import add_value_head
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want
 from alignkit.models.frozen import hold_frozen
 from alignkit.models.load import load_policy
-from alignkit.models.weights import is_cut
+from alignkit.parallel.cut import Cutter, copied
 from alignkit.parallel.frozen import FrozenShards
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
@@ -48,7 +47,7 @@ class StageBuilder:
 
     collector: (number of a stage, the tasks that it trains on) -> what samples and scores for it, on the first rank.
     folder: of the run, for what the reference said of offline data. report: is told of what rows are left out. load: of
-    the models beside the policy.
+    the models beside the policy. cutter: what makes this rank's shards of those that nothing trains, under ZeRO-3.
     """
 
     recipe: Recipe
@@ -57,6 +56,7 @@ class StageBuilder:
     folder: Path
     report: Callable[[str], None]
     load: build.Load = load_policy
+    cutter: Cutter | None = None
 
     def looks_back(self, stage: Stage) -> bool:
         """Whether the weights with which the stage begins are asked for later: by a reference or a guide."""
@@ -87,12 +87,12 @@ class StageBuilder:
         identity = fingerprint(policy.model, adapter=False) if based else None  # while the model is whole
         for trained in filter(None, (policy.model, critic_model)):
             build.recompute(trained, stage)
+        slow = copied(critic_model or policy.model) if "target" in needs.models else None
         trainer = build.build_trainer(policy.model, stage.optimizer, self.group, self._dtype)
         fast = stage.train.fast_paths and packs(policy.model)
         reference = None
         if "reference" in needs.models:
-            beside = "ref_kl" in needs.outputs
-            reference = self._reference(stage, trainer, initial, identity, keep=kept, beside=beside)
+            reference = self._reference(stage, trainer, initial, identity, keep=kept)
         has_values = bool(algorithm.heads(config)) and shared
         words: tuple[Want, ...] = () if algorithm.trains_reward and has_values else ("logprobs",)
         values: tuple[Want, ...] = ("values",) if has_values else ()
@@ -112,7 +112,7 @@ class StageBuilder:
             stage=stage,
             step=step,
             critic=critic,
-            target=self._target(stage, critic or step) if "target" in needs.models else None,
+            target=self._target(critic or step, slow) if slow else None,
             source=self._source(number, kind, policy, initial) if self.group.first else None,
             reference=reference,
             samples=kind.samples,
@@ -163,24 +163,19 @@ class StageBuilder:
         identity: str | None,
         *,
         keep: bool,
-        beside: bool,
     ) -> Reference:
         """The frozen reference: of a fresh adapter the policy without it, else a model of its own.
 
         identity: of the policy's base. keep: what it says, in the run folder, of offline data, which comes again.
-        beside: the policy's own forward reads it, too; then it is whole on every rank.
         """
-        dtype, fast = self._dtype, stage.train.fast_paths
+        fast = stage.train.fast_paths
         if build.begins_as_base(self.recipe, initial):
-            forward = Forward(trainer.model, dtype, fast=fast, report=self.report, run=trainer.run, adapter=False)
+            forward = replace(self._forward(trainer, ("logprobs",), fast=fast), adapter=False)
         else:
-            load, device = load_policy if beside else self.load, next(trainer.model.parameters()).device
-            frozen = hold_frozen(build.build_reference(self.recipe, initial, load), dtype)
-            cut = any(map(is_cut, frozen.parameters()))
-            identity = fingerprint(frozen) if cut and keep else None  # which all ranks compute together
-            run = FrozenShards(frozen).run if cut else None
-            frozen = frozen if cut else build.on(frozen, device)
-            forward = Forward(frozen, dtype, fast=fast, report=self.report, run=run)
+            frozen = build.build_reference(self.recipe, initial, self.load)
+            frozen = hold_frozen(self.cutter.cut(frozen) if self.cutter else frozen, self._dtype)
+            identity = fingerprint(frozen) if self.cutter and keep else None  # which all ranks compute together
+            forward = self._frozen(trainer, frozen, ("logprobs",), fast=fast)
         return Reference(
             forward=forward,
             file=self.folder / "reference.sqlite" if keep else None,
@@ -194,11 +189,17 @@ class StageBuilder:
         forward = self._forward(trainer, ("values",), fast=fast)
         return replace(policy, trainer=trainer, forward=forward, roles=("critic",), watch_noise=False)
 
-    def _target(self, stage: Stage, critic: Step) -> Target:
-        if self.group.world > 1:
-            kind = stage.algorithm["type"]
-            raise RecipeError(f"{kind}: its slowly following critic is kept by one process; start it without --launch")
-        return Target(critic.forward, rate=critic.config.target_rate)
+    def _target(self, critic: Step, slow: nn.Module) -> Target:
+        """slow: a copy of the critic."""
+        slow = self.cutter.cut(slow) if self.cutter else slow
+        forward = self._frozen(critic.trainer, slow, ("values",), fast=critic.forward.fast)
+        return Target(forward, rate=critic.config.target_rate, group=self.group)
+
+    def _frozen(self, trainer: Trainer, model: nn.Module, want: tuple[Want, ...], *, fast: bool) -> Forward:
+        """Of a model that nothing trains, in shards where there is a cutter, else where the trained model is."""
+        run = FrozenShards(model).run if self.cutter else None
+        model = model if self.cutter else build.on(model, next(trainer.model.parameters()).device)
+        return Forward(model, self._dtype, fast=fast, report=self.report, run=run, want=want)
 
     def _source(self, number: int, kind: Kind, policy: build.Policy, initial: build.First | None) -> Source:
         stage = self.recipe.stages[number]

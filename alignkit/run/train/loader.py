@@ -15,7 +15,7 @@ from alignkit.models.pretrained import load_pretrained
 from alignkit.parallel.cut import Cutter
 from alignkit.parallel.group import Group
 from alignkit.recipe.schema import Model
-from alignkit.run.launch.launch import deepspeed_file
+from alignkit.run.launch.deepspeed_file import deepspeed_file
 
 
 def sharding_of(group: Group) -> dict[str, Any]:

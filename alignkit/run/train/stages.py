@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +28,7 @@ from alignkit.rollout.collect import Collector
 from alignkit.run.train import build, build_data
 from alignkit.run.train.build_stage import StageBuilder
 from alignkit.run.train.journal import Journal
-from alignkit.run.train.loader import loader
+from alignkit.run.train.loader import cutter_of, loader
 from alignkit.run.train.saved import save_final
 from alignkit.run.train.stop import Stop
 from alignkit.run.train.suite import SuiteEvaluation
@@ -51,11 +52,13 @@ from alignkit.types.task import Task
 class Run:
     """A run in progress on this rank. engine and evaluator exist on the first rank only.
 
-    start: the checkpoint to go on from, or None. stop: says whether a signal came; honoured after the step in progress.
+    recipe: with the number of its steps, where `written` gives epochs in their place. start: the checkpoint to go on
+    from, or None. stop: says whether a signal came; honoured after the step in progress.
     inputs: what the run computes from, for its checkpoints.
     """
 
     recipe: Recipe
+    written: Recipe
     group: Group
     policy: build.Policy
     journal: Journal
@@ -111,6 +114,7 @@ class Run:
             folder=self.path,
             report=self.journal.report,
             load=loader(self.group),
+            cutter=cutter_of(self.group),
         )
         initial = self._first_weights() if self.state.stage and builder.looks_back(self.stage) else None
         loop = builder.build_stage(self.state.stage, self.policy, initial, sync=self.sync, finish=self._finish)
@@ -191,7 +195,11 @@ class Run:
         if verdict:
             raise HealthError(verdict)
         every = self.recipe.evaluation.every if self.recipe.evaluation else None
-        if every and state.done % every == 0 and state.done < sum(stage.train.steps for stage in self.recipe.stages):
+        if (
+            every
+            and state.done % every == 0
+            and state.done < sum(stage.train.steps or 0 for stage in self.recipe.stages)
+        ):
             self._evaluate()
         stopping = any(self.group.gather(self.stop.asked))
         period = self.recipe.checkpoints.every
@@ -233,6 +241,8 @@ class Run:
             self.evaluator = build_data.build_evaluator(self.recipe, self.policy, collector)
             if self.recipe.evaluation.suite is not None and self.engine is not None:
                 self.suite = SuiteEvaluation(self.recipe, self.policy, self.engine, self.path)
+                for sentence in self.suite.trained_questions():
+                    self.journal.report(sentence)
         rows, summary = self.evaluator.run()
         if self.suite is not None:
             summary |= self.suite.run(self.state.done)
@@ -244,7 +254,7 @@ class Run:
             checkpoint.save(
                 self.path / "checkpoints",
                 replace(self.state, health=self.health.state()),
-                recipe=dump_recipe(self.recipe),
+                recipe=dump_recipe(self.written),
                 parts=self.loop.parts,
                 group=self.group,
                 keep=self.recipe.checkpoints.keep,
@@ -273,6 +283,9 @@ class Run:
             comparison, _ = compare_results(*results, seed=self.recipe.seed)
             summary["comparison"] = {**asdict(comparison), "sentence": comparison.sentence}
             self.journal.report(comparison.sentence)
+        run = shlex.quote(str(self.path))
+        out = "" if step.algorithm.trains_reward else f", `alignkit export {run} --to gguf`"
+        self.journal.report(f"the trained model is {final}; next: `alignkit report {run}`{out}")
         return summary
 
 

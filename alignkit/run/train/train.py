@@ -21,6 +21,7 @@ from alignkit.report.tracker import open_tracker
 from alignkit.run.check.named_models import check_models
 from alignkit.run.train import build
 from alignkit.run.train.deterministic import deterministic
+from alignkit.run.train.epochs import counted_steps, with_steps
 from alignkit.run.train.inputs import inputs_of
 from alignkit.run.train.journal import Journal
 from alignkit.run.train.memory import keep_freed_memory
@@ -86,8 +87,10 @@ def _open(
     inputs = on_first(group, lambda: inputs_of(recipe, policy))
     on_first(group, lambda: start.compare(inputs, accept))
     journal = Journal(folder=RunFolder(path), group=group)
+    written, recipe = recipe, with_steps(recipe, on_first(group, lambda: counted_steps(recipe, policy)))
     if group.first:
-        _write_start(recipe, start, journal, as_json=as_json, resources=resources)
+        total = sum(stage.train.steps or 0 for stage in recipe.stages)
+        _write_start(written, start, journal, total=total, as_json=as_json, resources=resources)
         rehearse_save(recipe, policy, path, journal.report)
     engine = None
     if _samples(recipe):
@@ -111,6 +114,7 @@ def _open(
         stop.stepping = True
     return Run(
         recipe=recipe,
+        written=written,
         group=group,
         policy=policy,
         journal=journal,
@@ -125,11 +129,10 @@ def _open(
 
 
 def _write_start(
-    recipe: Recipe, start: Start, journal: Journal, *, as_json: bool, resources: contextlib.ExitStack
+    recipe: Recipe, start: Start, journal: Journal, *, total: int, as_json: bool, resources: contextlib.ExitStack
 ) -> None:
-    """The first that a run writes: its recipe, its start, and what it goes back behind."""
+    """The first that a run writes: its recipe, its start, and what it goes back behind. total: steps of the run."""
     folder, done = journal.folder, start.state.done
-    total = sum(stage.train.steps for stage in recipe.stages)
     journal.display = resources.enter_context(contextlib.closing(open_display(json=as_json)))
     journal.display.start(total, folder.path.name, done=done)
     config = recipe.model_dump(mode="json")

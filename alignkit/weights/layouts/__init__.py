@@ -1,0 +1,1 @@
+"""Where trainers leave weights, and where engines want them."""

@@ -1,0 +1,1 @@
+"""Which process sends which box to which: pure, the same on every process."""

@@ -1,0 +1,59 @@
+"""Every method on two real processes under ZeRO-2 and ZeRO-3 has the losses and gradient norms of one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignkit.recipe.lookup.find import list_content
+from tests.distributed import methods
+from tests.distributed.ranks import run_ranks
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+STAGES = {"zero2": 2, "zero3": 3}
+NAMES = tuple(methods.recipes(Path()))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """trained("one" | "zero2" | "zero3"): the folder with every method's run, all of them in one start."""
+    done: dict[str, Path] = {}
+
+    def train(how: str) -> Path:
+        if how not in done:
+            folder, stage = tmp_path_factory.mktemp(how), STAGES.get(how, 0)
+            methods.prepare(folder)
+            sharding = {"zero_optimization": {"stage": stage, **methods.SHARDING}}
+            (folder / "deepspeed.json").write_text(json.dumps(sharding))
+            world = 2 if stage else 1
+            run_ranks(["-m", "tests.distributed.methods", str(stage), str(folder)], world=world, timeout_s=1700)
+            done[how] = folder / "runs"
+        return done[how]
+
+    return train
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_no_algorithm_is_left_out():
+    trained = {stage.algorithm["type"] for recipe in methods.recipes(Path()).values() for stage in recipe.stages}
+    assert trained == {found.name for found in list_content("algorithms")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("how", STAGES)
+def test_a_method_has_the_losses_gradient_norms_and_samples_of_one_process(trained, how: str, name: str):
+    one, several = trained("one") / name, trained(how) / name
+    assert len(rows(one)) == len(rows(several)) > 0
+    for expected, got in zip(rows(one), rows(several), strict=True):
+        watched = [key for key in expected if key.startswith(("loss/", "critic/", "optim/"))]
+        assert watched
+        for key in watched:
+            assert got[key] == pytest.approx(expected[key], rel=1e-6, abs=1e-6), f"step {got['step']}: {key}"
+    assert (one / "ledger.jsonl").read_bytes() == (several / "ledger.jsonl").read_bytes()
