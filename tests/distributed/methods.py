@@ -55,6 +55,9 @@ def recipes(folder: Path) -> dict[str, Recipe]:
     made = {name: shrunk(read_recipe(str(SMOKE / f"{file}.yaml"), []), folder) for name, file in files.items()}
     other = made["tdpo"].model.model_copy(update={"lora": Lora(rank=4, alpha=8)})
     made["tdpo with an adapter"] = made["tdpo"].model_copy(update={"model": other})
+    (raft,) = made["raft"].stages
+    raft = raft.model_copy(update={"algorithm": {"type": "raft", "keep": 1}})  # of rewards that are all below 1
+    made["raft"] = made["raft"].model_copy(update={"stages": (raft,)})
     made["turns-refuel"] = taught(made["turns-refuel"])
     made["tdpo from another model"] = made["tdpo"].model_copy(update={"reference": made["rlmec"].reference})
     steps = Data(source=str(folder / "process.jsonl"), chat=False)
