@@ -18,19 +18,20 @@ import torch
 from alignkit.models.load import load_policy
 from alignkit.models.save import save_pretrained
 from alignkit.recipe.read import read_recipe
-from alignkit.recipe.schema import Data, Lora, Model, Optimizer, Recipe, Scratch, Stage
+from alignkit.recipe.schema import Data, Lora, Model, Optimizer, Recipe, RewardSpec, Scratch, Stage
 from alignkit.run.launch.deepspeed_file import DEEPSPEED_FILE
 from alignkit.run.train.train import run
 from tests.distributed.ranks import ROOT
 
 SMOKE = ROOT / "recipes" / "smoke"
 STEPS, EPSILON = 3, 1e-3  # of Adam: why so large, tests/distributed/steps.py says
-TURNS = ("archer", "archer_iql", "refuel", "ppo", "filtered_bc")
+TURNS = ("archer", "archer_iql", "refuel")
 REWARD_MODELS = ("bradley-terry", "cost", "odin", "pairwise", "plackett-luce", "quantile", "rating", "multi-objective",
                  "gate", "implicit")  # fmt: skip
 ANSWERS = ("sft", "dpo", "ipo", "tdpo", "simpo", "orpo", "kto", "cpl", "ipl", "rebel_pairs", "rlmec", "grpo", "rloo",
            "reinforce", "raft", "rebel", "sppo", "nash_md", "online_dpo", "ppo", "ppo_lagrangian", "dqo", "dpa",
-           "guided-finish")  # fmt: skip
+           "filtered_bc", "guided-finish")  # fmt: skip
+SHORT = RewardSpec(name="length_penalty", options={"max_tokens": 5, "buffer": 4})
 SHARDING = {
     "overlap_comm": True,
     "contiguous_gradients": True,
@@ -54,6 +55,10 @@ def recipes(folder: Path) -> dict[str, Recipe]:
     made = {name: shrunk(read_recipe(str(SMOKE / f"{file}.yaml"), []), folder) for name, file in files.items()}
     other = made["tdpo"].model.model_copy(update={"lora": Lora(rank=4, alpha=8)})
     made["tdpo with an adapter"] = made["tdpo"].model_copy(update={"model": other})
+    (raft,) = made["raft"].stages
+    raft = raft.model_copy(update={"algorithm": {"type": "raft", "keep": 1}})  # of rewards that are all below 1
+    made["raft"] = made["raft"].model_copy(update={"stages": (raft,)})
+    made["turns-refuel"] = taught(made["turns-refuel"])
     made["tdpo from another model"] = made["tdpo"].model_copy(update={"reference": made["rlmec"].reference})
     steps = Data(source=str(folder / "process.jsonl"), chat=False)
     stage = made["dpo"].stages[0].model_copy(update={"algorithm": {"type": "process"}, "data": steps, "rewards": ()})
@@ -75,18 +80,29 @@ def shrunk(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update={"model": model, "reference": reference, "evaluation": None, "stages": stages})
 
 
+def taught(recipe: Recipe) -> Recipe:
+    """With a first stage that is long enough for some games to end otherwise than others."""
+    first, *rest = recipe.stages
+    train = first.train.model_copy(update={"steps": 40, "batch": 32, "micro_batch_tokens": 4000})
+    optimizer, data = Optimizer(lr=5e-3, eps=EPSILON), first.data.model_copy(update={"limit": 400})
+    first = first.model_copy(update={"train": train, "optimizer": optimizer, "data": data})
+    return recipe.model_copy(update={"stages": (first, *rest)})
+
+
 def few(stage: Stage) -> Stage:
     """A stage of few steps, each of several micro-batches."""
     batch = stage.train.batch and min(stage.train.batch, 12)
     train = {"steps": STEPS, "batch": batch, "micro_batch_tokens": 60, "critic_warmup_steps": 0}
     rollouts = {"prompts": min(stage.rollouts.prompts, 4), "group": min(stage.rollouts.group, 4), "reward_workers": 1}
     optimizer = Optimizer(lr=1e-3, eps=EPSILON)
+    right = [reward.name for reward in stage.rewards] == ["exact_match"]  # which such a model never is
     return stage.model_copy(
         update={
             "data": stage.data.model_copy(update={"limit": 100, "holdout": 0}),
             "train": stage.train.model_copy(update=train),
             "rollouts": stage.rollouts.model_copy(update=rollouts),
             "optimizer": optimizer,
+            "rewards": (SHORT,) if right else stage.rewards,
         }
     )
 

@@ -51,9 +51,12 @@ def test_no_algorithm_is_left_out():
 def test_a_method_has_the_losses_gradient_norms_and_samples_of_one_process(trained, how: str, name: str):
     one, several = trained("one") / name, trained(how) / name
     assert len(rows(one)) == len(rows(several)) > 0
+    assert any(row.get("optim/grad_norm", 0) > 1e-3 for row in rows(one)[-methods.STEPS :]), "it must learn something"
     for expected, got in zip(rows(one), rows(several), strict=True):
         watched = [key for key in expected if key.startswith(("loss/", "critic/", "optim/"))]
         assert watched
         for key in watched:
-            assert got[key] == pytest.approx(expected[key], rel=1e-6, abs=1e-6), f"step {got['step']}: {key}"
-    assert (one / "ledger.jsonl").read_bytes() == (several / "ledger.jsonl").read_bytes()
+            # two halves of a float32 sum: 2.3e-6 in a gradient norm of ppo_lagrangian, below 3e-7 in the others
+            assert got[key] == pytest.approx(expected[key], rel=3e-6, abs=1e-6), f"step {got['step']}: {key}"
+    ledgers = [(run / "ledger.jsonl").read_text().replace(str(run.parents[1]), "") for run in (one, several)]
+    assert ledgers[0] == ledgers[1]

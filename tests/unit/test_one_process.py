@@ -39,6 +39,20 @@ class heavy:
 """
 LIGHT = HEAVY.replace("ONE_PROCESS = True", "").replace("heavy", "light").replace("len(rollout.text)", "1")
 LIGHT = LIGHT.replace("os._exit(3)", "pass")
+TOGETHER = (
+    HEAVY
+    + """
+    async def score(self, task, rollouts):
+        return self.score_groups([(task, rollouts)])[0]
+    def score_groups(self, groups):
+        import time
+        texts = [rollout.text for _, rollouts in groups for rollout in rollouts]
+        if "die" in texts: os._exit(3)
+        if "raise" in texts: raise ValueError("no")
+        if "hang" in texts: time.sleep(60)
+        return [[Score(value=float(len(groups))) for _ in rollouts] for _, rollouts in groups]
+"""
+)
 
 
 @pytest.fixture
@@ -99,6 +113,21 @@ def test_its_process_that_dies_costs_one_group_and_another_takes_its_place(folde
         assert loads(folder) == (2, WORKERS)
 
 
+def test_groups_of_a_call_are_scored_together_and_where_that_fails_each_alone(folder: Path):
+    """Values say how many groups were scored at once; of a call whose third group kills, hangs or raises each is its
+    own."""
+    (folder / "heavy.py").write_text(TOGETHER)
+    spec = RewardSpec(name="./heavy.py:heavy", options={"log": str(folder / "heavy.log")}, deadline_s=1.0)
+    with closing(RewardPool([spec], workers=WORKERS, beside=folder)) as pool:
+        assert values(asyncio.run(pool.score(groups("a", "b", "c")))) == [3] * 6
+        assert values(asyncio.run(pool.score(groups("a")))) == [1] * 2
+        for text, kind in (("die", FaultKind.CRASH), ("raise", FaultKind.CRASH), ("hang", FaultKind.TIMEOUT)):
+            scores = asyncio.run(pool.score(groups("a", "b", text)))
+            assert values(scores) == [1, 1, 1, 1, None, None]
+            assert {score.fault.kind for score in scores[2] if score.fault} == {kind}
+        assert values(asyncio.run(pool.score(groups("a", "b", "c")))) == [3] * 6, "the next call knows nothing of it"
+
+
 def test_one_reward_that_does_not_load_leaves_no_process_of_the_other(folder: Path):
     (folder / "heavy.py").write_text(HEAVY + "raise ValueError('broken')")
     before = set(descendants(os.getpid()))
@@ -112,11 +141,11 @@ def test_one_process_holds_the_models_of_learned_and_says_their_bits(tmp_path: P
     asked = groups("1+2", "3", "4=4")
     specs = [RewardSpec(name="learned", options={"path": str(path)}), RewardSpec(name="length_penalty", weight=0,
              options={"max_tokens": 5, "buffer": 4})]  # fmt: skip
+    with closing(RewardPool(specs, workers=1, beside=tmp_path)) as pool:
+        alone = asyncio.run(pool.score(asked))
     with closing(RewardPool(specs, workers=WORKERS, beside=tmp_path)) as pool:
         got = asyncio.run(pool.score(asked))
         maps = [Path(f"/proc/{pid}/maps") for pid in descendants(os.getpid())]
         holding = [file for file in maps if "libtorch_cpu" in file.read_text()]
     assert len(holding) == 1
-    model = RewardModel.load(path)
-    wanted = [model.score([group], name="learned")[0] for group in asked]
-    assert values(got) == values(wanted)
+    assert values(got) == values(alone) == values(RewardModel.load(path).score(asked, name="learned"))

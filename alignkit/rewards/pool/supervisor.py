@@ -45,7 +45,8 @@ class ScoringJob:
     """One reward on some rollouts of one task; the worker has `deadline_s` seconds for all of them together.
 
     key: what the worker's answer has to begin with; another for each try. disturbed: it was in progress when a line
-    arrived that was no answer, and is given one more try.
+    arrived that was no answer, and is given one more try. alone: it was scored together with others, which did not end
+    well, and is scored by itself now.
     """
 
     call: Call
@@ -58,6 +59,7 @@ class ScoringJob:
     scores: list[Score] = field(default_factory=list)
     key: str = ""
     disturbed: bool = False
+    alone: bool = False
 
     def done(self, scores: list[Score]) -> None:
         if len(scores) != len(self.rollouts):
@@ -89,13 +91,14 @@ class Call:
 class RewardWorker:
     """One process, its keepers and its jobs.
 
-    chunk: those it has not answered; the first is in progress, and `clock` says what is left of its time. is_forged:
-    it sent what is no answer. held_at_first: bytes of memory when it had loaded its rewards.
+    chunk: those it has not answered; the first is in progress, or with `together` all are, and `clock` says what is
+    left of the time. is_forged: it sent what is no answer. held_at_first: bytes of memory when it had loaded all.
     """
 
     child: Child
     ready: bool = False
     chunk: deque[ScoringJob] = field(default_factory=deque)
+    together: bool = False
     is_forged: bool = False
     held_at_first: int = 0
     clock: Clock | None = None
@@ -105,7 +108,8 @@ class RewardWorker:
 
         Time in which the machine did not let it run, being busy with others, does not count.
         """
-        limit_s = (self.chunk[0].deadline_s if self.chunk else None) if self.ready else LOAD_DEADLINE_S
+        deadlines = [job.deadline_s for job in self.chunk][: None if self.together else 1]
+        limit_s = (sum(deadlines) or None) if self.ready else LOAD_DEADLINE_S
         self.clock = None if limit_s is None else Clock([self.child.process.pid], limit_s, most_grace=MOST_GRACE)
 
     def is_late(self) -> bool:
@@ -122,6 +126,8 @@ class Supervisor:
     def __init__(self, wanted: Sequence[Wanted], *, workers: int, beside: Path | None, memory_bytes: int):
         self.ready: Future[list[dict[str, Any]]] = Future()
         self._setup = {"setup": packed((wanted, beside))}
+        self._wanted = wanted
+        self._batched: list[bool] = []
         self._memory_bytes = memory_bytes
         self._count = workers
         self._workers: list[RewardWorker] = []
@@ -248,6 +254,8 @@ class Supervisor:
         if "error" in message:
             raise RewardError(message["error"])
         worker.ready = True
+        pairs = zip(self._wanted, message["rewards"], strict=True)
+        self._batched = [one.one_process and not one.apart and said["together"] for one, said in pairs]
         worker.held_at_first = held_bytes(worker.child.process.pid)
         self._failed_loads = 0
         if not self.ready.done():
@@ -261,6 +269,8 @@ class Supervisor:
                 raise RewardError(f"a reward worker did not finish loading its rewards in {LOAD_DEADLINE_S:.0f} s")
             grown = held_bytes(worker.child.process.pid) - worker.held_at_first
             jobs = self._stop(worker)
+            if self._parted(worker, jobs):
+                continue
             message = f"killed after {jobs[0].deadline_s:g} s"
             if grown * MUCH_OF_ITS_MEMORY > self._memory_bytes:  # it was on its way to the limit
                 jobs[0].failed(FaultKind.MEMORY, f"{message}, in which it had taken {grown >> 20} MiB")
@@ -285,11 +295,23 @@ class Supervisor:
                 raise RewardError(
                     f"reward workers end with code {code} while they load their rewards, 3 times in a row"
                 )
+        if self._parted(worker, jobs):
+            return
         if jobs and worker.is_forged and not jobs[0].disturbed:
             jobs[0].disturbed = True
         elif jobs:
             self._blame(jobs.pop(0), worker)
         self._queue.extendleft(reversed(jobs))
+
+    def _parted(self, worker: RewardWorker, jobs: Sequence[ScoringJob]) -> bool:
+        """Puts back what a worker died over while it scored it together, each job by itself from now on; False when
+        there is one to blame."""
+        if not worker.together or len(jobs) < 2:
+            return False
+        for job in jobs:
+            job.alone = True
+        self._queue.extendleft(reversed(jobs))
+        return True
 
     def _blame(self, job: ScoringJob, worker: RewardWorker) -> None:
         if worker.child.process.returncode == OUT_OF_MEMORY:
@@ -307,17 +329,31 @@ class Supervisor:
         return list(worker.chunk)
 
     def _hand_out(self) -> None:
-        """Gives each idle worker a chunk: large for few messages, small enough that all workers end together."""
+        """Gives each idle worker a chunk."""
         for worker in self._workers:
             if not worker.ready or worker.chunk or not self._queue:
                 continue
-            size = max(1, min(LARGEST_CHUNK, len(self._queue) // (4 * self._count)))
-            jobs = [self._queue.popleft() for _ in range(size)]
+            jobs = self._next_chunk()
             worker.chunk.extend(jobs)
+            worker.together = len(jobs) > 1 and any(self._batched)
             for job in jobs:
                 job.key = secrets.token_hex(8)
             # one by one, so that no two jobs share an object that a reward could change
             asked = [(job.reward, job.task, job.rollouts, job.state) for job in jobs]
             told = [{"key": job.key, "job": packed(one)} for job, one in zip(jobs, asked, strict=True)]
-            self._send(worker, told)
+            self._send(worker, [*([{"together": len(jobs)}] if worker.together else []), *told])
             worker.start_clock()
+
+    def _next_chunk(self) -> list[ScoringJob]:
+        """Large for few messages, small enough that all workers end together; or all that a model scores for a call at
+        once, so that a score's last bit depends on the call alone."""
+        first = self._queue[0]
+        if not any(self._batched):
+            size = max(1, min(LARGEST_CHUNK, len(self._queue) // (4 * self._count)))
+            return [self._queue.popleft() for _ in range(size)]
+        if first.alone or not self._batched[first.reward]:
+            return [self._queue.popleft()]
+        chosen = [job for job in self._queue if job.call is first.call and job.reward == first.reward]
+        taken = set(chosen)
+        self._queue = deque(job for job in self._queue if job not in taken)
+        return chosen

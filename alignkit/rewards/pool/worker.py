@@ -16,8 +16,9 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,34 +73,46 @@ def main(descriptor: str) -> None:
         channel.send({"rewards": [_described(reward) for reward in rewards]})
         while True:
             try:
-                asked = channel.receive()
+                asked = _asked(channel)
             except EOFError:
                 return
-            number, task, rollouts, state = channel_types.unpacked(asked["job"])
+            jobs = [channel_types.unpacked(one["job"]) for one in asked]
+            number, task, rollouts, state = jobs[0]
             reward, how = rewards[number], wanted[number]
             if isinstance(reward, TrlReward):
                 reward = replace(reward, state=state)
             with in_environment(how.secrets):
                 if how.apart:
-                    scores = _score_apart(reward, task, rollouts, channel.fileno())
+                    scores = [_score_apart(reward, task, rollouts, channel.fileno())]
                 else:
-                    scores = _score(reward, task, rollouts, runner)
+                    scores = _score_together(reward, [job[1:3] for job in jobs], runner)
             changed = intact.broken()
             if changed:
                 message = f"it changed {changed}, which scores other answers"
-                scores = [unscorable(FaultKind.CONTRACT, reward.name, message) for _ in rollouts]
-            said = [encode(score, reward.name) for score in scores]
-            is_spent = bool(changed) or any(fault and fault[0] == FaultKind.MEMORY for *_, fault in said)
-            channel.send([asked["key"], said, is_spent])
+                scores = [[unscorable(FaultKind.CONTRACT, reward.name, message) for _ in job[2]] for job in jobs]
+            said = [[encode(score, reward.name) for score in group] for group in scores]
+            is_spent = bool(changed) or any(fault and fault[0] == FaultKind.MEMORY for *_, fault in chain(*said))
+            channel.send(*([one["key"], group, is_spent] for one, group in zip(asked, said, strict=True)))
             if is_spent:  # the supervisor starts another
                 return
 
 
+def _asked(channel: channel_types.Channel) -> list[dict[str, Any]]:
+    """The next job, or several of one reward that are to be scored together."""
+    first = channel.receive()
+    return [channel.receive() for _ in range(first["together"])] if "together" in first else [first]
+
+
 def _described(reward: Reward) -> dict[str, Any]:
     """per_rollout: whether it scores one rollout at a time. columns: those that a TRL function must have, else None.
-    longest_s: in which it ends what it does by itself, 0 when it does not."""
-    columns = reward.required if isinstance(reward, TrlReward) else None
-    return {"per_rollout": isinstance(reward, FunctionReward), "columns": columns, "longest_s": _longest_s(reward)}
+    longest_s: in which it ends what it does by itself, 0 when it does not. together: whether it can score many groups
+    at once."""
+    return {
+        "per_rollout": isinstance(reward, FunctionReward),
+        "columns": reward.required if isinstance(reward, TrlReward) else None,
+        "longest_s": _longest_s(reward),
+        "together": hasattr(reward, "score_groups"),
+    }
 
 
 def _own_code() -> list[tuple[Any, tuple[str, ...] | None]]:
@@ -128,6 +141,18 @@ def _score(reward: Reward, task: Task, rollouts: Sequence[Rollout], runner: asyn
         message = f"returned {got}; wanted a list of {len(rollouts)} Scores"
         return [unscorable(FaultKind.CONTRACT, reward.name, message) for _ in rollouts]
     return scores
+
+
+def _score_together(
+    reward: Any, groups: Sequence[tuple[Task, Sequence[Rollout]]], runner: asyncio.Runner
+) -> list[list[Score]]:
+    """Scores of several groups, in one call; where that fails each is scored alone, so that its failure is its own."""
+    if len(groups) > 1:
+        with suppress(BaseException):
+            scores = reward.score_groups(groups)
+            if [len(group) for group in scores] == [len(rollouts) for _, rollouts in groups]:
+                return scores
+    return [_score(reward, task, rollouts, runner) for task, rollouts in groups]
 
 
 def _score_apart(reward: Reward, task: Task, rollouts: Sequence[Rollout], channel: int) -> list[Score]:
