@@ -95,7 +95,7 @@ def test_an_adapter_whose_matrices_are_missing_is_caught(run, tmp_path):
     tokenizer.save_pretrained(tmp_path / "out")
     file = tmp_path / "out" / "adapter_model.safetensors"
     save_file({name: torch.zeros_like(weight) for name, weight in load_file(file).items()}, file)
-    with pytest.raises(ExportError, match="the merged model says .* allowed 0.001"):
+    with pytest.raises(ExportError, match=r"the merged model says .* allowed 0\.001"):
         check_adapter(source, model, tokenizer, tmp_path / "out")
 
 
