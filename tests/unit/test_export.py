@@ -26,15 +26,17 @@ from tests.unit.export_models import tiny, tokenizer_of, write
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Path:
-    """A run with a base, and its final model with an adapter of all linear layers, stored in bfloat16."""
+    """A run with a base, and its final model with an adapter of all linear layers, both stored in bfloat16. What the
+    adapter changes on the probe, 0.03 nats a token, is less than bfloat16 may cost."""
     place = tmp_path_factory.mktemp("run")
     base = write(place / "base", "SmolLM2")
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base)
+    save_pretrained(AutoModelForCausalLM.from_pretrained(base), tokenizer, base, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     adapted = add_lora(model, Lora(rank=2, alpha=4), seed=0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
+            torch.nn.init.normal_(parameter, std=0.01, generator=torch.Generator().manual_seed(1))
     adapted.peft_config["default"].base_model_name_or_path = str(base)
     save_pretrained(adapted, tokenizer, place / "run" / "final", dtype=torch.bfloat16)
     (place / "run" / "recipe.resolved.json").write_text("{}")
@@ -66,7 +68,8 @@ def test_rounding_to_float16_costs_under_a_hundredth_of_a_nat_and_is_told(tmp_pa
 
 def test_the_adapter_on_its_base_is_the_merged_model_but_for_bfloat16(run):
     done = export(str(run), to="adapter")
-    assert 0 < done.gaps["gap"] < 0.05
+    assert 0 < done.gaps["gap"] < 0.02
+    assert done.gaps["rounded"] < 1e-4
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= set(done.files)
 
 
@@ -77,7 +80,9 @@ def test_an_adapter_that_was_not_merged_is_caught(run):
     own = dict(AutoModelForCausalLM.from_pretrained(named).named_parameters())
     unmerged = {name: own[name].detach().bfloat16() for name in load_file(merged_file)}
     save_file(unmerged, merged_file, metadata={"format": "pt"})
-    with pytest.raises(ExportError, match=r"says -\d.*the merged model says -\d.*nothing was exported"):
+    with pytest.raises(
+        ExportError, match=r"says -\d.*the merged model says -\d.*allowed 0.001\); nothing was exported"
+    ):
         export(str(run), to="adapter")
     assert not (run / "export" / "adapter").exists()
     assert not [*run.glob("**/*.unfinished")]
@@ -90,7 +95,7 @@ def test_an_adapter_whose_matrices_are_missing_is_caught(run, tmp_path):
     tokenizer.save_pretrained(tmp_path / "out")
     file = tmp_path / "out" / "adapter_model.safetensors"
     save_file({name: torch.zeros_like(weight) for name, weight in load_file(file).items()}, file)
-    with pytest.raises(ExportError, match="the merged model says"):
+    with pytest.raises(ExportError, match=r"the merged model says .* allowed 0\.001"):
         check_adapter(source, model, tokenizer, tmp_path / "out")
 
 

@@ -14,6 +14,7 @@ from alignkit.errors import ContentError, ExportError
 from alignkit.recipe.read import read_recipe
 from alignkit.run.export.card import card, without_secrets
 from alignkit.run.export.export import export
+from alignkit.run.train.stages import last_line
 from alignkit.run.train.train import run as train
 from tests.unit.export_models import write
 from tests.unit.hub import TOKEN, hub
@@ -67,6 +68,14 @@ def test_the_last_line_of_a_run_can_be_done(run, tmp_path):
     for command in re.findall(r"`alignkit ([^`]*)`", last):
         verb, *rest = command.split()
         assert main.run([verb, *rest, *(["--out", str(tmp_path / "out")] if verb == "export" else [])]) == 0
+
+
+def test_the_last_line_quotes_the_folder_and_leaves_out_what_a_reward_model_cannot():
+    assert last_line(Path("runs/my run"), "merged") == (
+        "the trained model is runs/my run/final; next: `alignkit report 'runs/my run'`, "
+        "`alignkit export 'runs/my run' --to merged`"
+    )
+    assert last_line(Path("runs/a"), None).endswith("next: `alignkit report runs/a`")
 
 
 def test_an_evaluation_is_told_with_its_interval_and_hub_names_stand_in_the_front(tmp_path):

@@ -15,7 +15,8 @@ from alignkit.errors import ExportError
 from alignkit.models.save import save_pretrained
 from alignkit.run.export.export import export
 from alignkit.run.export.gguf import families, write
-from alignkit.run.export.gguf.families import interleave
+from alignkit.run.export.gguf.families import interleave, stored
+from alignkit.run.export.gguf.write import packed
 from tests.unit.export_models import FAMILIES, LLAMA3, tiny, tokenizer_of
 from tests.unit.export_models import write as write_model
 
@@ -83,55 +84,70 @@ def test_the_rows_that_the_vocabulary_does_not_fill_are_named_and_never_said(tmp
     assert "output.weight" not in {tensor.name for tensor in GGUFReader(done.folder / "model-f16.gguf").tensors}
 
 
-def plant(monkeypatch, fault: str) -> None:
-    if fault == "q and k not permuted":
-        monkeypatch.setattr(families, "interleave", lambda weight, heads: weight)
-    if fault == "stale tied head":
-        plain = families.stored
-
-        def with_head(model):
-            yield from plain(model)
-            yield "output.weight", model.get_input_embeddings().weight.detach() * 0.9
-
-        monkeypatch.setattr(write, "stored", with_head)
-    if fault == "wrong rope scaling":
-        monkeypatch.setattr(families, "frequency_factors", lambda model: torch.ones(4))
-    if fault == "template not copied":
-        monkeypatch.setattr(GGUFWriter, "add_chat_template", lambda self, value: None)
-    if fault == "no bos":
-        monkeypatch.setattr(GGUFWriter, "add_add_bos_token", lambda self, value: None)
-    if fault == "wrong scale of norms":
-        monkeypatch.setattr(
-            GGUFWriter,
-            "add_layer_norm_rms_eps",
-            lambda self, value: self.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-3),
-        )
-    if fault == "unmerged adapter":
-        packed = write.packed
-
-        def base(name, weight, dtype):
-            return packed(name, weight * 0.97 if name == "blk.1.attn_v.weight" else weight, dtype)
-
-        monkeypatch.setattr(write, "packed", base)
+def stale_head(model):
+    yield from stored(model)
+    yield "output.weight", model.get_input_embeddings().weight.detach() * 0.9
 
 
-SAID = {
-    "q and k not permuted": r"says -\d\S* nats a token on the probe where the model says -\d",
-    "stale tied head": "tie_word_embeddings is True in the model and False in the file",
-    "wrong rope scaling": r"rotary positions differ: frequency 1 is 0.0125 in the model and 0.1 in the file",
-    "template not copied": r"the chat template renders nothing where the model's own gives '<\|begin",
-    "no bos": r"a text does not begin with BOS",
-    "wrong scale of norms": r"rms_norm_eps is 1e-06 in the model and 0.001\d* in the file",
-    "unmerged adapter": r"blk.1.attn_v.weight \(F16\) is up to 0.\d+ off",
+def with_bias(model):
+    yield from stored(model)
+    yield "blk.0.attn_q.bias", torch.zeros(32)
+
+
+def without_one(model):
+    yield from (each for each in stored(model) if each[0] != "blk.1.ffn_up.weight")
+
+
+def unmerged(name, weight, dtype):
+    return packed(name, weight * 0.97 if name == "blk.1.attn_v.weight" else weight, dtype)
+
+
+def another_epsilon(writer, value):
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-3)
+
+
+def nothing(writer, value):
+    """Writes no such setting."""
+
+
+FAULTS = {
+    "q and k not permuted": (
+        (families, "interleave", lambda weight, heads: weight),
+        r"says -\d\S* nats a token on the probe where the model says -\d",
+    ),
+    "stale tied head": (
+        (write, "stored", stale_head),
+        "tie_word_embeddings is True in the model and False in the file",
+    ),
+    "wrong rope scaling": (
+        (families, "frequency_factors", lambda model: torch.ones(4)),
+        r"rotary positions differ: frequency 1 is 0.0125 in the model and 0.1 in the file",
+    ),
+    "template not copied": (
+        (GGUFWriter, "add_chat_template", nothing),
+        r"the chat template renders nothing where the model's own gives '<\|begin",
+    ),
+    "a weight too many": (
+        (write, "stored", with_bias),
+        "1 weights are the file's alone, first blk.0.attn_q.bias",
+    ),
+    "a weight too few": ((write, "stored", without_one), "the weight blk.1.ffn_up.weight is missing"),
+    "no bos": ((GGUFWriter, "add_add_bos_token", nothing), "a text does not begin with BOS"),
+    "another epsilon": (
+        (GGUFWriter, "add_layer_norm_rms_eps", another_epsilon),
+        r"rms_norm_eps is 1e-06 in the model and 0.001\d* in the file",
+    ),
+    "unmerged adapter": ((write, "packed", unmerged), r"blk.1.attn_v.weight \(F16\) is up to 0.\d+ off"),
 }
 
 
-@pytest.mark.parametrize("fault", SAID)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught_in_one_sentence_and_nothing_is_left(fault, tmp_path, monkeypatch):
     name = "SmolLM2" if fault == "stale tied head" else "Llama 3.1, 3.2, 3.3"
     write_model(tmp_path / "model", name)
-    plant(monkeypatch, fault)
-    with pytest.raises(ExportError, match=SAID[fault]) as told:
+    planted, sentence = FAULTS[fault]
+    monkeypatch.setattr(*planted)
+    with pytest.raises(ExportError, match=sentence) as told:
         exported(tmp_path / "model")
     assert "\n" not in str(told.value)
     assert [place.name for place in tmp_path.iterdir()] == ["model"]

@@ -6,11 +6,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alignkit.errors import ContentError
 from alignkit.models.adapter_folder import CONFIG, WEIGHTS, AdapterFolder
 from alignkit.models.lora import quiet
 from alignkit.models.pretrained import load_pretrained, load_tokenizer
-from alignkit.run.export.proof import GAPS, check_logprobs, check_words, logprobs, probe, words
+from alignkit.run.export.proof import (
+    GAPS,
+    TOLERANCE,
+    check_logprobs,
+    check_words,
+    logprobs,
+    probe,
+    round_weights,
+    words,
+)
 from alignkit.run.export.source import Source
 
 
@@ -30,17 +41,29 @@ def write_adapter(source: Source, model: Any, tokenizer: Any, folder: Path) -> d
 
 
 def check_adapter(source: Source, model: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
-    """The proof of `write_adapter`: what it returns and raises."""
+    """The proof of `write_adapter`: what it returns and raises.
+
+    rounded: the same with base and adapter merged by peft and rounded as the model is stored; only of a base that is
+    stored in the same numbers, because from another one training may have read fewer digits.
+    """
     from peft import PeftModel
+    from transformers import AutoConfig
 
     found = AdapterFolder.find(str(folder))
     if found is None:
         raise ContentError(f"{folder} lacks {CONFIG}; nothing was exported")
-    base, _ = load_pretrained(found.base(None), found.settings.get("revision"))
+    place, revision = found.base(None), found.settings.get("revision")
+    base, _ = load_pretrained(place, revision)
     with quiet():
         adapted: Any = PeftModel.from_pretrained(base, str(folder)).eval()
     check_words(words(tokenizer, model), words(load_tokenizer(str(folder)), adapted), folder, tokenizer)
-    sequences = probe(model, tokenizer)
-    said, wanted = logprobs(adapted, sequences), logprobs(model, sequences)
-    allowed = GAPS[source.stored]
-    return {"gap": check_logprobs(said, wanted, folder, tolerance=allowed, of="the merged model")}
+    sequences, dtype = probe(model, tokenizer), getattr(torch, source.stored)
+    wanted = logprobs(model, sequences)
+    said = logprobs(adapted, sequences)
+    gaps = {"gap": check_logprobs(said, wanted, folder, tolerance=GAPS[source.stored], of="the merged model")}
+    if AutoConfig.from_pretrained(place, revision=revision).dtype == dtype:
+        merged = adapted.merge_and_unload()
+        round_weights(merged, lambda name, weight: weight.to(dtype).float())
+        said = logprobs(merged, sequences)
+        gaps["rounded"] = check_logprobs(said, wanted, folder, tolerance=TOLERANCE, of="the merged model")
+    return gaps

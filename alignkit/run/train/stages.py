@@ -283,10 +283,16 @@ class Run:
             comparison, _ = compare_results(*results, seed=self.recipe.seed)
             summary["comparison"] = {**asdict(comparison), "sentence": comparison.sentence}
             self.journal.report(comparison.sentence)
-        run = shlex.quote(str(self.path))
-        out = "" if step.algorithm.trains_reward else f", `alignkit export {run} --to gguf`"
-        self.journal.report(f"the trained model is {final}; next: `alignkit report {run}`{out}")
+        exports = None if step.algorithm.trains_reward else "merged" if self.recipe.model.scratch else "gguf"
+        self.journal.report(last_line(self.path, exports))
         return summary
+
+
+def last_line(run: Path, exports: str | None) -> str:
+    """Where the model is and what to do next. exports: what it is best exported to, None where it says no words."""
+    where = shlex.quote(str(run))
+    out = f", `alignkit export {where} --to {exports}`" if exports else ""
+    return f"the trained model is {run / 'final'}; next: `alignkit report {where}`{out}"
 
 
 def _stop_sentence(lights: Sequence[Light]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def check_gguf(model: Any, tokenizer: Any, file: Path, dtype: str) -> dict[str, 
     read = GgufFile(file)
     check_settings(model.config, read, file)
     check_rotation(model, read, file)
-    check_weights(dict(stored(model)), read, file, dtype)
+    check_weights(stored(model), read, file, dtype)
     begins = tokenizer.bos_token_id is not None and adds_bos(tokenizer)
     if bool(read.value("tokenizer.ggml.add_bos_token")) != begins:
         raise ExportError(f"{file}: a text {'does not begin' if begins else 'begins'} with BOS; nothing was exported")
@@ -99,24 +99,27 @@ def check_rotation(model: Any, read: GgufFile, file: Path) -> None:
             raise ExportError(f"{file}: rotary positions differ: {both}; nothing was exported")
 
 
-def check_weights(wanted: Mapping[str, Tensor], read: GgufFile, file: Path, dtype: str) -> None:
-    """Compares every weight: to the bit of its rounding, of Q8_0 within half a step of its block."""
-    held = read.weights()
-    if odd := sorted(held.keys() ^ wanted.keys()):
-        where = "file" if odd[0] in held else "model"
-        raise ExportError(f"{file}: {len(odd)} weights are only in one of file and model, first {odd[0]} ({where})")
-    for name, weight in wanted.items():
-        kind, stored_weight = held[name]
-        gap = (stored_weight - weight).abs()
-        exact = {"F32": weight, "F16": weight.half().float(), "BF16": weight.bfloat16().float()}
-        if kind == "Q8_0":
-            blocks = weight.reshape(-1, 32)
-            allowed = (blocks.abs().amax(-1, keepdim=True) * HALF_STEP).clamp(min=2**-24 * 127)
-            right = bool((gap.reshape(-1, 32) <= allowed).all())
-        else:
-            right = torch.equal(stored_weight, exact[kind])
-        if kind != layout(tuple(weight.shape), dtype)[2].name or not right:
+def check_weights(wanted: Iterable[tuple[str, Tensor]], read: GgufFile, file: Path, dtype: str) -> None:
+    """Compares every weight in turn: to the bit of its rounding, of Q8_0 within half a step of its block."""
+    left = read.names
+    for name, weight in wanted:
+        found = read.weight(name)
+        if found is None:
+            raise ExportError(f"{file}: the weight {name} is missing; nothing was exported")
+        left.discard(name)
+        kind, held = found
+        gap = (held - weight).abs()
+        if kind != layout(tuple(weight.shape), dtype)[2].name or not _rounded_right(kind, weight, held, gap):
             raise ExportError(f"{file}: {name} ({kind}) is up to {float(gap.max()):.3g} off; nothing was exported")
+    if left:
+        raise ExportError(f"{file}: {len(left)} weights are the file's alone, first {min(left)}; nothing was exported")
+
+
+def _rounded_right(kind: str, weight: Tensor, held: Tensor, gap: Tensor) -> bool:
+    if kind == "Q8_0":
+        largest = weight.reshape(-1, 32).abs().amax(-1, keepdim=True)
+        return bool((gap.reshape(-1, 32) <= (largest * HALF_STEP).clamp(min=2**-24 * 127)).all())
+    return torch.equal(held, {"F32": weight, "F16": weight.half().float(), "BF16": weight.bfloat16().float()}[kind])
 
 
 def _same(own: Any, its: Any) -> bool:

@@ -31,6 +31,7 @@ class GgufFile:
 
         self.file = file
         self.reader: GGUFReader = GGUFReader(file)
+        self._tensors = {tensor.name: tensor for tensor in self.reader.tensors}
         self.arch: str = self.reader.fields["general.architecture"].contents()
 
     def value(self, key: str) -> Any:
@@ -38,14 +39,19 @@ class GgufFile:
         field = self.reader.fields.get(key.format(arch=self.arch))
         return None if field is None else field.contents()
 
-    def weights(self) -> dict[str, tuple[str, Tensor]]:
-        """(type, weight in float32) by llama.cpp's names."""
+    def weight(self, name: str) -> tuple[str, Tensor] | None:
+        """(type, weight in float32) of one of llama.cpp's names; None where the file has none of that name."""
         from gguf import dequantize
 
-        return {
-            tensor.name: (tensor.tensor_type.name, torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy()))
-            for tensor in self.reader.tensors
-        }
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            return None
+        return tensor.tensor_type.name, torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+
+    @property
+    def names(self) -> set[str]:
+        """Of all weights."""
+        return set(self._tensors)
 
     @property
     def family(self) -> Family:
@@ -76,18 +82,14 @@ class GgufFile:
         width = self.value("{arch}.rope.dimension_count")
         halves = torch.arange(0, width, 2, dtype=torch.float64) / width
         plain = self.value("{arch}.rope.freq_base") ** -halves
-        factors = self.weights_of("rope_freqs.weight")
-        everywhere = plain / (1.0 if factors is None else factors.double())
+        factors = self.weight("rope_freqs.weight")
+        everywhere = plain / (1.0 if factors is None else factors[1].double())
         if self.value("{arch}.rope.scaling.type") == "linear":
             everywhere = everywhere / self.value("{arch}.rope.scaling.factor")
         if self.arch != "gemma3":
             return {"": everywhere.float()}
         local = (self.value("{arch}.rope.freq_base_swa") or LOCAL_BASE) ** -halves
         return {"full_attention_": everywhere.float(), "sliding_attention_": local.float()}
-
-    def weights_of(self, name: str) -> Tensor | None:
-        found = next((tensor for tensor in self.reader.tensors if tensor.name == name), None)
-        return None if found is None else torch.from_numpy(found.data.copy())
 
     def model(self) -> Any:
         """The model by transformers in float32, turned by the file's own frequencies."""
