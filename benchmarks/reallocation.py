@@ -32,7 +32,7 @@ from benchmarks.results import Result, Table, this_machine
 
 PAGE = ROOT / "docs" / "scaling.md"
 BEGIN, END = "<!-- table of make reallocation -->", "<!-- end of the table -->"
-SETTINGS = [Setting(ranks, workers) for ranks in (2, 4) for workers in (1, 3)]
+SETTINGS = [Setting(ranks, workers) for workers in (1, 3) for ranks in (4, 2)]
 TARGET = 3.0  # times faster at 4 ranks
 BEGIN_PLANS, END_PLANS = "<!-- plans by make reallocation -->", "<!-- end of the plans -->"
 PLANNED = ["ZeRO stage", "ranks", "hosts of the engines", "seconds", "million moves", "models between hosts",
@@ -48,6 +48,7 @@ def measure(rounds: int) -> Result:
         calibrations.append(calibrate())
         raw[f"{setting.ranks} ranks, {setting.workers} workers"] = told
         rows += [_row(setting, side, told) for side in SIDES]
+        print(*map(" | ".join, rows[-len(SIDES) :]), sep="\n", flush=True)
     return Result(
         order=3,
         name="reallocation",
