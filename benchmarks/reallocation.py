@@ -32,7 +32,7 @@ from benchmarks.results import Result, Table, this_machine
 
 PAGE = ROOT / "docs" / "scaling.md"
 BEGIN, END = "<!-- table of make reallocation -->", "<!-- end of the table -->"
-SETTINGS = [Setting(ranks, workers) for ranks in (2, 4) for workers in (1, 3)]
+SETTINGS = [Setting(ranks, workers) for workers in (1, 3) for ranks in (4, 2)]
 TARGET = 3.0  # times faster at 4 ranks
 BEGIN_PLANS, END_PLANS = "<!-- plans by make reallocation -->", "<!-- end of the plans -->"
 PLANNED = ["ZeRO stage", "ranks", "hosts of the engines", "seconds", "million moves", "models between hosts",
@@ -48,6 +48,7 @@ def measure(rounds: int) -> Result:
         calibrations.append(calibrate())
         raw[f"{setting.ranks} ranks, {setting.workers} workers"] = told
         rows += [_row(setting, side, told) for side in SIDES]
+        print(*map(" | ".join, rows[-len(SIDES) :]), sep="\n", flush=True)
     return Result(
         order=3,
         name="reallocation",
@@ -65,7 +66,8 @@ def measure(rounds: int) -> Result:
             f"Target: {TARGET:g} times faster at 4 ranks.",
             "gather: each layer made whole on every rank (as DeepSpeed's gathering does), cast and written into host "
             "memory by the first rank, workers copy their boxes. plan: each rank sends each worker what it wants, in "
-            "bfloat16. host memory: each rank writes its own pieces, all proven by digests, workers copy their boxes.",
+            "bfloat16. host memory: each rank writes its own pieces, workers copy their boxes; of the three it alone "
+            "proves by digests that all has arrived.",
             "MB over gloo: what all processes receive. Fewest: the bound of `fewest`, all of it within one host here.",
         ],
         calibrations=calibrations,
@@ -114,7 +116,7 @@ def _run(setting: Setting, rounds: int) -> dict[str, Any]:
 def _row(setting: Setting, side: str, told: dict[str, Any]) -> list[str]:
     ratios = [theirs / ours for theirs, ours in zip(told["seconds"]["gather"], told["seconds"][side], strict=True)]
     ratio, bound = median(ratios), 2 * _fewest(setting)
-    missed = side == SIDES[-1] and setting.ranks == 4 and ratio < TARGET
+    missed = side != "gather" and setting.ranks == 4 and ratio < TARGET
     return [
         str(setting.ranks),
         str(setting.workers),
