@@ -137,7 +137,7 @@ def test_what_one_that_goes_away_leaves_undone_another_samples(servers: Servers,
 
 
 def test_bytes_that_ranks_wrote_anew_while_they_were_read_are_not_handed_out(servers: Servers, monkeypatch: Any):
-    """Ranks write the memory before the fleet is told of the version, so that its number is the old one all the time."""
+    """Ranks write before the fleet is told of the version, so that its number is the old one all the time."""
     read, memory = os.pread, servers.sender.memory
     assert len(servers.registry.read(0, 0, 64)) == 64
 
