@@ -51,13 +51,15 @@ class HostMemory:
     """Whole tensors side by side, in anonymous memory, as two tables say.
 
     torn: tables of which not every number is of one version: nothing may be loaded from these. fresh: tables written
-    whole since an engine was last told. Both are kept by whoever tells engines.
+    whole since an engine was last told. writes: how often it was begun to write to it. All are kept by whoever tells
+    engines.
     """
 
     def __init__(self, descriptor: int, adapter: Table, base: Table):
         self.descriptor, self.adapter, self.base = descriptor, adapter, base
         self.torn: set[Kind] = {"base", "adapter"} if adapter.entries else {"base"}
         self.fresh: set[Kind] = set()
+        self.writes = 0
         self._mapped: dict[Kind, dict[str, Tensor]] = {}
         self._closed = weakref.finalize(self, os.close, descriptor)
 
@@ -95,6 +97,7 @@ class HostMemory:
 
     def begin(self, kinds: Iterable[Kind]) -> None:
         """From now on these tables are written."""
+        self.writes += 1
         self.torn |= set(kinds)
 
     def done(self, kinds: Iterable[Kind]) -> None:

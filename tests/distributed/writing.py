@@ -19,6 +19,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignkit.models.adapter_matrices import adapter_shapes
+from alignkit.models.frozen import is_held
 from alignkit.models.save import save_pretrained
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.models.weights import Part, held_weights, named_policy_weights
@@ -30,6 +31,7 @@ from alignkit.parallel.zero import ZeroTrainer
 from alignkit.weights.pieces import checkpoint_shapes
 from alignkit.weights.sender import Sender
 from tests.distributed import loading, steps
+from tests.distributed.ranks import fine
 from tests.live_bytes import Live
 from tests.model_families import FAMILIES, tiny
 from tests.tiny import causal_lm
@@ -39,19 +41,14 @@ MODELS: Mapping[str, Callable[[], nn.Module]] = {
     "tied head": partial(causal_lm, "llama_tied"),
     "lora": partial(steps.lora, "qwen3"),
     "tied head, lora": partial(steps.lora, "llama_tied"),
+    "lora on a base in bfloat16": partial(steps.held, "qwen3"),
     "adapted pair": steps.adapted_pair,
     "adapted pair by dora": partial(steps.adapted_pair, use_dora=True),
     "fused experts": lambda: tiny(next(family for family in FAMILIES if family.name == "Mixtral")),
 }
-BY_ITSELF = ("lora", "tied head, lora")
+BY_ITSELF = ("lora", "tied head, lora", "lora on a base in bfloat16")
 """Models whose adapter travels apart from its base, too."""
 DTYPES = ("float32", "bfloat16")
-FINE = {"reduce_bucket_size": 3000, "stage3_prefetch_bucket_size": 2000, "stage3_param_persistence_threshold": 0}
-"""With these the tiny model is cut and gathered as a large one is."""
-
-
-def sharding(stage: int) -> dict[str, Any]:
-    return {"zero_optimization": {"stage": stage, "contiguous_gradients": True, **(FINE if stage == 3 else {})}}
 
 
 def large() -> nn.Module:
@@ -117,7 +114,7 @@ def begun(group: Group, folder: Path) -> bool:
     if group.first:
         save_pretrained(large(), character_tokenizer("0123", context=64), folder / "large")
     group.barrier()
-    model = loading.load(Cutter(sharding(3), group.world), folder / "large")
+    model = loading.load(Cutter(fine(3), group.world), folder / "large")
     sender = sender_of(model, group, "bfloat16", apart=False)
     assert write_together(model, group, sender.memory if sender else None, "merged")
     if sender is None:
@@ -131,13 +128,13 @@ def main(stage: int, folder: Path) -> None:
     group = join_group()
     results: dict[str, Any] = {}
     for name, make in MODELS.items():
-        trainer = ZeroTrainer(make(), steps.OPTIMIZER, group, sharding(stage))
-        steps.updates(trainer, group, range(1))
+        trainer = ZeroTrainer(make(), steps.OPTIMIZER, group, fine(stage))
+        steps.updates(trainer, group, range(1), dtype=torch.bfloat16 if is_held(trainer.model) else torch.float32)
         for dtype in DTYPES:
             results[f"{name} in {dtype}"] = written(trainer, group, make, dtype, apart=False)
             if name in BY_ITSELF:
                 results[f"{name} apart in {dtype}"] = written(trainer, group, make, dtype, apart=True)
-    results["peaks"] = peaks(ZeroTrainer(large(), steps.OPTIMIZER, group, sharding(stage)), group)
+    results["peaks"] = peaks(ZeroTrainer(large(), steps.OPTIMIZER, group, fine(stage)), group)
     if stage == 3:
         results["begun"] = begun(group, folder)
     torch.save(results, folder / f"rank-{group.rank}.pt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from alignkit.engines.fleet import Fleet
 from alignkit.engines.hf import HfEngine
 from alignkit.engines.servers.app import fleet_app
 from alignkit.engines.servers.description import Description, files_of
-from alignkit.engines.servers.registry import Registry
+from alignkit.engines.servers.registry import Changed, Registry
 from alignkit.engines.servers.replica import ReplicaServer
 from alignkit.errors import EngineError
 from alignkit.models.save import describe
@@ -133,6 +134,21 @@ def test_what_one_that_goes_away_leaves_undone_another_samples(servers: Servers,
     assert "the run goes on with 1" in caplog.text
     servers.update(1, 1)
     assert same(asyncio.run(servers.fleet.generate(REQUESTS)), alone(1, 1))
+
+
+def test_bytes_that_ranks_wrote_anew_while_they_were_read_are_not_handed_out(servers: Servers, monkeypatch: Any):
+    """Ranks write before the fleet is told of the version, so that its number is the old one all the time."""
+    read, memory = os.pread, servers.sender.memory
+    assert len(servers.registry.read(0, 0, 64)) == 64
+
+    def slow(*place: int) -> bytes:
+        memory.begin(["base"])
+        memory.done(["base"])
+        return read(*place)
+
+    monkeypatch.setattr(os, "pread", slow)
+    with pytest.raises(Changed, match="version 0 does not lie ready"):
+        servers.registry.read(0, 0, 64)
 
 
 def test_with_none_left_the_error_comes_after_the_patience_and_says_the_cure(servers: Servers):

@@ -101,20 +101,23 @@ class Registry:
         """Of all tensors of a version, in the table's order. Raises Changed."""
         with self._digesting:
             if self._digests is None or self._digests[0] != version:
-                self._check(version)
+                before = self._check(version)
                 lying = map_tensors(self._sender.descriptor, Table.from_json(self.description.table))
                 digests = [digest(tensor).value for tensor in lying.values()]
-                self._check(version)
+                self._check(version, since=before)
                 self._digests = version, digests
             return self._digests[1]
 
     def read(self, version: int, begin: int, end: int) -> bytes:
         """Bytes of the memory of the weights. Raises Changed."""
-        self._check(version)
+        before = self._check(version)
         content = os.pread(self._sender.descriptor, end - begin, begin)
-        self._check(version)
+        self._check(version, since=before)
         return content
 
-    def _check(self, version: int) -> None:
-        if version != self.version or self._sender.memory.torn:
+    def _check(self, version: int, *, since: int | None = None) -> int:
+        """How often the memory was begun to be written; it must not have been again since. Raises Changed."""
+        memory = self._sender.memory
+        if version != self.version or memory.torn or since not in (None, memory.writes):
             raise Changed(f"version {version} does not lie ready; {self.version} does")
+        return memory.writes
