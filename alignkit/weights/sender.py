@@ -47,8 +47,10 @@ class Sender:
         self._base = stored or write_tensors(self.descriptor, weights or (), dtype, begin=begin)
 
     def told(self) -> dict[str, Any]:
-        """What the process is told of it at its start."""
-        return {"table": self._base.as_json(), "adapter": self._adapter.as_json(), "memory": self._memory}
+        """What the process is told of it at its start. path: under which each of its workers opens the memory."""
+        path = f"/proc/{os.getpid()}/fd/{self.descriptor}"
+        tables = {"table": self._base.as_json(), "adapter": self._adapter.as_json()}
+        return {"path": path, **tables, "memory": self._memory}
 
     def started(self) -> None:
         """The process has loaded what it begins with: where it is lent the rest, that memory is given back."""

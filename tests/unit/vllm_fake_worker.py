@@ -1,5 +1,6 @@
 """Stands in for vLLM in test_vllm_process.py: the real engine process around a worker that misbehaves when asked to."""
 
+import os
 import sys
 import time
 from typing import Any
@@ -10,12 +11,12 @@ from alignkit.weights.shared_weights import Table, map_tensors
 
 
 class FakeWorker:
-    def __init__(self, start: dict[str, Any], weights_descriptor: int):
+    def __init__(self, start: dict[str, Any]):
         if "broken" in start["model_folder"]:
             raise ValueError("this model cannot be loaded")
         if "hanging" in start["model_folder"]:
             time.sleep(1000)
-        self.table, self.descriptor = Table.from_json(start["table"]), weights_descriptor
+        self.table, self.descriptor = Table.from_json(start["table"]), os.open(start["path"], os.O_RDWR)
         self.version = start["version"]
 
     def generate(self, requests: list[dict[str, Any]]) -> dict[str, Any]:

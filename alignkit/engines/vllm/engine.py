@@ -36,8 +36,8 @@ class VllmEngine(VllmProcess):
     LoRA adapter (`models/adapter_matrices.py`) that every update brings, too; one that has brought the rest may be
     followed, until the engine sleeps, by some that bring nothing else. dtype: "float32" or "bfloat16".
     max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU; settings:
-    everything else that it is started with. threads: of the child, None: all cores it may use. log_file: takes the
-    child's output. startup_s, timeout_s: a child that has not answered by then is killed.
+    everything else that it is started with. threads: of all its workers, None: all cores it may use. log_file: takes
+    the child's output. startup_s, timeout_s: a child that has not answered by then is killed.
     Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
     """
 
@@ -74,9 +74,9 @@ class VllmEngine(VllmProcess):
             "version": version,
             **self._sender.told(),
         }
-        own = environment(threads, memory_gib, deterministic=settings.deterministic)
+        own = environment(threads, memory_gib, deterministic=settings.deterministic, workers=settings.tensor_parallel)
         try:
-            self._start(start, own, startup_s, descriptor=self._sender.descriptor)
+            self._start(start, own, startup_s)
             homeless = self._call({"do": "homeless"})["layers"] if adapter else ()
         except EngineError as error:
             raise EngineError(f"{error}{MERGE_IT if adapter else ''}") from error
@@ -116,6 +116,10 @@ class VllmEngine(VllmProcess):
             )
         self.unverified = tuple(reply["unknown"])
         self.policy_version = version
+
+    def layout(self) -> list[dict[str, Any]]:
+        """What of the checkpoint each worker wants: `boxes` (name, begin, size) and, by name, tensors taken `whole`."""
+        return self._call({"do": "layout"})["workers"]
 
     def sleep(self) -> None:
         self._sender.lost()
