@@ -100,7 +100,7 @@ class Fleet:
 
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         self._replicas.publish(None)
-        self._sender.send(weights, version, [self._told])
+        self._sender.send(weights, version, self._told)
         self._outstanding.forget()
 
     @property
@@ -110,7 +110,7 @@ class Fleet:
 
     def load(self, *, version: int) -> None:
         self._replicas.publish(None)
-        self._sender.announce(version, [self._told])
+        self._sender.announce(version, self._told)
         self._outstanding.forget()
 
     def sleep(self) -> None:
