@@ -60,10 +60,14 @@ class Sender:
         return self.memory.descriptor
 
     def told(self) -> dict[str, Any]:
-        """What a process is told of it at its start; EngineError while what it would begin with is not whole."""
+        """What a process is told of it at its start; EngineError while what it would begin with is not whole.
+
+        path: under which each of its workers opens the memory.
+        """
         if self._in_memory:
             self._check_whole("base")
         return {
+            "path": f"/proc/{os.getpid()}/fd/{self.descriptor}",
             "table": self.memory.base.as_json(),
             "adapter": self.memory.adapter.as_json(),
             "memory": self._in_memory,

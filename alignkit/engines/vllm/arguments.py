@@ -9,6 +9,7 @@ from typing import Any
 from alignkit.errors import EngineError
 from alignkit.recipe.lookup.vllm_options import ADAPTER_RANKS
 
+WORKER, LOADER = "alignkit.engines.vllm.sink.Sink", "alignkit"  # names under which vLLM finds ours
 CPU_BLOCK_TOKENS = 32  # smallest that vLLM's CPU attention allows: more of a short prompt is shared within its group
 CPU_SEQUENCES = 256
 CPU_BATCHED_TOKENS = 8192
@@ -27,14 +28,15 @@ class Platform:
 class Settings:
     """What a recipe says of the engine. memory_fraction: its share of an accelerator. sleeps: whether it gives its
     memory back between calls. lends: whether the trainer lends it weights on a card that they share, instead of copying
-    them through the host. deterministic: whether a call's bits depend on nothing but the call. options: vLLM's own
-    arguments, which replace what is chosen here.
+    them through the host. deterministic: whether a call's bits depend on nothing but the call. tensor_parallel: workers
+    among which each layer is cut. options: vLLM's own arguments, which replace what is chosen here.
     """
 
     memory_fraction: float = 0.45
     sleeps: bool = False
     lends: bool = False
     deterministic: bool = False
+    tensor_parallel: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -50,9 +52,16 @@ def engine_arguments(
     Generator does not use offset"), which it does after each piece of a prompt but the last, so a prompt is read in one
     piece; and its blocks of 128 tokens share nothing of a short prompt. On a GPU vLLM chooses: graphs, chunked prefill,
     blocks by the attention kernel, sequences by the card.
-    Raises EngineError when a fixed cache has no room.
+    Raises EngineError when a fixed cache has no room, or weights are to be lent to several workers.
     """
     chosen: dict[str, Any] = {"max_model_len": max_model_len, "enable_prefix_caching": True}
+    if settings.tensor_parallel > 1:
+        if settings.lends:
+            raise EngineError(
+                f"vllm engine: weights lent on one card do not reach {settings.tensor_parallel} workers; "
+                "set engine.transport: host, or engine.tensor_parallel: 1"
+            )
+        chosen |= {"tensor_parallel_size": settings.tensor_parallel, "distributed_executor_backend": "mp"}
     if settings.lends:
         chosen["weight_transfer_config"] = {"backend": "ipc"}
     if platform.cpu:

@@ -38,8 +38,8 @@ class VllmEngine(VllmProcess):
     LoRA adapter (`models/adapter_matrices.py`) that every update brings, too; one that has brought the rest may be
     followed, until the engine sleeps, by some that bring nothing else. dtype: "float32" or "bfloat16".
     max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU; settings:
-    everything else that it is started with. threads: of the child, None: all cores it may use. log_file: takes the
-    child's output. startup_s, timeout_s: a child that has not answered by then is killed.
+    everything else that it is started with. threads: of all its workers, None: all cores it may use. log_file: takes
+    the child's output. startup_s, timeout_s: a child that has not answered by then is killed.
     sender: that of a host whose engines share the memory of the weights; who made it sends, and closes it. devices: its
     GPUs, as places among the visible ones; None: the one of its trainer's rank. wait: until it has started; else
     `ready` is called before anything else, so that several start at the same time. name: what a fleet calls it.
@@ -84,9 +84,15 @@ class VllmEngine(VllmProcess):
             "version": version,
             **self._sender.told(),
         }
-        own = environment(threads, memory_gib, deterministic=settings.deterministic, devices=devices)
+        own = environment(
+            threads,
+            memory_gib,
+            deterministic=settings.deterministic,
+            workers=settings.tensor_parallel,
+            devices=devices,
+        )
         self._startup_s, self._has_adapter = startup_s, bool(adapter)
-        self._begun = self._start(start, own, descriptor=self._sender.descriptor)
+        self._begun = self._start(start, own)
         if wait:
             self.ready()
 
@@ -159,6 +165,10 @@ class VllmEngine(VllmProcess):
         self.unverified = tuple(reply["unknown"])
         self.policy_version = version
         return reply
+
+    def layout(self) -> list[dict[str, Any]]:
+        """What of the checkpoint each worker wants: `boxes` (name, begin, size) and, by name, tensors taken `whole`."""
+        return self._call({"do": "layout"})["workers"]
 
     def sleep(self) -> None:
         self._sender.lost()

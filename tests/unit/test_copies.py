@@ -1,0 +1,157 @@
+"""What a loader takes of which tensor, seen from below: boxes by hand, by property, and what is no box."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from alignkit.engines.vllm.copies import Copy, Loaded, Recorder, View, box_of, wanted
+
+
+def model_of(**shapes: tuple[int, ...]) -> Any:
+    model: Any = nn.Module()
+    for name, shape in shapes.items():
+        model.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
+    return model
+
+
+def recorded(model: Any, weights: dict[str, Tensor], how: Any) -> dict[str, Loaded]:
+    """how: a loader, given the model and the weights."""
+    recorder = Recorder()
+    with recorder:
+        how(model, dict(recorder.named(weights.items())))
+    return recorder.loaded(model)
+
+
+@pytest.mark.parametrize(
+    ("cut", "begin", "size"),
+    [
+        (lambda w: w, (0, 0), (6, 8)),
+        (lambda w: w.narrow(0, 2, 3), (2, 0), (3, 8)),
+        (lambda w: w.narrow(1, 4, 4), (0, 4), (6, 4)),
+        (lambda w: w[1:5].chunk(2, 1)[1], (1, 4), (4, 4)),
+        (lambda w: w.view(3, 2, 2, 4)[1, :, 1], (2, 4), (2, 4)),
+        (lambda w: w.t()[2], (0, 2), (6, 1)),
+        (lambda w: w.view(2, 3, 8).transpose(0, 1), (0, 0), (6, 8)),
+        (lambda w: w[3, 5], (3, 5), (1, 1)),
+        (lambda w: w.view(-1)[16:32], (2, 0), (2, 8)),
+    ],
+)
+def test_a_view_of_six_by_eight_is_the_box_that_it_was_cut_as(cut: Any, begin: Any, size: Any):
+    assert box_of(View.between(cut(torch.zeros(6, 8)), 0), (6, 8)) == (begin, size)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda w: w[::2],
+        lambda w: w.view(-1)[4:12],  # the end of one row and the beginning of the next
+        lambda w: w.view(6, 2, 4)[:, :, 1:3],  # two pieces of each row
+        lambda w: w[:1].expand(6, 8),
+        lambda w: w.diagonal(),
+    ],
+)
+def test_what_is_no_box_is_not_called_one_and_the_whole_tensor_is_wanted(cut: Any):
+    view = View.between(cut(torch.zeros(6, 8)), 0)
+    assert box_of(view, (6, 8)) is None
+    placed = View(0, view.shape, torch.zeros(view.shape).stride())
+    loaded = Loaded(view.shape, placed.strides, (Copy("w", (6, 8), view, placed),))
+    assert wanted([loaded]) == {"boxes": [], "whole": ["w"]}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_chain_of_cuts_is_a_box_with_just_the_numbers_that_it_holds(data: st.DataObject):
+    """The numbers of the tensor are their places, so that what a view holds says which box it must be."""
+    shape = tuple(data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
+    whole = view = torch.arange(torch.Size(shape).numel()).view(shape)
+    for _ in range(data.draw(st.integers(0, 4))):
+        axis = data.draw(st.integers(0, view.ndim - 1))
+        begin = data.draw(st.integers(0, view.shape[axis] - 1))
+        view = view.narrow(axis, begin, data.draw(st.integers(1, view.shape[axis] - begin)))
+        view = view.transpose(axis, data.draw(st.integers(0, view.ndim - 1)))
+    box = box_of(View.between(view, 0), shape)
+    assert box is not None
+    cut = whole[tuple(slice(begin, begin + size) for begin, size in zip(*box, strict=True))]
+    assert sorted(cut.flatten().tolist()) == sorted(view.flatten().tolist())
+
+
+def fused(model: Any, weights: dict[str, Tensor]) -> None:
+    """q and k below each other, as the second of two workers; a turned layer."""
+    for name, begin in (("q", 0), ("k", 4)):
+        target = model.qk.data.narrow(0, begin, weights[name].shape[0] // 2)
+        target.copy_(weights[name].chunk(2)[1])
+    model.turned.copy_(weights["c"].t())
+
+
+def test_a_fused_layer_is_made_of_the_boxes_that_went_into_it_and_holds_what_they_hold():
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(shape, generator=generator) for name, shape in {"q": (8, 3), "k": (4, 3), "c": (2, 5)}.items()
+    }
+    model = model_of(qk=(6, 3), turned=(5, 2))
+    loaded = recorded(model, weights, fused)
+    assert wanted(loaded.values()) == {
+        "boxes": [("c", (0, 0), (2, 5)), ("k", (2, 0), (2, 3)), ("q", (4, 0), (4, 3))],
+        "whole": [],
+    }
+    assert all(each.covered for each in loaded.values())
+    assert torch.equal(model.qk, torch.cat([weights["q"][4:], weights["k"][2:]]))
+    for name, each in loaded.items():
+        for copy in each.copies:
+            assert torch.equal(copy.placed.of(getattr(model, name)), copy.taken.of(weights[copy.source]))
+
+
+def test_without_weights_the_same_boxes_are_asked_and_nothing_is_copied():
+    shapes = {"q": (8, 3), "k": (4, 3), "c": (2, 5)}
+    real = recorded(model_of(qk=(6, 3), turned=(5, 2)), {n: torch.ones(s) for n, s in shapes.items()}, fused)
+    model = model_of(qk=(6, 3), turned=(5, 2))
+    asked = recorded(model, {n: torch.ones(s, device="meta") for n, s in shapes.items()}, fused)
+    assert asked == real
+    assert not model.qk.any()
+
+
+def test_one_tensor_under_two_names_is_known_by_both_and_later_copies_replace_earlier_ones():
+    model: Any = nn.Module()
+    model.embed, model.head = model_of(weight=(4, 2)), model_of(weight=(4, 2))
+    model.head.weight = model.embed.weight
+
+    def twice(model: Any, weights: dict[str, Tensor]) -> None:
+        model.head.weight.copy_(weights["lm_head"])
+        model.embed.weight.copy_(weights["embed"])
+
+    loaded = recorded(model, {"lm_head": torch.ones(4, 2), "embed": torch.ones(4, 2)}, twice)
+    assert loaded["embed.weight"] == loaded["head.weight"]
+    assert [copy.source for copy in loaded["embed.weight"].copies] == ["embed"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda w, source: w.copy_(source.exp()),
+        lambda w, source: w.copy_(torch.cat([source[:1], source[1:]])),
+        lambda w, source: w.copy_(source).add_(1),
+        lambda w, source: w.copy_(source).copy_(torch.exp(w)),
+        lambda w, source: torch.add(source, 1, out=w),
+        lambda w, source: w.add_(source),
+    ],
+)
+def test_what_a_loader_computes_is_said_to_be_computed_of_all_of_its_sources(how: Any):
+    loaded = recorded(model_of(w=(3, 2)), {"x": torch.ones(3, 2)}, lambda model, weights: how(model.w, weights["x"]))
+    assert loaded["w"].computed == ("x",)
+    assert wanted(loaded.values()) == {"boxes": [], "whole": ["x"]}
+
+
+def test_a_freed_tensors_memory_is_not_taken_for_it_when_it_is_used_again():
+    """Files are read one tensor at a time; memory that is free again goes to whatever comes next."""
+    model, recorder = model_of(w=(100, 100)), Recorder()
+    with recorder:
+        for name, _ in recorder.named((f"x{i}", torch.ones(100, 100)) for i in range(20)):
+            assert name
+        model.w.copy_(torch.ones(100, 100))
+    assert recorder.loaded(model) == {}
