@@ -24,6 +24,7 @@ from alignkit.cli.export import export
 from alignkit.cli.init import init
 from alignkit.cli.label_steps import label_steps
 from alignkit.cli.ls import ls
+from alignkit.cli.replica import replica
 from alignkit.cli.report import report
 from alignkit.cli.reward_quality import reward
 from alignkit.cli.run_folder import run_folder
@@ -124,7 +125,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for verb in (init, train, check, explain, ls, cp, doctor, compare, report, chat, sample, export, serve):
+    for verb in (init, train, check, explain, ls, cp, doctor, compare, report, chat, sample, export, serve, replica):
         app.command()(verb)
     app.command("eval")(evaluate)
     app.command("best-of-n")(best_of_n)

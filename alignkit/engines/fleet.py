@@ -101,7 +101,6 @@ class Fleet:
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         self._replicas.publish(None)
         self._sender.send(weights, version, self._told)
-        self._outstanding.forget()
 
     @property
     def memory(self) -> HostMemory:
@@ -109,9 +108,9 @@ class Fleet:
         return self._sender.memory
 
     def load(self, *, version: int) -> None:
+        """Takes the update that lies in `memory`; as `update`, but EngineError unless it has been written whole."""
         self._replicas.publish(None)
         self._sender.announce(version, self._told)
-        self._outstanding.forget()
 
     def sleep(self) -> None:
         self._sender.lost()
@@ -127,6 +126,7 @@ class Fleet:
     def _told(self, message: dict[str, Any]) -> dict[str, Any]:
         """Tells all replicas, at the same time, of weights that lie ready."""
         self.policy_version = message["version"]
+        self._outstanding.forget()
         self._replicas.publish(self.policy_version)
         answers = self._each(lambda replica: replica.take(message))
         self.unverified = tuple(sorted({name for answer in answers for name in answer["unknown"]}))

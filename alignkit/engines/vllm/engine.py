@@ -36,12 +36,12 @@ class VllmEngine(VllmProcess):
     model_folder: a saved model, or with `weights` (checkpoint name, tensor) its config only. What it begins with is of
     `version` and sets the names and shapes that every update must bring. adapter: name and shape of the matrices of a
     LoRA adapter (`models/adapter_matrices.py`) that every update brings, too; one that has brought the rest may be
-    followed, until the engine sleeps, by some that bring nothing else. sender: holds what it begins with already, in
-    place of `weights`; it may be that of other engines of this host, too, and is not closed here. dtype: "float32" or
-    "bfloat16". max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU;
-    settings: everything else that it is started with. threads: of all its workers, None: all cores it may use.
-    log_file: takes the child's output. startup_s, timeout_s: a child that has not answered by then is killed. devices:
-    its GPUs, as places among the visible ones; None: the one of its trainer's rank. wait: until it has started; else
+    followed, until the engine sleeps, by some that bring nothing else. dtype: "float32" or "bfloat16".
+    max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU; settings:
+    everything else that it is started with. threads: of all its workers, None: all cores it may use. log_file: takes
+    the child's output. startup_s, timeout_s: a child that has not answered by then is killed. sender: that of a host
+    whose engines share the memory of the weights, in place of `weights`; who made it closes it. devices: its GPUs, as
+    places among the visible ones; None: the one of its trainer's rank. wait: until it has started; else
     `ready` is called before anything else, so that several start at the same time. name: what a fleet calls it.
     Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
     """
@@ -72,8 +72,7 @@ class VllmEngine(VllmProcess):
         self.policy_version = version
         self.unverified: tuple[str, ...] = ()
         """After an update: parameters that could not be read back, because vLLM names them otherwise."""
-        self._max_model_len, self._lends = max_model_len, settings.lends
-        self._owns_sender = sender is None
+        self._max_model_len, self._lends, self._owns = max_model_len, settings.lends, sender is None
         self._sender = sender or Sender(model_folder, dtype, weights=weights, adapter=adapter, lends=settings.lends)
         start = {
             "do": "generate",
@@ -180,8 +179,7 @@ class VllmEngine(VllmProcess):
 
     def close(self) -> None:
         super().close()
-        if self._owns_sender:
-            self._owns_sender = False
+        if self._owns:
             self._sender.close()
 
     def _check_version(self, version: int) -> None:

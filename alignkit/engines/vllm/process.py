@@ -52,6 +52,7 @@ class VllmProcess:
                 "or set rollouts.engine: hf (of a reward, engine: transformers), which needs nothing and is slower"
             )
         self._log_file, self._timeout_s = log_file, timeout_s
+        self._why = ""
         self._numbers, self._awaited = itertools.count(), dict[int, Answer]()
         self._lock, self._sending, self.closed = threading.Lock(), threading.Lock(), False
 
@@ -87,7 +88,7 @@ class VllmProcess:
         answer.set_running_or_notify_cancel()  # nobody but the child's answer, or its end, ends it
         with self._lock:
             if self.closed:
-                raise EngineError("vllm engine: it was closed, or failed before")
+                raise EngineError(f"vllm engine: it was closed before ({self._why})")
             number = next(self._numbers)
             self._awaited[number] = answer
         return number, answer
@@ -131,7 +132,7 @@ class VllmProcess:
         with self._lock:
             if self.closed:
                 return
-            self.closed = True
+            self.closed, self._why = True, reason.removeprefix("vllm engine: ")
             waiting, self._awaited = self._awaited, {}
         self._child.channel.close()
         if self._child.process.poll() is None:  # once reaped, its number may be somebody else's

@@ -69,7 +69,8 @@ class Endpoint:
     url: http or https, from the recipe and never from data. token: sent as a bearer token. timeout_s: for one attempt.
     attempts: at most this many per request. concurrency: requests in flight at a time.
     allow_private: without it only loopback and public addresses are asked; link-local ones (cloud metadata) never are.
-    ca_file: PEM file of the certificate to trust, for servers with one of their own.
+    ca_file: PEM file of the certificate to trust, for servers with one of their own. largest: bytes of an answer,
+    None: LARGEST_ANSWER.
     Raises RewardError for a URL that is not plain http(s) or holds a password, and for a ca_file that cannot be read.
     """
 
@@ -83,11 +84,13 @@ class Endpoint:
         concurrency: int = 8,
         allow_private: bool = False,
         ca_file: str | None = None,
+        largest: int | None = None,
     ):
         self.url = url
         self._parsed = _checked(url)
         self._token, self._timeout_s, self._attempts = token, timeout_s, attempts
         self._concurrency, self._allow_private = concurrency, allow_private
+        self._largest = largest or LARGEST_ANSWER
         self._trusted = _trusted(ca_file)
         self._breaker = Breaker()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -163,8 +166,8 @@ class Endpoint:
         try:
             async for piece in response.aiter_bytes():
                 content += piece
-                if len(content) > LARGEST_ANSWER:
-                    raise EndpointError(FaultKind.CONTRACT, f"the answer is larger than {LARGEST_ANSWER} bytes")
+                if len(content) > self._largest:
+                    raise EndpointError(FaultKind.CONTRACT, f"the answer is larger than {self._largest} bytes")
         finally:
             await response.aclose()
         return response.status_code, response.headers, bytes(content)

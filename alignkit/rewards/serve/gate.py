@@ -33,15 +33,16 @@ class ServerLimits:
     queue: int = 20_000
 
 
-def guarded_app(token: str, limits: ServerLimits) -> FastAPI:
+def guarded_app(token: str, limits: ServerLimits, lifespan: Any = None) -> FastAPI:
     """An application without routes, behind the gate.
 
     token: wanted on every route as `Authorization: Bearer TOKEN`, or as the password of HTTP Basic for clients that can
-    only put it into their URL. Raises RewardError for one of less than 16 characters.
+    only put it into their URL. lifespan: what runs beside it, as FastAPI has it.
+    Raises RewardError for a token of less than 16 characters.
     """
     if len(token) < 16:
         raise RewardError(f"the token has {len(token)} characters; wanted at least 16: set ALIGNKIT_TOKEN")
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     _answer_errors(app)
     app.add_middleware(Gate, token=token, limits=limits)
     return app

@@ -18,6 +18,7 @@ from typing import Any
 from alignkit.errors import RewardError
 from alignkit.rewards.serve.connections import Connections
 
+TOKEN_VARIABLE = "ALIGNKIT_TOKEN"
 HEADER_S = 10.0
 """Seconds in which a request's headers, or a TLS handshake, must be complete."""
 MOST_CONNECTIONS, OTHER_FILES = 1000, 256
@@ -60,7 +61,7 @@ class Listener:
         return f"{scheme}://{host}:{self._socket.getsockname()[1]}"
 
     def run(self, app: Any) -> None:
-        """Serves until SIGINT or SIGTERM, or until `stop`."""
+        """Serves until SIGINT or SIGTERM, or until `leave`."""
         signal.signal(signal.SIGTERM, _leave)  # uvicorn ends in good order, then repeats the signal
         self._server = self._made(app)
         with suppress(KeyboardInterrupt):
@@ -74,10 +75,15 @@ class Listener:
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.01)
 
+    def leave(self) -> None:
+        """Lets `run` return when what is being answered is answered."""
+        if self._server is not None:
+            self._server.should_exit = True
+
     def stop(self) -> None:
         """Lets go of the port. May be called twice."""
         if self._server is not None:
-            self._server.should_exit = self._server.force_exit = True
+            self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(timeout=10)
         if self._socket is not None:

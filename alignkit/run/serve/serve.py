@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import RewardError
-from alignkit.rewards.serve.listener import Address, Listener
-
-TOKEN_VARIABLE = "ALIGNKIT_TOKEN"
+from alignkit.rewards.serve.listener import TOKEN_VARIABLE, Address, Listener
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Replicas of a fleet that are processes anywhere, over HTTP."""
