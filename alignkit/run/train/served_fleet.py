@@ -60,7 +60,5 @@ def served_fleet(
 
 def _address(recipe: Recipe) -> Address:
     host, _, port = recipe.engine.listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise RecipeError(f"engine.listen: {recipe.engine.listen} is no address; wanted HOST:PORT")
     certificate, key = (Path(file) if file else None for file in (recipe.engine.certificate, recipe.engine.key))
     return Address(host=host.strip("[]"), port=int(port), certificate=certificate, key=key)
