@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from alignkit.recipe.document import KeyPath
@@ -32,6 +33,8 @@ def _replicas(recipe: Recipe) -> Broken:
         yield ("engine", "tensor_parallel"), "the hf engine is on one device; set rollouts.engine: vllm"
     if engine.placement == "servers" and engine.lora == "adapter":
         yield ("engine", "lora"), "servers take whole weights; set it to `merged`"
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", engine.listen):
+        yield ("engine", "listen"), f"{engine.listen} is no address; wanted HOST:PORT"
     if (engine.certificate is None) != (engine.key is None):
         yield (
             ("engine", "certificate" if engine.certificate else "key"),

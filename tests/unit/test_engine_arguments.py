@@ -108,6 +108,10 @@ def test_a_recipe_whose_adapter_cannot_travel_by_itself_is_refused_with_the_cure
             r"engine\.replicas.*the hf engine is one; set rollouts",
         ),
         (("rollouts.engine=hf", "engine.tensor_parallel=2"), r"engine\.tensor_parallel.*on one device; set rollouts"),
+        (
+            ("engine.placement=servers", "engine.listen=localhost"),
+            r"engine\.listen.*localhost is no address; wanted HOST:PORT",
+        ),
         (("rollouts.engine=hf", "engine.placement=own"), r"engine\.placement.*is on the trainer's device; set `coloc"),
         (
             ("rollouts.engine=vllm", "model.lora={rank: 8}", "engine.lora=adapter", "engine.placement=servers"),
