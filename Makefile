@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # without byte code each of the hundreds of processes that the tests start would compile alignkit anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation
+.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -125,6 +125,12 @@ bench: $(STAMP) ## the benchmarks, against TRL; on an idle machine (see benchmar
 
 over-optimisation: $(STAMP) ## policies on learned rewards, one model against four, into docs/rewards.md (15 min of one core)
 	$(BIN)/python -m benchmarks.over_optimisation
+
+reallocation: $(STAMP) ## weights from ZeRO ranks to engine workers, by the plan and by gathering, into docs/scaling.md (minutes; 4 GB)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reallocation
+
+weight-delta: $(STAMP) ## bytes of lossless deltas after real AdamW steps, into docs/scaling.md (2 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.weight_delta
 
 reward-models-table: $(STAMP) ## reward models on real data, into docs/rewards.md (20 min of one core; ALIGNKIT_DATA)
 	$(BIN)/python -m benchmarks.reward_models

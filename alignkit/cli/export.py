@@ -11,7 +11,7 @@ import typer
 from alignkit.cli.output import JsonOption, print_json
 from alignkit.errors import AlignkitError
 
-NAMES = ("merged", "adapter")
+NAMES = ("merged", "adapter", "gguf", "ollama")
 
 
 def export(

@@ -31,6 +31,7 @@ from alignkit.cli.run_folder import run_folder
 from alignkit.cli.sample import sample
 from alignkit.cli.serve import serve
 from alignkit.cli.train import train
+from alignkit.cli.watch import watch
 from alignkit.errors import AlignkitError, first_line
 from alignkit.run.launch.launched import report_end, report_start
 from alignkit.types.files import disk_error, sentence
@@ -121,11 +122,27 @@ def build() -> typer.Typer:
         help="Trains language models from rewards and preferences, one YAML recipe at a time.",
         epilog="--debug, anywhere, shows the traceback of an error.",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for verb in (init, train, check, explain, ls, cp, doctor, compare, report, chat, sample, export, serve, replica):
+    for verb in (
+        init,
+        train,
+        check,
+        explain,
+        ls,
+        cp,
+        doctor,
+        compare,
+        report,
+        watch,
+        chat,
+        sample,
+        export,
+        serve,
+        replica,
+    ):
         app.command()(verb)
     app.command("eval")(evaluate)
     app.command("best-of-n")(best_of_n)

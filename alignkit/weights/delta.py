@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ def delta(old: Mapping[str, Tensor], new: Mapping[str, Tensor], *, base: str | N
 
     A change is one word for its distance from the one before (of 1 or 2 bytes, whichever takes less in a tensor; the
     largest word says "go on that far") and one byte for the difference of the bits; differences beyond a byte follow.
+    All of it is deflated.
     Raises LayoutError where names, shapes or dtypes differ, or the weights are not 16-bit numbers in host memory.
     """
     if old.keys() != new.keys():
@@ -62,7 +64,7 @@ def delta(old: Mapping[str, Tensor], new: Mapping[str, Tensor], *, base: str | N
             near, far = _differences(after[places] - before[places])
             parts += [gaps.tobytes(), near.tobytes(), far.tobytes()]
             entries.append([name, width, len(gaps), len(near), len(far)])
-    payload = b"".join(parts)
+    payload = zlib.compress(b"".join(parts), level=1)
     base, result = base or fingerprint(old), fingerprint(new)
     header = json.dumps({"base": base, "result": result, "tensors": entries}).encode()
     body = len(header).to_bytes(LENGTH, "little") + header + payload
@@ -113,7 +115,7 @@ class Chain:
             self._latest[name].copy_(tensor)
         self._deltas[self.version] = made
         self.version, self._print = version, made.result
-        for old in sorted(self._deltas)[: -self._keep]:
+        for old in sorted(self._deltas)[: max(0, len(self._deltas) - self._keep)]:
             del self._deltas[old]
         return made
 
@@ -171,4 +173,4 @@ def _opened(data: bytes) -> tuple[dict[str, Any], bytes]:
     if hashlib.sha256(body).digest() != data[:CHECK]:
         raise SyncError(f"delta: its {len(data)} bytes were damaged on their way; pull it again")
     end = LENGTH + int.from_bytes(body[:LENGTH], "little")
-    return json.loads(body[LENGTH:end]), body[end:]
+    return json.loads(body[LENGTH:end]), zlib.decompress(body[end:])

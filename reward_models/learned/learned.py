@@ -18,6 +18,8 @@ from alignkit.types.rollout import Rollout
 from alignkit.types.score import Score
 from alignkit.types.task import Task
 
+ONE_PROCESS = True
+
 if TYPE_CHECKING:
     from pathlib import Path
 

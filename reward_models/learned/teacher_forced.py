@@ -13,6 +13,7 @@ from alignkit.types.score import Score
 from alignkit.types.task import Task
 
 SECRETS = ("HF_TOKEN",)
+ONE_PROCESS = True
 
 
 class teacher_forced:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkit.errors import LayoutError, SyncError
@@ -22,6 +22,7 @@ def bits(weights: dict[str, torch.Tensor]) -> dict[str, list[int]]:
     return {name: tensor.view(torch.int16).flatten().tolist() for name, tensor in weights.items()}
 
 
+@settings(max_examples=40)
 @given(st.lists(BITS, max_size=40), st.data())
 def test_any_bits_become_any_others(old, data):
     new = [data.draw(st.one_of(st.just(bit), BITS)) for bit in old]
@@ -40,12 +41,13 @@ def test_changes_as_far_apart_as_words_end(gap):
     assert torch.equal(weights["w"], new)
 
 
-def test_a_change_of_one_in_a_hundred_by_one_place_takes_two_bytes_each():
+def test_changes_of_one_in_a_hundred_by_one_place_take_less_than_two_bytes_each():
+    generator = torch.Generator().manual_seed(0)
     old = torch.ones(100_000, dtype=torch.bfloat16)
     new = old.clone()
-    new.view(torch.int16)[::100] += 1
+    new.view(torch.int16)[torch.randperm(100_000, generator=generator)[:1000]] += 1
     made = delta({"w": old}, {"w": new})
-    assert len(made.data) - len(delta({"w": old}, {"w": old}).data) - 2 * 1000 in range(40), "one line of a header"
+    assert 1000 < len(made.data) < 2 * 1000
 
 
 def test_a_delta_leads_from_its_own_weights_only_and_changes_no_others():

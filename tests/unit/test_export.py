@@ -28,8 +28,8 @@ from tests.unit.export_models import tiny, tokenizer_of, write
 def shared(tmp_path_factory) -> Path:
     """A run with a base, and its final model with an adapter of all linear layers, stored in bfloat16."""
     place = tmp_path_factory.mktemp("run")
-    base = write(place / "base", "llama", "smollm2", tied=True)
-    tokenizer = tokenizer_of("smollm2")
+    base = write(place / "base", "SmolLM2")
+    tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base)
     adapted = add_lora(model, Lora(rank=2, alpha=4), seed=0)
     for name, parameter in adapted.named_parameters():
@@ -58,7 +58,7 @@ def test_merged_is_read_by_transformers_and_says_what_the_final_model_says(run):
 
 
 def test_rounding_to_float16_costs_under_a_hundredth_of_a_nat_and_is_told(tmp_path):
-    write(tmp_path / "model", "qwen2", "qwen2_5")
+    write(tmp_path / "model", "Qwen2.5")
     done = export(str(tmp_path / "model"), to="merged", dtype="f16", out=tmp_path / "out")
     assert 0 < done.gaps["gap"] < 0.01
     assert done.gaps["rounded"] < 1e-6
@@ -102,8 +102,8 @@ def written(model, tokenizer, folder: Path) -> Path:
 def test_a_stale_head_is_caught(tmp_path):
     """The planted fault: the embedding was trained, the head beside it was not."""
     tokenizer = tokenizer_of("smollm2")
-    trained = tiny("llama", tokenizer, tied=True)
-    stale = tiny("llama", tokenizer, tied=False)
+    trained = tiny("llama", tokenizer, tie_word_embeddings=True)
+    stale = tiny("llama", tokenizer, tie_word_embeddings=False)
     stale.load_state_dict(trained.state_dict())
     with torch.no_grad():
         stale.lm_head.weight.mul_(0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from random import Random
 from time import process_time
 
 import numpy as np
@@ -36,10 +37,23 @@ def counted(source: Layout, target: Layout) -> tuple[int, int, int]:
     return local, within, between
 
 
-@settings(max_examples=300)
-@given(pairs(), st.integers(1, 30), st.randoms(use_true_random=False))
+EXAMPLES = (pairs(), st.integers(1, 30), st.randoms(use_true_random=False))
+
+
+@settings(max_examples=200)
+@given(*EXAMPLES)
 def test_every_wanted_number_comes_once_at_the_fewest_bytes_and_never_locks(pair, bucket, order):
-    source, target = pair
+    check(*pair, bucket, order)
+
+
+@pytest.mark.slow
+@settings(max_examples=5000)
+@given(*EXAMPLES)
+def test_it_does_so_on_thousands_of_random_layouts(pair, bucket, order):
+    check(*pair, bucket, order)
+
+
+def check(source: Layout, target: Layout, bucket: int, order: Random) -> None:
     made = plan(source, target, bucket=bucket)
     assert made.numbers == fewest(source, target) == counted(source, target)
     got, wanted = walked(made, source, target, order), masks(target)

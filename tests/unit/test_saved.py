@@ -81,7 +81,7 @@ def test_an_adapter_anywhere_is_trained_and_saved_as_it_was_trained(place, tied,
     assert 0 <= told["adapter"] < 1e-5
     where, then = event(tmp_path / "run", "message")["text"].split("; next: ")
     assert where == f"the trained model is {final}"
-    assert then == f"`alignkit report {tmp_path / 'run'}`, `alignkit export {tmp_path / 'run'} --to merged`"
+    assert then == f"`alignkit report {tmp_path / 'run'}`, `alignkit export {tmp_path / 'run'} --to gguf`"
     assert told["final"] == told["merged"], "nothing is rounded in float32"
     parted = not tied or place != "dora"
     assert AutoModelForCausalLM.from_pretrained(final).config.tie_word_embeddings is not parted

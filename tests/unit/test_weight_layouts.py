@@ -218,9 +218,14 @@ def test_of_a_bias_smaller_than_the_ranks_the_last_ones_have_nothing():
         ({"intermediate": 42}, 4, "intermediate 42 is no multiple of tensor_parallel 4"),
         ({"kv_heads": 3, "heads": 12}, 4, "3 key-value heads on tensor_parallel 4; one must divide the other"),
         ({}, 3, "give each a multiple of 3"),
+        (
+            {"heads": 6, "kv_heads": 6, "intermediate": 42},
+            6,
+            "padded vocabulary 128 is no multiple of tensor_parallel 6",
+        ),
     ],
 )
 def test_what_vllm_cannot_cut_is_refused_in_one_line(changed, parallel, message):
     decoder = Decoder(**{**SMALL, "kv_heads": 4, **changed})
     with pytest.raises(LayoutError, match=message):
-        vllm_layout(decoder, workers(1, 4), tensor_parallel=parallel)
+        vllm_layout(decoder, workers(1, 4 + 2 * (parallel == 6)), tensor_parallel=parallel)

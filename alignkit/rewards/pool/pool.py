@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
+from alignkit.errors import RewardError
 from alignkit.recipe.schema import RewardSpec
 from alignkit.rewards.pool.blend import Blend, check_blend, is_for
 from alignkit.rewards.pool.needs import wanted
@@ -20,7 +21,7 @@ from alignkit.types.task import Task
 
 
 class RewardPool:
-    """Runs the rewards of a stage in `workers` processes and blends their scores.
+    """Runs the rewards of a stage in `workers` processes, and those that hold a model in one more; blends their scores.
 
     specs: the rewards, weights and deadlines. beside: the recipe's folder, where `./file.py:name` is looked up.
     training: what TRL functions are told about the run and its data; nothing outside of one.
@@ -44,13 +45,13 @@ class RewardPool:
         self._specs = tuple(specs)
         self._blend = Blend(specs)
         self._training = training
-        self._supervisor = Supervisor(
-            [wanted(spec, beside) for spec in specs],
-            workers=workers,
-            beside=beside,
-            memory_bytes=max(spec.memory_mib for spec in specs) << 20,
-        )
-        described = self._supervisor.ready.result()
+        self._scored_by = _supervisors(specs, workers, beside)
+        try:
+            ready = {supervisor: supervisor.ready.result() for supervisor, _ in self._scored_by}
+        except RewardError:
+            self.close()
+            raise
+        described = [ready[supervisor][number] for supervisor, number in self._scored_by]
         self._per_rollout = [one["per_rollout"] for one in described]
         self._longest_s = [one["longest_s"] for one in described]
         self.trl_columns: list[list[str] | None] = [one["columns"] for one in described]
@@ -73,19 +74,23 @@ class RewardPool:
 
         of: numbers of the rewards to ask, by default all. Raises RewardError as `score` does.
         """
-        call = Call()
+        calls = {supervisor: Call() for supervisor, _ in self._scored_by}
         asked = [
-            [self._ask(call, i, *group) if of is None or i in of else [] for i in range(len(self._specs))]
+            [self._ask(calls, i, *group) if of is None or i in of else [] for i in range(len(self._specs))]
             for group in groups
         ]
-        if call.jobs:
-            self._supervisor.submit(call)
-            await asyncio.wrap_future(call.future)
+        waiting = []
+        for supervisor, call in calls.items():
+            if call.jobs:
+                supervisor.submit(call)
+                waiting.append(asyncio.wrap_future(call.future))
+        await asyncio.gather(*waiting)
         return [[[score for job in jobs for score in job.scores] for jobs in group] for group in asked]
 
     def close(self) -> None:
         """Ends every worker process. May be called twice; a call in progress gets RewardError."""
-        self._supervisor.close()
+        for supervisor in {supervisor for supervisor, _ in self._scored_by}:
+            supervisor.close()
 
     def unnormalised(self) -> RewardPool:
         """The same pool, which must be closed but once, scoring as in evaluation: without `normalise`."""
@@ -93,8 +98,10 @@ class RewardPool:
         twin._blend = Blend([spec.model_copy(update={"normalise": None}) for spec in self._specs])
         return twin
 
-    def _ask(self, call: Call, number: int, task: Task, rollouts: Sequence[Rollout]) -> list[ScoringJob]:
-        """Adds the jobs of one reward on one group to the call, none where it is not for the row."""
+    def _ask(
+        self, calls: Mapping[Supervisor, Call], number: int, task: Task, rollouts: Sequence[Rollout]
+    ) -> list[ScoringJob]:
+        """Adds the jobs of one reward on one group to its supervisor's call, none where it is not for the row."""
         spec, name, size = (
             self._specs[number],
             self._blend.names[number],
@@ -106,13 +113,14 @@ class RewardPool:
         if self._training and rollouts and self.trl_columns[number] is not None:
             state = self._training.trainer_state(rollouts[0].policy_version)
             task = replace(task, columns=self._training.fill(task.columns))
-        jobs = []
+        supervisor, place = self._scored_by[number]
+        call, jobs = calls[supervisor], []
         for first in range(0, len(rollouts), size or 1):
             own = list(rollouts[first : first + size])
             jobs.append(
                 ScoringJob(
                     call=call,
-                    reward=number,
+                    reward=place,
                     name=name,
                     task=task,
                     rollouts=own,
@@ -122,3 +130,16 @@ class RewardPool:
             )
             call.add(jobs[-1])
         return jobs
+
+
+def _supervisors(specs: Sequence[RewardSpec], workers: int, beside: Path | None) -> list[tuple[Supervisor, int]]:
+    """For each reward who runs it, and its number there."""
+    asked, found = [wanted(spec, beside) for spec in specs], {}
+    for one_process, count in ((False, workers), (True, 1)):
+        numbers = [number for number, one in enumerate(asked) if one.one_process == one_process]
+        if numbers:
+            memory_bytes = max(specs[number].memory_mib for number in numbers) << 20
+            theirs = [asked[number] for number in numbers]
+            supervisor = Supervisor(theirs, workers=count, beside=beside, memory_bytes=memory_bytes)
+            found |= {number: (supervisor, place) for place, number in enumerate(numbers)}
+    return [found[number] for number in range(len(specs))]

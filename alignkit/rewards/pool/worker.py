@@ -45,12 +45,16 @@ to_json = json.JSONEncoder(allow_nan=False).encode  # bound now: a reward may pa
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """One reward of the setup. secrets: environment variables that it alone gets. apart: a process for each answer."""
+    """One reward of the setup. secrets: environment variables that it alone gets. apart: a process for each answer.
+
+    one_process: it holds a model, of which a second copy in a second worker would cost as much again.
+    """
 
     name: str
     options: Mapping[str, Any]
     secrets: Mapping[str, str]
     apart: bool
+    one_process: bool = False
 
 
 def main(descriptor: str) -> None:

@@ -14,7 +14,11 @@ import transformers.utils.logging
 
 from alignkit.errors import ContentError
 from alignkit.run.export.adapter import write_adapter
+from alignkit.run.export.gguf.proof import check_gguf
+from alignkit.run.export.gguf.write import TYPES as GGUF_TYPES
+from alignkit.run.export.gguf.write import write_gguf
 from alignkit.run.export.merged import write_merged
+from alignkit.run.export.ollama import ollama_template, write_modelfile
 from alignkit.run.export.source import Source
 from alignkit.types.files import guarded
 
@@ -91,4 +95,23 @@ def _adapter(job: Job, folder: Path) -> dict[str, float]:
     return write_adapter(job.source, job.model, job.tokenizer, folder)
 
 
-TARGETS: dict[str, Callable[[Job, Path], dict[str, float]]] = {"merged": _merged, "adapter": _adapter}
+def _gguf(job: Job, folder: Path) -> dict[str, float]:
+    folder.mkdir(parents=True)
+    file = folder / f"{job.source.name}-{GGUF_TYPES[job.dtype].lower()}.gguf"
+    write_gguf(job.model, job.tokenizer, file, job.dtype, name=job.source.name)
+    return check_gguf(job.model, job.tokenizer, file, job.dtype)
+
+
+def _ollama(job: Job, folder: Path) -> dict[str, float]:
+    template = ollama_template(job.tokenizer)  # a template that cannot be said is found before weights are written
+    gaps = _gguf(job, folder)
+    write_modelfile(template, job.model, job.tokenizer, next(folder.glob("*.gguf")))
+    return gaps
+
+
+TARGETS: dict[str, Callable[[Job, Path], dict[str, float]]] = {
+    "merged": _merged,
+    "adapter": _adapter,
+    "gguf": _gguf,
+    "ollama": _ollama,
+}

@@ -284,7 +284,7 @@ class Run:
             summary["comparison"] = {**asdict(comparison), "sentence": comparison.sentence}
             self.journal.report(comparison.sentence)
         run = shlex.quote(str(self.path))
-        out = "" if step.algorithm.trains_reward else f", `alignkit export {run} --to merged`"
+        out = "" if step.algorithm.trains_reward else f", `alignkit export {run} --to gguf`"
         self.journal.report(f"the trained model is {final}; next: `alignkit report {run}`{out}")
         return summary
 

@@ -33,7 +33,7 @@ def vllm_layout(
     expert_parallel: a worker has whole experts instead of a share of each. adapter: LoRA's matrices alone.
     Raises LayoutError where vLLM cannot cut the decoder so.
     """
-    stages = _stages(decoder, replicas, tensor_parallel)
+    stages = _stages(decoder, replicas, tensor_parallel, expert_parallel)
     tensors = decoder.adapter if adapter else decoder.tensors
     holders = [worker for replica in replicas for worker in replica]
     known: dict[tuple[Cuttable, tuple[int, ...], bool], Placed] = {}
@@ -60,13 +60,16 @@ def stage_layers(layers: int, stages: int) -> list[range]:
     return [range(first, last) for first, last in pairwise(ends)]
 
 
-def _stages(decoder: Decoder, replicas: Sequence[Sequence[Holder]], workers: int) -> list[range]:
+def _stages(decoder: Decoder, replicas: Sequence[Sequence[Holder]], workers: int, expert_parallel: bool) -> list[range]:
     sizes = {len(replica) for replica in replicas}
     if len(sizes) != 1 or (count := sizes.pop()) % workers or not count:
         raise LayoutError(
             f"vllm layout: replicas of {[len(r) for r in replicas]} workers; give each a multiple of {workers}"
         )
-    for what, value in (("heads", decoder.heads), ("intermediate", decoder.intermediate)):
+    whole_experts = decoder.experts and expert_parallel
+    cut = {"heads": decoder.heads, "intermediate": 0 if whole_experts else decoder.intermediate,
+           "padded vocabulary": _padded(decoder.vocabulary)}  # fmt: skip
+    for what, value in cut.items():
         if value % workers:
             raise LayoutError(
                 f"vllm layout: {what} {value} is no multiple of tensor_parallel {workers}; take a divisor"
@@ -128,12 +131,16 @@ def _share(tensor: Cuttable, decoder: Decoder, worker: int, workers: int) -> Box
         "rows": _span(length, worker, workers),
         "columns": _span(length, worker, workers),
         "kv_rows": _span(length, worker * min(workers, decoder.kv_heads) // workers, min(workers, decoder.kv_heads)),
-        "vocabulary": _span(-(-length // PADDING) * PADDING, worker, workers),
+        "vocabulary": _span(_padded(length), worker, workers),
     }
     first, last = (min(edge, length) for edge in spans[tensor.cut])
     begin, size = [0] * len(tensor.shape), list(tensor.shape)
     begin[axis], size[axis] = first, last - first
     return Box("", tuple(begin), tuple(size))
+
+
+def _padded(vocabulary: int) -> int:
+    return -(-vocabulary // PADDING) * PADDING
 
 
 def _span(length: int, index: int, shares: int) -> tuple[int, int]:

@@ -123,7 +123,7 @@ class _Found:
 
     def _along(
         self, chain: Sequence[Sequence[int]], starts: dict[tuple[bool, tuple[int, ...]], Boxes], late: list[int]
-    ):
+    ) -> None:
         """From link to link what starts elsewhere: rightwards, and leftwards what starts nowhere to the left."""
         count = len(chain)
         none = next(iter(starts.values()))[:0]

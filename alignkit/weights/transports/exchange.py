@@ -17,7 +17,7 @@ from alignkit.weights.plan.plan import Plan, Step
 from alignkit.weights.transports.held import Held
 from alignkit.weights.transports.landing import Landing
 
-POLL_S = 0.01
+LOOK_S = 1.0  # between looks whether a rank was lost
 
 
 class Exchange:
@@ -121,21 +121,27 @@ class Exchange:
 
     def _agree(self) -> None:
         """Returns when all ranks have all; else none of them may use what it has."""
-        done = [f"{self._key}/done/{rank}" for rank in range(len(self._ranks))]
         deadline = time.monotonic() + self._timeout_s
         try:
-            self._store.set(done[self.rank], "")
-            while not self._store.check(done):
+            self._store.set(f"{self._key}/done/{self.rank}", "")
+            if self._store.add(f"{self._key}/count", 1) == len(self._ranks):
+                self._store.set(f"{self._key}/all", "")
+            while not self._all_are_done():
                 if self._store.check([f"{self._key}/lost"]):
                     raise self._lost(self.rank, None)
                 if time.monotonic() > deadline:
-                    missing = next(rank for rank, key in enumerate(done) if not self._store.check([key]))
-                    raise self._lost(missing, None)
-                time.sleep(POLL_S)
-        except RuntimeError as error:
-            if isinstance(error, EngineError):
-                raise
+                    ranks = range(len(self._ranks))
+                    raise self._lost(next(r for r in ranks if not self._store.check([f"{self._key}/done/{r}"])), None)
+        except torch.distributed.DistError as error:
             raise self._error("the store of all ranks", error) from error
+
+    def _all_are_done(self) -> bool:
+        """Looks for a while."""
+        try:
+            self._store.wait([f"{self._key}/all"], timedelta(seconds=LOOK_S))
+        except torch.distributed.DistStoreError:  # not yet
+            return False
+        return True
 
     def _lost(self, rank: int, error: Exception | None) -> EngineError:
         """Names the rank that the first who noticed has named: others only see that their peers gave up."""

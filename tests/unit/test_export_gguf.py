@@ -1,0 +1,180 @@
+"""A GGUF file is proven to be the model, family by family; planted faults are caught, the rest is refused."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, GGUFWriter, dequantize
+from tokenizers import pre_tokenizers
+
+from alignkit.errors import ExportError
+from alignkit.models.save import save_pretrained
+from alignkit.run.export.export import export
+from alignkit.run.export.gguf import families, write
+from alignkit.run.export.gguf.families import interleave
+from tests.unit.export_models import FAMILIES, LLAMA3, tiny, tokenizer_of
+from tests.unit.export_models import write as write_model
+
+
+def exported(folder: Path, dtype: str = "f16", out: str = "out"):
+    return export(str(folder), to="gguf", dtype=dtype, out=folder.parent / out)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_is_read_back_as_the_model_to_the_rounding_of_its_numbers(name, tmp_path):
+    write_model(tmp_path / "model", name)
+    small = exported(tmp_path / "model", "q8_0")
+    half = exported(tmp_path / "model", "f16", out="half")
+    assert small.gaps["rounded"] < 1e-6
+    assert half.gaps["rounded"] < 1e-6
+    assert 0 < half.gaps["gap"] < small.gaps["gap"] < 0.1
+
+
+def test_float32_costs_nothing_and_bfloat16_as_much_as_its_bits(tmp_path):
+    write_model(tmp_path / "model", "SmolLM2")
+    whole, brief = exported(tmp_path / "model", "f32"), exported(tmp_path / "model", "bf16", out="brief")
+    assert whole.gaps == {"gap": 0.0, "rounded": 0.0}
+    assert 0.001 < brief.gaps["gap"] < 0.01
+    kinds = {tensor.tensor_type.name for tensor in GGUFReader(brief.folder / "model-bf16.gguf").tensors}
+    assert kinds == {"BF16", "F32"}, "vectors stay float32"
+
+
+def test_pairs_of_a_head_that_turn_together_meet():
+    """Heads of four rows: 0 and 2 turn together, 1 and 3."""
+    rows = torch.arange(8.0)[:, None]
+    assert interleave(rows, heads=2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_the_rows_that_the_vocabulary_does_not_fill_are_named_and_never_said(tmp_path):
+    done = exported(write_model(tmp_path / "model", "SmolLM2"))
+    fields = GGUFReader(done.folder / "model-f16.gguf").fields
+    tokens, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
+    assert tokens[-3:] == [f"[PAD{len(tokens) - back}]" for back in (3, 2, 1)]
+    assert kinds[-4:] == [3, 5, 5, 5]
+    assert "output.weight" not in {tensor.name for tensor in GGUFReader(done.folder / "model-f16.gguf").tensors}
+
+
+def plant(monkeypatch, fault: str) -> None:
+    if fault == "q and k not permuted":
+        monkeypatch.setattr(families, "interleave", lambda weight, heads: weight)
+    if fault == "stale tied head":
+        plain = families.stored
+
+        def with_head(model):
+            yield from plain(model)
+            yield "output.weight", model.get_input_embeddings().weight.detach() * 0.9
+
+        monkeypatch.setattr(write, "stored", with_head)
+    if fault == "wrong rope scaling":
+        monkeypatch.setattr(families, "frequency_factors", lambda model: torch.ones(4))
+    if fault == "template not copied":
+        monkeypatch.setattr(GGUFWriter, "add_chat_template", lambda self, value: None)
+    if fault == "no bos":
+        monkeypatch.setattr(GGUFWriter, "add_add_bos_token", lambda self, value: None)
+    if fault == "wrong scale of norms":
+        monkeypatch.setattr(
+            GGUFWriter,
+            "add_layer_norm_rms_eps",
+            lambda self, value: self.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-3),
+        )
+    if fault == "unmerged adapter":
+        packed = write.packed
+
+        def base(name, weight, dtype):
+            return packed(name, weight * 0.97 if name == "blk.1.attn_v.weight" else weight, dtype)
+
+        monkeypatch.setattr(write, "packed", base)
+
+
+SAID = {
+    "q and k not permuted": r"says -\d\S* nats a token on the probe where the model says -\d",
+    "stale tied head": "tie_word_embeddings is True in the model and False in the file",
+    "wrong rope scaling": r"rotary positions differ: frequency 1 is 0.0125 in the model and 0.1 in the file",
+    "template not copied": r"the chat template renders nothing where the model's own gives '<\|begin",
+    "no bos": r"a text does not begin with BOS",
+    "wrong scale of norms": r"rms_norm_eps is 1e-06 in the model and 0.001\d* in the file",
+    "unmerged adapter": r"blk.1.attn_v.weight \(F16\) is up to 0.\d+ off",
+}
+
+
+@pytest.mark.parametrize("fault", SAID)
+def test_a_planted_fault_is_caught_in_one_sentence_and_nothing_is_left(fault, tmp_path, monkeypatch):
+    name = "SmolLM2" if fault == "stale tied head" else "Llama 3.1, 3.2, 3.3"
+    write_model(tmp_path / "model", name)
+    plant(monkeypatch, fault)
+    with pytest.raises(ExportError, match=SAID[fault]) as told:
+        exported(tmp_path / "model")
+    assert "\n" not in str(told.value)
+    assert [place.name for place in tmp_path.iterdir()] == ["model"]
+
+
+def test_another_end_of_completions_is_caught(tmp_path, monkeypatch):
+    """`<|finetune_right_pad_id|>` ends completions in this model, and llama.cpp knows it by nothing but the file."""
+    tokenizer = tokenizer_of("llama_3_1", "llama-bpe")
+    model = tiny("llama", tokenizer)
+    end = tokenizer.convert_tokens_to_ids("<|python_tag|>")
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    save_pretrained(model, tokenizer, tmp_path / "model")
+    exported(tmp_path / "model")
+    monkeypatch.setattr(GGUFWriter, "add_eom_token_id", lambda self, value: None)
+    with pytest.raises(ExportError, match=rf"a completion does not end at {end} \(<\|python_tag\|>\)"):
+        exported(tmp_path / "model", out="again")
+
+
+def test_gemmas_norms_without_their_one_are_caught(tmp_path, monkeypatch):
+    write_model(tmp_path / "model", "Gemma 2")
+    known = families.FAMILIES["gemma2"]
+    monkeypatch.setitem(families.FAMILIES, "gemma2", families.Family(arch="gemma2", pattern=2, caps=known.caps))
+    with pytest.raises(ExportError, match="nats a token on the probe"):
+        exported(tmp_path / "model")
+
+
+def test_what_no_reader_can_prove_is_refused_with_what_can_be_done(tmp_path):
+    tokenizer = tokenizer_of("smollm2", "smollm")
+    odd = copy.deepcopy(tokenizer)
+    odd.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 128}
+    cases = [
+        (tiny("olmo2", tokenizer), tokenizer, "no reader that could prove it reads olmo2 models; use --to merged"),
+        (tiny("llama", odd), odd, "no name that is known here for how the tokenizer splits text"),
+        (
+            tiny("llama", tokenizer, rope_parameters=yarn),
+            tokenizer,
+            "scaling of type yarn is not written for llama",
+        ),
+        (tiny("qwen2", tokenizer, rope_parameters=LLAMA3), tokenizer, "type llama3 is not written for qwen2"),
+        (
+            tiny("mistral", tokenizer, sliding_window=8),
+            tokenizer,
+            r"window is \[8\] in the model and nothing in",
+        ),
+        (tiny("llama", tokenizer, attention_bias=True), tokenizer, "attention_bias is True in the model and False in"),
+    ]
+    for number, (model, words, sentence) in enumerate(cases):
+        save_pretrained(model, words, tmp_path / str(number))
+        with pytest.raises(ExportError, match=sentence):
+            exported(tmp_path / str(number))
+
+
+def test_numbers_beyond_float16_are_named(tmp_path):
+    tokenizer = tokenizer_of("smollm2", "smollm")
+    model = tiny("llama", tokenizer)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[7, 7] = 70000.0
+    save_pretrained(model, tokenizer, tmp_path / "model")
+    with pytest.raises(ExportError, match=r"token_embd.weight has numbers that float16 cannot hold .*use --type bf16"):
+        exported(tmp_path / "model")
+
+
+def test_q8_0_is_half_a_step_of_its_block_from_the_weight():
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    kind = write.layout((8, 64), "q8_0")[2]
+    back = dequantize(write.packed("w", weight, "q8_0"), kind)
+    step = np.abs(weight.numpy().reshape(-1, 32)).max(-1, keepdims=True) / 127
+    gap = np.abs(back - weight.numpy()).reshape(-1, 32)
+    assert 0.45 < float((gap / step).max()) < 0.56
+    assert write.layout((8, 48), "q8_0")[2].name == "F16", "48 is no multiple of a block"
