@@ -82,6 +82,7 @@ class Recorder(TorchDispatchMode):
         self._computed: dict[int, tuple[StorageWeakRef, frozenset[str]]] = {}
         self._copies: dict[int, list[Copy]] = {}
         self._changed: dict[int, frozenset[str]] = {}
+        self._whole: frozenset[str] = frozenset()
 
     def named(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """The same pairs; from now on the tensor is known by its name."""
@@ -106,6 +107,16 @@ class Recorder(TorchDispatchMode):
                     found[name] = Loaded(tuple(tensor.shape), tuple(tensor.stride()), copies, computed)
         return found
 
+    def wanted(self) -> dict[str, Any]:
+        """`boxes`: (name, begin, size) of the checkpoint's tensors that the loader took, sorted, wherever it put them.
+        `whole`: names of those of which it wants all, because it computes with them or takes what is no box."""
+        boxes, whole = set(), set(self._whole)
+        for copy in (copy for copies in self._copies.values() for copy in copies):
+            box = box_of(copy.taken, copy.shape)
+            boxes |= {(copy.source, *box)} if box is not None else set()
+            whole |= {copy.source} if box is None else set()
+        return {"boxes": sorted(box for box in boxes if box[0] not in whole), "whole": sorted(whole)}
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten.copy_.default:
@@ -117,9 +128,11 @@ class Recorder(TorchDispatchMode):
                 self._forget(_key(tensor))
             elif func not in FILLS and (read or _key(tensor) in self._copies):
                 self._change(tensor, read)
-        for tensor in _tensors([result]) if read and not func.is_view else ():
-            if not self._named(tensor):
-                self._computed[_key(tensor)] = (StorageWeakRef(tensor.untyped_storage()), read)
+        if read and not func.is_view:
+            self._whole |= read
+            for tensor in _tensors([result]):
+                if not self._named(tensor):
+                    self._computed[_key(tensor)] = (StorageWeakRef(tensor.untyped_storage()), read)
         return result
 
     def _copy(self, func: Any, args: Any, kwargs: Any) -> Tensor:
@@ -140,6 +153,7 @@ class Recorder(TorchDispatchMode):
 
     def _change(self, tensor: Tensor, read: frozenset[str]) -> None:
         key = _key(tensor)
+        self._whole |= read
         self._changed[key] = (
             self._changed.get(key, frozenset()) | read | {copy.source for copy in self._copies.get(key, ())}
         )
@@ -171,19 +185,6 @@ def held_tensors(module: Any) -> dict[str, Tensor]:
     """Parameters, buffers and attributes of one module, by their names in it."""
     kept: Mapping[str, Any] = {**module._parameters, **module._buffers, **vars(module)}
     return {kind: tensor for kind, tensor in kept.items() if isinstance(tensor, Tensor)}
-
-
-def wanted(model: Iterable[Loaded]) -> dict[str, Any]:
-    """`boxes`: (name, begin, size) of the checkpoint's tensors that a model has, sorted. `whole`: names of those of
-    which it wants all, because its loader computes with them or takes what is no box."""
-    boxes, whole = set(), set()
-    for loaded in model:
-        whole |= set(loaded.computed)
-        for copy in loaded.copies:
-            box = box_of(copy.taken, copy.shape)
-            boxes |= {(copy.source, *box)} if box is not None else set()
-            whole |= {copy.source} if box is None else set()
-    return {"boxes": sorted(box for box in boxes if box[0] not in whole), "whole": sorted(whole)}
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
