@@ -21,7 +21,7 @@ from vllm.distributed import parallel_state
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader.utils import initialize_model
 
-from alignkit.engines.vllm.copies import Recorder, wanted
+from alignkit.engines.vllm.copies import Recorder
 
 
 def layout(config: Any, shapes: dict[str, list[int]], rank: int, size: int) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def layout(config: Any, shapes: dict[str, list[int]], rank: int, size: int) -> d
         model = initialize_model(vllm_config=config, model_config=config.model_config)
         with recorder:
             model.load_weights(recorder.named((name, torch.empty(shape)) for name, shape in shapes.items()))
-    return wanted(recorder.loaded(model).values())
+    return recorder.wanted()
 
 
 def main(folder: str, sizes: list[str]) -> None:

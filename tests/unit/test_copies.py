@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from alignkit.engines.vllm.copies import Copy, Loaded, Recorder, box_of, wanted
+from alignkit.engines.vllm.copies import Loaded, Recorder, box_of
 from alignkit.engines.vllm.moved import Moved, View
 
 
@@ -21,12 +21,16 @@ def model_of(**shapes: tuple[int, ...]) -> Any:
     return model
 
 
-def recorded(model: Any, weights: dict[str, Tensor], how: Any) -> dict[str, Loaded]:
+def recorder_of(model: Any, weights: dict[str, Tensor], how: Any) -> Recorder:
     """how: a loader, given the model and the weights."""
     recorder = Recorder()
     with recorder:
         how(model, dict(recorder.named(weights.items())))
-    return recorder.loaded(model)
+    return recorder
+
+
+def recorded(model: Any, weights: dict[str, Tensor], how: Any) -> dict[str, Loaded]:
+    return recorder_of(model, weights, how).loaded(model)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +62,10 @@ def test_a_view_of_six_by_eight_is_the_box_that_it_was_cut_as(cut: Any, begin: A
     ],
 )
 def test_what_is_no_box_is_not_called_one_and_the_whole_tensor_is_wanted(cut: Any):
-    view = View.between(cut(torch.zeros(6, 8)), 0)
-    assert box_of(view, (6, 8)) is None
-    placed = View(0, view.shape, torch.zeros(view.shape).stride())
-    loaded = Loaded(view.shape, placed.strides, (Copy("w", (6, 8), view, placed),))
-    assert wanted([loaded]) == {"boxes": [], "whole": ["w"]}
+    part = cut(torch.zeros(6, 8))
+    assert box_of(View.between(part, 0), (6, 8)) is None
+    recorder = recorder_of(model_of(t=part.shape), {"w": torch.zeros(6, 8)}, lambda m, ws: m.t.copy_(cut(ws["w"])))
+    assert recorder.wanted() == {"boxes": [], "whole": ["w"]}
 
 
 @settings(max_examples=200, deadline=None)
@@ -96,8 +99,9 @@ def test_a_fused_layer_is_made_of_the_boxes_that_went_into_it_and_holds_what_the
         name: torch.randn(shape, generator=generator) for name, shape in {"q": (8, 3), "k": (4, 3), "c": (2, 5)}.items()
     }
     model = model_of(qk=(6, 3), turned=(5, 2))
-    loaded = recorded(model, weights, fused)
-    assert wanted(loaded.values()) == {
+    recorder = recorder_of(model, weights, fused)
+    loaded = recorder.loaded(model)
+    assert recorder.wanted() == {
         "boxes": [("c", (0, 0), (2, 5)), ("k", (2, 0), (2, 3)), ("q", (4, 0), (4, 3))],
         "whole": [],
     }
@@ -146,9 +150,29 @@ def test_one_tensor_under_two_names_is_known_by_both_and_later_copies_replace_ea
     ],
 )
 def test_what_a_loader_computes_is_said_to_be_computed_of_all_of_its_sources(how: Any):
-    loaded = recorded(model_of(w=(3, 2)), {"x": torch.ones(3, 2)}, lambda model, weights: how(model.w, weights["x"]))
-    assert loaded["w"].computed == ("x",)
-    assert wanted(loaded.values()) == {"boxes": [], "whole": ["x"]}
+    model = model_of(w=(3, 2))
+    recorder = recorder_of(model, {"x": torch.ones(3, 2)}, lambda model, weights: how(model.w, weights["x"]))
+    assert recorder.loaded(model)["w"].computed == ("x",)
+
+
+def test_what_is_computed_with_is_wanted_whole_and_what_is_only_changed_afterwards_as_the_box_that_came():
+    def load(model: Any, weights: dict[str, Tensor]) -> None:
+        model.w.copy_(weights["x"][:3]).add_(1)
+        model.v.copy_(weights["y"][:3] * 2)
+
+    recorder = recorder_of(model_of(w=(3, 2), v=(3, 2)), {"x": torch.ones(6, 2), "y": torch.ones(6, 2)}, load)
+    assert recorder.wanted() == {"boxes": [("x", (0, 0), (3, 2))], "whole": ["y"]}
+
+
+def test_what_goes_to_memory_that_the_model_has_no_more_is_wanted_all_the_same():
+    def load(model: Any, weights: dict[str, Tensor]) -> None:
+        model.w.copy_(weights["x"][:3])
+        model.w = nn.Parameter(model.w.clone(), requires_grad=False)
+
+    model = model_of(w=(3, 2))
+    recorder = recorder_of(model, {"x": torch.ones(6, 2)}, load)
+    assert recorder.loaded(model) == {}
+    assert recorder.wanted() == {"boxes": [("x", (0, 0), (3, 2))], "whole": []}
 
 
 def test_a_freed_tensors_memory_is_not_taken_for_it_when_it_is_used_again():
@@ -180,7 +204,8 @@ def test_what_a_loader_puts_in_another_order_is_the_same_made_of_any_weights(nam
     move = MOVES[name]
     sent, other = torch.zeros(24, 5), torch.arange(120.0).view(24, 5)
     model = model_of(w=tuple(move(sent)[rows].shape))
-    loaded = recorded(model, {"x": sent}, lambda model, weights: model.w.copy_(move(weights["x"])[rows]))["w"]
+    recorder = recorder_of(model, {"x": sent}, lambda model, weights: model.w.copy_(move(weights["x"])[rows]))
+    loaded = recorder.loaded(model)["w"]
     assert (loaded.computed, loaded.covered) == ((), True)
     [copy] = loaded.copies
     assert isinstance(copy.source, Moved)
@@ -188,4 +213,4 @@ def test_what_a_loader_puts_in_another_order_is_the_same_made_of_any_weights(nam
     assert made is not None
     assert torch.equal(copy.taken.of(made), move(other)[rows])
     assert copy.source.of({"x": torch.zeros(24, 6)}) is copy.source.of({}) is copy.source.of({"x": "a digest"}) is None
-    assert wanted([loaded]) == {"boxes": [], "whole": ["x"]}
+    assert recorder.wanted() == {"boxes": [], "whole": ["x"]}

@@ -29,7 +29,8 @@ class Settings:
     """What a recipe says of the engine. memory_fraction: its share of an accelerator. sleeps: whether it gives its
     memory back between calls. lends: whether the trainer lends it weights on a card that they share, instead of copying
     them through the host. deterministic: whether a call's bits depend on nothing but the call. tensor_parallel: workers
-    among which each layer is cut. options: vLLM's own arguments, which replace what is chosen here.
+    among which each layer is cut. options: vLLM's own arguments, which replace what is chosen here. Raises EngineError
+    when weights are to be lent to several workers.
     """
 
     memory_fraction: float = 0.45
@@ -38,6 +39,13 @@ class Settings:
     deterministic: bool = False
     tensor_parallel: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.lends and self.tensor_parallel > 1:
+            raise EngineError(
+                f"vllm engine: weights lent on one card do not reach {self.tensor_parallel} workers; "
+                "set engine.transport: host, or engine.tensor_parallel: 1"
+            )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,15 +60,10 @@ def engine_arguments(
     Generator does not use offset"), which it does after each piece of a prompt but the last, so a prompt is read in one
     piece; and its blocks of 128 tokens share nothing of a short prompt. On a GPU vLLM chooses: graphs, chunked prefill,
     blocks by the attention kernel, sequences by the card.
-    Raises EngineError when a fixed cache has no room, or weights are to be lent to several workers.
+    Raises EngineError when a fixed cache has no room.
     """
     chosen: dict[str, Any] = {"max_model_len": max_model_len, "enable_prefix_caching": True}
     if settings.tensor_parallel > 1:
-        if settings.lends:
-            raise EngineError(
-                f"vllm engine: weights lent on one card do not reach {settings.tensor_parallel} workers; "
-                "set engine.transport: host, or engine.tensor_parallel: 1"
-            )
         chosen |= {"tensor_parallel_size": settings.tensor_parallel, "distributed_executor_backend": "mp"}
     if settings.lends:
         chosen["weight_transfer_config"] = {"backend": "ipc"}

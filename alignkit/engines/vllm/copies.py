@@ -68,6 +68,7 @@ class Recorder(TorchDispatchMode):
         self._computed: dict[int, tuple[StorageWeakRef, frozenset[str]]] = {}
         self._copies: dict[int, list[Copy]] = {}
         self._changed: dict[int, frozenset[str]] = {}
+        self._whole: frozenset[str] = frozenset()
 
     def named(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """The same pairs; from now on the tensor is known by its name."""
@@ -89,6 +90,17 @@ class Recorder(TorchDispatchMode):
                     found[name] = Loaded(tuple(tensor.shape), tuple(tensor.stride()), copies, computed)
         return found
 
+    def wanted(self) -> dict[str, Any]:
+        """`boxes`: (name, begin, size) of the checkpoint's tensors that the loader took, sorted, wherever it put them.
+        `whole`: names of those of which it wants all, because it computes with them, moves
+        them about, or takes what is no box."""
+        boxes, whole = set(), set(self._whole)
+        for copy in (copy for copies in self._copies.values() for copy in copies):
+            box = box_of(copy.taken, copy.shape) if isinstance(copy.source, str) else None
+            boxes |= {(copy.source, *box)} if box is not None else set()
+            whole |= names_of(copy.source) if box is None else set()
+        return {"boxes": sorted(box for box in boxes if box[0] not in whole), "whole": sorted(whole)}
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten.copy_.default:
@@ -101,11 +113,14 @@ class Recorder(TorchDispatchMode):
                 self._forget(_key(tensor))
             elif func not in FILLS and (read or _key(tensor) in self._copies):
                 self._change(tensor, read)
-        moved = self._moved(func, args, kwargs) if func in MOVES and read else None
+        if not read or func.is_view:
+            return result
+        self._whole |= read
+        moved = self._moved(func, args, kwargs) if func in MOVES else None
         if moved is not None:
             self._know(result, moved)
             return result
-        for tensor in _tensors([result]) if read and not func.is_view else ():
+        for tensor in _tensors([result]):
             if not self._named(tensor):
                 self._computed[_key(tensor)] = (StorageWeakRef(tensor.untyped_storage()), read)
         return result
@@ -160,6 +175,7 @@ class Recorder(TorchDispatchMode):
 
     def _change(self, tensor: Tensor, read: frozenset[str]) -> None:
         key = _key(tensor)
+        self._whole |= read
         self._changed[key] = self._changed.get(key, frozenset()).union(
             read, *(names_of(copy.source) for copy in self._copies.get(key, ()))
         )
@@ -191,21 +207,6 @@ def held_tensors(module: Any) -> dict[str, Tensor]:
     """Parameters, buffers and attributes of one module, by their names in it."""
     kept: Mapping[str, Any] = {**module._parameters, **module._buffers, **vars(module)}
     return {kind: tensor for kind, tensor in kept.items() if isinstance(tensor, Tensor)}
-
-
-def wanted(model: Iterable[Loaded]) -> dict[str, Any]:
-    """`boxes`: (name, begin, size) of the checkpoint's tensors that a model has, sorted. `whole`: names of those of
-    which it wants all, because its loader computes with them, moves their numbers, or takes what is no box."""
-    boxes, whole = set(), set()
-    for loaded in model:
-        whole |= set(loaded.computed)
-        for copy in loaded.copies:
-            box = box_of(copy.taken, copy.shape)
-            if box is not None and isinstance(copy.source, str):
-                boxes |= {(copy.source, *box)}
-            else:
-                whole |= names_of(copy.source)
-    return {"boxes": sorted(box for box in boxes if box[0] not in whole), "whole": sorted(whole)}
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

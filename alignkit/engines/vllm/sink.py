@@ -21,7 +21,7 @@ from vllm.platforms import current_platform
 
 from alignkit.engines.vllm import adapter, weights
 from alignkit.engines.vllm.arguments import LOADER
-from alignkit.engines.vllm.copies import Loaded, Recorder, wanted
+from alignkit.engines.vllm.copies import Loaded, Recorder
 from alignkit.engines.vllm.quirks.rotary import rotate_whole_queries
 from alignkit.processes.family import end_with
 from alignkit.weights.digest import Digest
@@ -52,6 +52,7 @@ class Sink(_workers_of_platform()):
         self._weights: dict[str, Any] | None = None
         self._matrices: dict[str, Any] | None = None
         self._loaded: dict[str, Loaded] = {}
+        self._wanted: dict[str, Any] = {}
         self._unread: frozenset[str] = frozenset()
 
     def load_model(self, **given: Any) -> None:
@@ -64,7 +65,7 @@ class Sink(_workers_of_platform()):
 
     def wanted(self) -> dict[str, Any]:
         """Which boxes of the checkpoint this worker has."""
-        return wanted(self._loaded.values())
+        return self._wanted
 
     def take(self, version: int) -> dict[str, Any]:
         """Loads its share of what lies in the memory, and compares."""
@@ -132,7 +133,7 @@ class Sink(_workers_of_platform()):
             def load_weights(self, model: Any, model_config: Any) -> None:
                 with recorder:
                     super().load_weights(model, model_config)
-                sink._loaded = recorder.loaded(model)
+                sink._loaded, sink._wanted = recorder.loaded(model), recorder.wanted()
 
             def get_all_weights(self, model_config: Any, model: Any) -> Generator[tuple[str, torch.Tensor]]:
                 pairs = sink._begins_with().items() if sink._memory else super().get_all_weights(model_config, model)
