@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # without byte code each of the hundreds of processes that the tests start would compile alignkit anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
+.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -98,6 +98,9 @@ data-docs: $(STAMP) ## write the layouts of rows into docs/data.md and the chat 
 
 models-table: $(STAMP) ## every family of models as a tiny one: packed or plain, LoRA, tied, reloaded; into docs/models.md (a minute; VLLM=--vllm tries that, too)
 	$(BIN)/python .ci/models_table.py $(VLLM)
+
+export-table: $(STAMP) ## families as GGUF, as tiny ones: what each number format costs, into docs/export.md (a minute)
+	$(BIN)/python .ci/export_table.py
 
 memory-table: $(STAMP) ## what the recipes for a GPU need, counted without one, written to docs/memory.md
 	$(BIN)/python .ci/memory_table.py

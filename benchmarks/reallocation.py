@@ -122,7 +122,7 @@ def _row(setting: Setting, side: str, told: dict[str, Any]) -> list[str]:
         f"{median(told['seconds'][side]):.2f}",
         "-" if side == "gather" else f"{ratio:.1f} ({min(ratios):.1f} - {max(ratios):.1f})" + " **missed**" * missed,
         f"{told['bytes'][side] / 1e6:.0f}",
-        f"{told['bytes'][side] / bound:.2f}",
+        f"{told['bytes'][side] / bound:.2f}" if told["bytes"][side] else "-",
         "yes" if told["equal"][side] else "**no**",
     ]
 

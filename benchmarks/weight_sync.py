@@ -3,8 +3,8 @@
 python -m benchmarks.weight_sync [--rounds 5]
 
 Both ways bring all weights in bfloat16 into the memory of an engine's host, in turn, and what lies there then is
-compared. No engine loads it: that part is the same. Prints seconds, bytes that a rank is sent by the others, bytes that
-it writes, and how far its own memory (RssAnon) rises meanwhile.
+compared. No engine loads it: that part is the same. Prints seconds, processor seconds, bytes that a rank is sent by the
+others, bytes that it writes, and how far its own memory (RssAnon) rises meanwhile.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def rank(rounds: int) -> None:
     ways: dict[str, Callable[[], None]] = {"pieces": pieces, "gathered": gathered}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     rises: dict[str, int] = dict.fromkeys(ways, 0)
+    worked: dict[str, float] = dict.fromkeys(ways, 0.0)
     memory, equal = writers.memory.tensors("base"), True
     for number in range(-1, rounds):  # the first round maps the memory
         lay = []
@@ -102,17 +103,19 @@ def rank(rounds: int) -> None:
             for tensor in memory.values() if group.first else ():
                 tensor.zero_()
             group.barrier()
-            begin = time.perf_counter()
+            begin, before = time.perf_counter(), time.process_time()
             with Rise() as rise:
                 work()
+            after = time.process_time()
             group.barrier()
             if number >= 0:
+                worked[way] += (after - before) / rounds
                 seconds[way].append(time.perf_counter() - begin)
                 rises[way] = max(rises[way], rise.bytes)
             lay.append({name: tensor.clone() for name, tensor in memory.items()} if group.first else {})
         equal &= all(torch.equal(tensor, lay[1][name]) for name, tensor in lay[0].items())
     numbers = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters())
-    found = group.gather({"rises": rises, "numbers": numbers})
+    found = group.gather({"rises": rises, "worked": worked, "numbers": numbers})
     if group.first:
         print(json.dumps({"seconds": seconds, "equal": equal, "ranks": found}))
 
@@ -124,8 +127,10 @@ def report(result: dict[str, Any]) -> None:
     print(f"{numbers:,} numbers, the same bits in memory: {result['equal']}")
     for way in ("gathered", "pieces"):
         rises = ", ".join(f"{each['rises'][way] / 1e6:.0f}" for each in result["ranks"])
+        worked = sum(each["worked"][way] for each in result["ranks"])
         print(
-            f"{way:9} {statistics.median(seconds[way]):.2f} s ({min(seconds[way]):.2f} to {max(seconds[way]):.2f}); "
+            f"{way:9} {statistics.median(seconds[way]):.2f} s ({min(seconds[way]):.2f} to {max(seconds[way]):.2f}), "
+            f"{worked:.2f} s of processors on all ranks; "
             f"sent to each rank {sent[way] / 1e6:.0f} MB; most that a rank writes {wrote[way] / 1e6:.0f} MB; "
             f"own memory rises by {rises} MB"
         )

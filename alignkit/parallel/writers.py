@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from alignkit.errors import EngineError, SyncError
 from alignkit.models.weights import Part
+from alignkit.parallel.far_writers import FarWriters
 from alignkit.parallel.group import Group
 from alignkit.weights.host_memory import HostMemory, Kind, Written, check_cover
 from alignkit.weights.piece import Piece
@@ -108,13 +109,23 @@ def write_together(model: Module, group: Group, memory: HostMemory | None, part:
 
     All ranks call it; whether it was done, on all of them.
     """
-    writers = Writers.open(group, memory)
+    writers = open_writers(group, memory)
     if writers is None:
         return False
     writers.write([part], lambda part: pieces(model, rank=group.rank, world=group.world, part=part), version=0)
-    if memory is None:
+    if isinstance(writers, FarWriters):
+        writers.close()
+    elif memory is None:
         writers.memory.close()
     return True
+
+
+def open_writers(group: Group, memory: HostMemory | None) -> Writers | FarWriters | None:
+    """Those who write where all ranks reach the memory, else who send; None where there is no memory: they gather.
+
+    memory: the first rank's, of others None. All ranks call it.
+    """
+    return Writers.open(group, memory) or FarWriters.open(group, memory)
 
 
 def _gone(processes: Sequence[int]) -> list[int]:

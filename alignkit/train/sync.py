@@ -14,9 +14,10 @@ from alignkit.engines.canary import check
 from alignkit.engines.engine import Engine, Part, TakesPieces
 from alignkit.models.forward import Forward
 from alignkit.models.weights import Part as Weights
+from alignkit.parallel.far_writers import FarWriters
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
-from alignkit.parallel.writers import Writers
+from alignkit.parallel.writers import Writers, open_writers
 from alignkit.types.batch import pack
 from alignkit.types.item import Item
 
@@ -40,7 +41,7 @@ class Sync:
     metrics: dict[str, Any] = field(default_factory=dict)
     _asleep: bool = field(default=False, init=False)
     _has_base: bool = field(default=False, init=False)
-    _writers: Writers | None = field(default=None, init=False)
+    _writers: Writers | FarWriters | None = field(default=None, init=False)
     _opened: bool = field(default=False, init=False)
 
     def __call__(self, version: int, trainer: Trainer, forward: Forward) -> dict[str, Any]:
@@ -71,10 +72,10 @@ class Sync:
                 self.engine.sleep()
 
     def _push(self, version: int, trainer: Trainer) -> None:
-        """Every rank writes its own pieces into the memory of the engine's host; where not all can, they gather."""
+        """Every rank brings its own pieces into the memory of the engine's host; where there is none, they gather."""
         if not self._opened and self.group.world > 1:
             memory = self.engine.memory if isinstance(self.engine, TakesPieces) else None
-            self._writers, self._opened = Writers.open(self.group, memory), True
+            self._writers, self._opened = open_writers(self.group, memory), True
         parts: list[Weights] = ["adapter"] if self._has_base else ["base", "adapter"] if self.apart else ["merged"]
         if self._writers is not None:
             self._writers.write(parts, trainer.pieces, version=version)

@@ -31,7 +31,7 @@ from alignkit.parallel.zero import ZeroTrainer
 from alignkit.recipe.schema import Lora, Model
 from alignkit.train.reference import fingerprint
 from tests.distributed.ranks import fine
-from tests.distributed.steps import OPTIMIZER, updates
+from tests.distributed.steps import OPTIMIZER, adapted_pair, updates
 from tests.live_bytes import Live
 from tests.model_families import FAMILIES, tiny
 from tests.tiny import causal_lm, random_batch
@@ -161,6 +161,19 @@ def said(cutter: Cutter, path: Path, dtype: torch.dtype, lora: Lora | None) -> d
             "all": sum(p.numel() for p in plain.parameters())}  # fmt: skip
 
 
+def cut_afterwards(cutter: Cutter) -> dict[str, Any]:
+    """Whether a model that was whole, with adapters on layers of which peft reads its own matrices from outside, says
+    in shards what it said, and numbers of it that are whole before and after."""
+    model, batch, how = adapted_pair(), random_batch(), {"dtype": torch.float32, "temperature": 1.0}
+    with torch.no_grad():
+        wanted = [path(model.eval(), batch, **how).logprobs for path in (packed, plain_path)]
+        shards = FrozenShards(cutter.cut(model))
+        left = sum(p.numel() for p in model.parameters())
+        got = [shards.run(path, batch, **how).logprobs for path in (packed, plain_path)]
+    equal = all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+    return {"equal": equal, "left": (left, sum(p.numel() for p in model.parameters()))}
+
+
 def broken(cutter: Cutter, path: Path) -> str:
     try:
         load(cutter, path)
@@ -197,6 +210,7 @@ def main(folder: Path) -> None:
             for lora in (None, LORA):
                 key = f"said by {name} in {dtype}{', lora' if lora else ''}"
                 results[key] = said(cutter, folder_of(name, folder), dtype, lora)
+    results["cut afterwards"] = cut_afterwards(cutter)
     results["said by large"] = said(cutter, folder / "large", torch.bfloat16, None)
     torch.save(results, folder / f"rank-{group.rank}.pt")
 

@@ -15,6 +15,7 @@ RECIPE = (
     runs.GRPO.replace("hidden: 32, heads: 4", "hidden: 64, heads: 2")
     .replace("engine: hf", "engine: vllm, memory_gib: 1")
     .replace("steps: 40", "steps: 3")
+    .replace("context: 16", "context: 32")  # vLLM has room for a token behind what it scores
 )
 RECIPES = {
     "all weights": RECIPE,
@@ -38,6 +39,6 @@ def test_vllm_computes_what_the_ranks_do_after_each_of_three_steps(tmp_path: Pat
     codes = [rank.wait(1200) for rank in ranks]
     assert codes == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)
     rows = runs.rows(run)
-    assert [row["sync/policy_version"] for row in rows] == [0, 1, 2]
+    assert [row["sync/policy_version"] for row in rows] == [0, 2, 4], "two minibatches a step"
     assert all(0 <= row["sync/canary_gap"] < 1e-4 for row in rows)
     assert len({row["sync/canary_gap"] for row in rows}) > 1, f"the {LENGTH} tokens are scored anew each time"

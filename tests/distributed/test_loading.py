@@ -86,6 +86,12 @@ def test_of_a_reference_in_shards_a_layer_and_the_head_are_whole_at_a_time(ranks
         assert 0 < said["most"] < said["all"] / 10
 
 
+@pytest.mark.slow
+def test_a_model_that_is_cut_after_it_was_whole_says_the_same_bits_adapters_on_embedding_and_head_included(ranks):
+    for rank in ranks:
+        assert rank["cut afterwards"] == {"equal": True, "left": (0, 0)}
+
+
 def test_what_needs_whole_weights_at_the_start_has_them(tmp_path: Path):
     get_peft_model(causal_lm(), LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
     causal_lm().save_pretrained(tmp_path / "model")

@@ -48,6 +48,7 @@ FAMILIES = {
     "Llama 3.1, 3.2, 3.3": Exportable("llama", "llama_3_1", "llama-bpe", {"rope_parameters": LLAMA3}),
     "Mistral": Exportable("mistral", "mistral_small", "tekken", {"sliding_window": None}),
     "Qwen2.5": Exportable("qwen2", "qwen2_5", "qwen2"),
+    "DeepSeek-R1-Distill-Qwen": Exportable("qwen2", "deepseek_r1_distill", "qwen2"),
     "Qwen3": Exportable("qwen3", "qwen3", "qwen2", {"head_dim": 16, "tie_word_embeddings": True}),
     "Phi-4": Exportable("phi3", "phi_4", "llama-bpe", {"sliding_window": None}),
     "Gemma 2": Exportable("gemma2", "gemma_2", "", {"sliding_window": 4, "query_pre_attn_scalar": 8}),

@@ -122,6 +122,21 @@ def test_a_slow_critic_keeps_what_its_critic_trains_and_no_head_for_words(tmp_pa
     assert (again / "target.safetensors").read_bytes() == (tmp_path / "target.safetensors").read_bytes()
 
 
+def test_a_slow_critic_that_three_ranks_have_saved_is_loaded_by_one(tmp_path):
+    """Each parameter is in one rank's file, and the ranks write about equally many numbers."""
+    for rank in range(3):
+        Target(critic(0), rate=0.5, group=Group(rank, 3)).save(tmp_path)
+    files = [load_file(tmp_path / f"target-{rank}.safetensors") for rank in range(3)]
+    numbers = [sum(tensor.numel() for tensor in file.values()) for file in files]
+    assert max(numbers) - min(numbers) < 1600, "the largest parameter, 32 x 48 numbers, decides how even it gets"
+    one = Target(critic(1), rate=0.5, group=Group())
+    one.load(tmp_path)
+    own = dict(one.forward.model.named_parameters())
+    assert sum(len(file) for file in files) == len({name for file in files for name in file})
+    for name, tensor in {name: tensor for file in files for name, tensor in file.items()}.items():
+        assert torch.equal(own[name], tensor)
+
+
 def test_a_slow_critic_of_an_older_checkpoint_with_that_head_can_be_loaded(tmp_path):
     whole = {name: p.detach().clone() for name, p in critic(1).model.named_parameters()}
     save_file(whole, tmp_path / "target.safetensors")

@@ -86,11 +86,12 @@ POD = {
             "envFrom": [{"secretRef": {"name": "str", "optional": "bool"}}],
             "ports": [{"containerPort": "int"}],
             "resources": {"requests": {"cpu": "int"}, "limits": {"nvidia.com/gpu": "int"}},
-            "volumeMounts": [{"name": "str", "mountPath": "str"}] * 2,
+            "volumeMounts": [{"name": "str", "mountPath": "str"}] * 3,
         }
     ],
     "volumes": [
         {"name": "str", "persistentVolumeClaim": {"claimName": "str"}},
+        {"name": "str", "secret": {"secretName": "str", "optional": "bool"}},
         {"name": "str", "emptyDir": {"medium": "str"}},
     ],
 }
@@ -133,6 +134,55 @@ def test_a_pod_of_the_jobset_runs_the_command_with_the_number_of_its_machine_and
     (script,) = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]["args"]
     words = said_by(script, tmp_path, JOB_COMPLETION_INDEX="1")
     assert words == ["1", "my-run-2-machine-0-0.my-run-2", *COMMAND]
+
+
+LEADER_WORKER_SET = {
+    "apiVersion": "str",
+    "kind": "str",
+    "metadata": {"name": "str"},
+    "spec": {
+        "replicas": "int",
+        "leaderWorkerTemplate": {
+            "size": "int",
+            "restartPolicy": "str",
+            "workerTemplate": {
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "str",
+                            "image": "str",
+                            "command": ["str", "str"],
+                            "args": ["str"],
+                            "env": [{"name": "str", "valueFrom": {"fieldRef": {"fieldPath": "str"}}}],
+                            "envFrom": [{"secretRef": {"name": "str"}}],
+                            "ports": [{"containerPort": "int"}],
+                            "resources": {"limits": {"nvidia.com/gpu": "int"}},
+                            "volumeMounts": [{"name": "str", "mountPath": "str"}] * 2,
+                        }
+                    ],
+                    "volumes": [
+                        {"name": "str", "secret": {"secretName": "str"}},
+                        {"name": "str", "emptyDir": {"medium": "str"}},
+                    ],
+                }
+            },
+        },
+    },
+}
+
+
+def test_the_engines_of_a_jobset_have_the_structure_of_their_api_and_find_the_run_by_its_name(tmp_path):
+    engines, run = yaml.safe_load(printed("k8s-replicas")), yaml.safe_load(printed("k8s"))
+    assert types(engines) == LEADER_WORKER_SET
+    assert (engines["apiVersion"], engines["kind"]) == ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet")
+    template = engines["spec"]["leaderWorkerTemplate"]
+    assert template["size"] == 1, "a replica is one machine"
+    (script,) = template["workerTemplate"]["spec"]["containers"][0]["args"]
+    _, _, *words = said_by(script, tmp_path, POD_NAME="my-run-2-replicas-1")
+    first = f"{run['metadata']['name']}-machine-0-0.{run['metadata']['name']}"
+    assert words[:4] == ["-m", "alignkit", "replica", f"https://{first}:8950"]
+    assert words[4:8] == ["--host", "my-run-2-replicas-1.my-run-2-replicas", "--port", "8951"]
+    assert words[8:] == ["--certificate", "/tls/tls.crt", "--key", "/tls/tls.key", "--ca-file", "/tls/ca.crt"]
 
 
 def test_the_names_of_pods_are_short_enough_for_the_longest_names_of_recipes():

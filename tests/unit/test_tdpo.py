@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from alignkit.algorithms.preferences import dpo
 from alignkit.algorithms.preferences.tdpo import Config, policy_loss
 from alignkit.models.forward import Forward, packed, plain
+from alignkit.models.own_head import own_head
 from alignkit.ops.logprobs import chunked_kl, full_kl
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
@@ -107,6 +109,18 @@ def test_both_paths_say_the_same_kl_and_give_it_the_same_gradient_and_the_refere
     assert results[0][0][batch.action_mask].min() > 1e-3
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
     assert relative(results[0][1], results[1][1]) < 5e-6
+
+
+@pytest.mark.parametrize("path", [packed, plain, own_head])
+def test_where_the_reference_is_the_model_itself_its_adapter_is_off_on_every_path(path):
+    """The adapter is on the head, too; the kl is that from the model that the adapter was put on."""
+    torch.manual_seed(0)
+    settings = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model, base, batch = get_peft_model(causal_lm(), settings), causal_lm(), random_batch()
+    how = {"dtype": torch.float32, "temperature": 0.8, "want": ("logprobs", "ref_kl")}
+    itself, other = (path(model, batch, reference=reference, **how).ref_kl for reference in (model, base))
+    assert float(other.detach().max()) > 0.1
+    torch.testing.assert_close(itself, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("fast", [True, False])

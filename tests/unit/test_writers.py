@@ -16,9 +16,10 @@ from alignkit.errors import EngineError, SyncError
 from alignkit.models.forward import Forward
 from alignkit.models.weights import named_policy_weights
 from alignkit.parallel import writers as module
+from alignkit.parallel.far_writers import FarWriters
 from alignkit.parallel.group import Group
 from alignkit.parallel.single import SingleTrainer
-from alignkit.parallel.writers import Writers, write_together
+from alignkit.parallel.writers import Writers, open_writers, write_together
 from alignkit.recipe.schema import Optimizer
 from alignkit.train.sync import Sync
 from alignkit.weights import host_memory
@@ -140,14 +141,17 @@ def test_numbers_that_two_ranks_wrote_are_refused_also_when_they_would_count_up_
             check_cover(table, [[twice[0], *whole], [twice[1]]])
 
 
-def test_where_a_rank_cannot_reach_the_memory_nobody_writes_and_the_weights_are_gathered(monkeypatch: Any):
+def test_where_a_rank_cannot_reach_the_memory_all_send_and_where_there_is_none_all_gather(monkeypatch: Any):
     sender = sender_of(causal_lm())
     monkeypatch.setattr(HostMemory, "opened", lambda place: None)
-    memory_of = lambda group: sender.memory if group.first else None  # noqa: E731
-    assert on_ranks(WORLD, lambda group, model: Writers.open(group, memory_of(group)), causal_lm()) == [None] * WORLD
-    wrote = on_ranks(WORLD, lambda group, model: write_together(model, group, memory_of(group), "merged"), causal_lm())
+
+    def kind(group: Group, model: nn.Module) -> type:
+        return type(open_writers(group, sender.memory if group.first else None))
+
+    assert on_ranks(WORLD, kind, causal_lm()) == [FarWriters] * WORLD
+    assert sender.memory.torn == {"base"}, "nobody wrote yet"
+    wrote = on_ranks(WORLD, lambda group, model: write_together(model, group, None, "merged"), causal_lm())
     assert wrote == [False] * WORLD
-    assert sender.memory.torn == {"base"}
 
 
 def test_a_memory_is_found_by_its_place_and_nothing_else_is_taken_for_it(monkeypatch: Any):

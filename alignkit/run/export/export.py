@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import time
 from collections.abc import Callable
@@ -14,9 +15,11 @@ import transformers.utils.logging
 
 from alignkit.errors import ContentError
 from alignkit.run.export.adapter import write_adapter
+from alignkit.run.export.card import card
 from alignkit.run.export.gguf.proof import check_gguf
 from alignkit.run.export.gguf.write import TYPES as GGUF_TYPES
 from alignkit.run.export.gguf.write import write_gguf
+from alignkit.run.export.hub import upload
 from alignkit.run.export.merged import write_merged
 from alignkit.run.export.ollama import ollama_template, write_modelfile
 from alignkit.run.export.source import Source
@@ -49,18 +52,31 @@ class Job:
     dtype: str
 
 
-def export(path: str, *, to: str, out: Path | None = None, dtype: str | None = None) -> Exported:
+def export(
+    path: str,
+    *,
+    to: str,
+    out: Path | None = None,
+    dtype: str | None = None,
+    repo: str | None = None,
+    private: bool = False,
+) -> Exported:
     """Writes the model of a run (or of a model's folder or name) for a target and proves it.
 
     to: a name of TARGETS. out: the folder to write, None: `export/TARGET` in the run, or NAME-TARGET here. dtype: a key
-    of TYPES; None: as the model is stored (gguf: f16, where it is float32). Raises ContentError when there is no such
-    model or the folder is there already, ExportError when what was written is not the model; then nothing is left.
+    of TYPES; None: as the model is stored. repo, private: of the hub, where `hub` uploads the folder to. Raises
+    ContentError when there is no such model or the folder is there already, ExportError when what was written is not
+    the model (then nothing is left) or the hub refuses it (then the folder is).
     """
     transformers.utils.logging.disable_progress_bar()
     start, source = time.monotonic(), Source.find(path)
     folder = out or (source.run / "export" / to if source.run else Path(f"{source.name}-{to}"))
     if folder.exists():
         raise ContentError(f"{folder} is there already; remove it, or name another place with --out")
+    if (repo is None) == (to == "hub"):
+        raise ContentError("--repo ORG/NAME goes with --to hub, and --to hub with it")
+    if to in ("gguf", "ollama") and importlib.util.find_spec("gguf") is None:
+        raise ContentError(f"--to {to} needs the package gguf; run: pip install gguf")
     number = _number(to, dtype, source)
     model, tokenizer = source.load()
     unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -68,12 +84,15 @@ def export(path: str, *, to: str, out: Path | None = None, dtype: str | None = N
     try:
         with guarded(unfinished, "the export"), torch.no_grad():
             gaps = TARGETS[to](Job(source=source, model=model, tokenizer=tokenizer, dtype=number), unfinished)
+            page = card(source.run, name=source.name, to=to, dtype=number, gaps=gaps)
+            (unfinished / "README.md").write_text(page, encoding="utf-8")
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+    link = upload(folder, repo, private=private) if repo else None
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
     seconds = time.monotonic() - start
-    return Exported(folder=folder, to=to, dtype=number, gaps=gaps, seconds=seconds, files=sizes)
+    return Exported(folder=folder, to=to, dtype=number, gaps=gaps, seconds=seconds, files=sizes, link=link)
 
 
 def _number(to: str, dtype: str | None, source: Source) -> str:
@@ -82,7 +101,7 @@ def _number(to: str, dtype: str | None, source: Source) -> str:
     if to == "adapter" and dtype is not None:
         raise ContentError("--type: an adapter is copied as it was saved; leave it out")
     number = TYPES[dtype] if dtype else source.stored
-    if number == "q8_0" and to == "merged":
+    if number == "q8_0" and to in ("merged", "hub"):
         raise ContentError("--type q8_0: only GGUF files have it; use --to gguf")
     return number
 
@@ -114,4 +133,5 @@ TARGETS: dict[str, Callable[[Job, Path], dict[str, float]]] = {
     "adapter": _adapter,
     "gguf": _gguf,
     "ollama": _ollama,
+    "hub": _merged,
 }

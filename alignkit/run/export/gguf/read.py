@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
 
 LOCAL_BASE = 10000.0  # llama.cpp's for layers with a window
+SPECIAL = (3, 4)  # control tokens, and those that are added for other reasons
 STOPS = ("eos", "eot", "eom")
 
 
@@ -107,16 +108,36 @@ class GgufFile:
         return model.eval()
 
     def tokenizer(self) -> Any:
-        """The tokenizer by transformers, which knows few names of what splits a text before merges."""
+        """The tokenizer by transformers, with what it overlooks in the file: who splits texts, odd special tokens."""
         from tokenizers import Tokenizer
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         tokenizer: Any = AutoTokenizer.from_pretrained(self.file.parent, gguf_file=self.file.name)
-        known, inner = pre_tokenizers(), tokenizer.backend_tokenizer
-        if (pre := self.value("tokenizer.ggml.pre")) in known:
-            spec = {**json.loads(inner.to_str()), "pre_tokenizer": known[pre]}
-            inner.pre_tokenizer = Tokenizer.from_str(json.dumps(spec)).pre_tokenizer
-        return tokenizer
+        spec = json.loads(tokenizer.backend_tokenizer.to_str())
+        if (pre := self.value("tokenizer.ggml.pre")) in (known := pre_tokenizers()):
+            spec["pre_tokenizer"] = known[pre]
+        if self.value("tokenizer.ggml.model") == "gpt2":
+            self._spell(spec)
+        names = ("bos_token", "eos_token", "unk_token", "pad_token")
+        whole = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
+            clean_up_tokenization_spaces=False,
+            **{name: token for name in names if (token := getattr(tokenizer, name)) is not None},
+        )
+        whole.chat_template = tokenizer.chat_template
+        return whole
+
+    def _spell(self, spec: dict[str, Any]) -> None:
+        """Puts special tokens beyond the byte alphabet as they stand; transformers spells their bytes."""
+        tokens, kinds = self.value("tokenizer.ggml.tokens"), self.value("tokenizer.ggml.token_type")
+        vocab, spelled = spec["model"]["vocab"], {index: token for token, index in spec["model"]["vocab"].items()}
+        for index, (token, kind) in enumerate(zip(tokens, kinds, strict=True)):
+            if kind in SPECIAL and spelled.get(index, token) != token:
+                vocab[token] = vocab.pop(spelled[index])
+                flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+                spec["added_tokens"] = [added for added in spec["added_tokens"] if added["content"] != token]
+                spec["added_tokens"].append({"id": index, "content": token, "special": kind == SPECIAL[0], **flags})
+        spec["added_tokens"].sort(key=lambda added: added["id"])
 
     def stops(self) -> set[int]:
         """Ids at which llama.cpp ends a completion."""
