@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from alignkit.engines.canary import LENGTH
 from tests.distributed import test_zero_runs as runs
+from tests.distributed.ranks import fine
 from tests.resume.forked import Forked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -28,13 +30,13 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_vllm_computes_what_the_ranks_do_after_each_of_three_steps(tmp_path: Path, name: str):
     (tmp_path / "launch").mkdir()
-    (tmp_path / "launch" / "fine.json").write_text(runs.json.dumps(runs.SHARDING))
+    (tmp_path / "launch" / "fine.json").write_text(json.dumps(fine(3)))
     (tmp_path / "recipe.yaml").write_text(RECIPES[name])
     run = tmp_path / "run"
     logs = [tmp_path / f"{rank}.log" for rank in range(2)]
     ranks = [
         Forked(tmp_path / "recipe.yaml", run, log=log, environment=told)
-        for log, told in zip(logs, runs.as_launched(tmp_path / "launch" / "fine.json"), strict=True)
+        for log, told in zip(logs, runs.as_launched(tmp_path / "launch" / "fine.json", 2), strict=True)
     ]
     codes = [rank.wait(1200) for rank in ranks]
     assert codes == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)

@@ -22,7 +22,7 @@ from alignkit.models.load import load_policy
 from alignkit.models.save import save_pretrained
 from alignkit.recipe.schema import Model, Scratch
 from alignkit.run.launch.deepspeed_file import DEEPSPEED_FILE
-from tests.distributed.ranks import ROOT, environment
+from tests.distributed.ranks import ROOT, environment, fine
 from tests.resume.forked import Forked
 from tests.resume.runs import fingerprint
 
@@ -95,23 +95,15 @@ stages:
     optimizer: {{lr: 1e-3}}
     train: {{steps: 5, batch: 8, micro_batch_tokens: 40}}
 """
-# Nothing persistent and small buckets: the tiny model is cut and gathered as a large one is
-SHARDING = {
-    "zero_optimization": {
-        "stage": 3,
-        "overlap_comm": True,
-        "contiguous_gradients": True,
-        "reduce_bucket_size": 3000,
-        "stage3_prefetch_bucket_size": 2000,
-        "stage3_param_persistence_threshold": 0,
-    }
-}
 PROFILES = {"zero2": "zero2-cpu", "zero3": "fine-zero3"}
 DEEPSPEED: dict[str, Callable[[Path], Path]] = {
     "zero2": lambda folder: ROOT / "launch" / "deepspeed" / "zero2.json",
     "zero3": lambda folder: folder / "launch" / "fine.json",
+    "zero3 by four": lambda folder: folder / "launch" / "fine.json",
+    "offload": lambda folder: folder / "launch" / "offload.json",
 }
 """The DeepSpeed file of each profile."""
+WORLD = {"zero3 by four": 4}  # processes, where they are not two
 ENDS_WITHIN_S = 90
 
 
@@ -120,14 +112,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder with recipes and a launch profile of their own."""
     folder = tmp_path_factory.mktemp("runs")
     recipes = {"sft": SFT, "grpo": GRPO, "stages": TWO_STAGES, "reward": REWARD, "disk": FROM_DISK, **CRITICS}
+    recipes["half"] = FROM_DISK.replace("dtype: float32", "dtype: bfloat16")
+    recipes["short"] = GRPO.replace("steps: 40", "steps: 8")
     for name, text in recipes.items():
         (folder / f"{name}.yaml").write_text(text)
     scratch = Scratch(characters="0123456789+=", layers=2, hidden=32, heads=4, context=16)
     save_pretrained(*load_policy(Model(scratch=scratch), seed=5), folder / "model", shard_bytes=20000)
     (folder / "launch").mkdir()
-    (folder / "launch" / "fine.json").write_text(json.dumps(SHARDING))
+    (folder / "launch" / "fine.json").write_text(json.dumps(fine(3)))
+    shipped = json.loads((ROOT / "launch" / "deepspeed" / "zero3-offload.json").read_text())["zero_optimization"]
+    offloading = {"zero_optimization": shipped | fine(3)["zero_optimization"]}
+    (folder / "launch" / "offload.json").write_text(json.dumps(offloading))
     profile = (ROOT / "launch" / "accelerate" / "zero3-cpu.yaml").read_text()
-    (folder / "launch" / "fine-zero3.yaml").write_text(profile.replace("launch/deepspeed/zero3.json", "fine.json"))
+    for name, file in (("fine-zero3", "fine.json"), ("fine-offload", "offload.json")):
+        (folder / "launch" / f"{name}.yaml").write_text(profile.replace("launch/deepspeed/zero3.json", file))
     return folder
 
 
@@ -142,26 +140,26 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], expected: int | None = 0) -> str:
+def finish(process: subprocess.Popen[str], expected: int | None = 0, *, within_s: float = 300.0) -> str:
     """Waits; the output. expected: the exit code wanted, None for any but 0."""
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=within_s)
     assert process.returncode == expected if expected is not None else process.returncode != 0, output
     return output
 
 
-def as_launched(deepspeed: Path) -> list[dict[str, str]]:
-    """What `accelerate launch` with a DeepSpeed file tells each of two processes, as far as a run reads it."""
+def as_launched(deepspeed: Path, world: int) -> list[dict[str, str]]:
+    """What `accelerate launch` with a DeepSpeed file tells each of its processes, as far as a run reads it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    group = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     group |= {"ACCELERATE_USE_DEEPSPEED": "true", DEEPSPEED_FILE: str(deepspeed)}
-    return [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    return [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Callable[[str, str], Path]:
-    """trained(recipe, "one" | "zero2" | "zero3"): the folder of that whole run, which is run once.
+    """trained(recipe, "one" | a key of DEEPSPEED): the folder of that whole run, which is run once.
 
     Its ranks are forked with what a launcher tells them; the last tests of this file launch theirs as a user does.
     """
@@ -169,7 +167,7 @@ def trained(folder: Path) -> Callable[[str, str], Path]:
     def train(recipe: str, how: str) -> Path:
         run = folder / "runs" / f"{recipe}-{how}"
         if not run.exists():
-            told = as_launched(DEEPSPEED[how](folder)) if how in DEEPSPEED else [{}]
+            told = as_launched(DEEPSPEED[how](folder), WORLD.get(how, 2)) if how in DEEPSPEED else [{}]
             logs = [folder / f"{run.name}-{rank}.log" for rank in range(len(told))]
             ranks = [
                 Forked(folder / f"{recipe}.yaml", run, log=log, environment=environment)
@@ -209,6 +207,10 @@ def test_20_steps_of_sft_have_the_losses_and_gradient_norms_of_one_process(train
     assert_same_numbers(trained("sft", "one"), trained("sft", how), steps=20)
 
 
+def test_four_ranks_have_the_losses_and_gradient_norms_of_one_process(trained):
+    assert_same_numbers(trained("sft", "one"), trained("sft", "zero3 by four"), steps=20)
+
+
 @pytest.mark.parametrize("how", PROFILES)
 def test_40_steps_of_grpo_have_the_prompts_samples_and_losses_of_one_process(trained, how: str):
     one, several = trained("grpo", "one"), trained("grpo", how)
@@ -245,6 +247,18 @@ def test_a_model_from_the_disk_a_reference_of_its_own_and_what_is_saved_are_thos
 
 
 @pytest.mark.parametrize("how", PROFILES)
+def test_a_run_on_a_base_in_bfloat16_has_the_losses_of_one_process_and_its_saved_folder_says_what_it_says(
+    trained, how: str
+):
+    one, several = trained("half", "one"), trained("half", how)
+    for expected, got in zip(rows(one), rows(several), strict=True):
+        assert got["loss/policy"] == pytest.approx(expected["loss/policy"], rel=0.02, abs=0.005)
+    events = [json.loads(line) for line in (several / "events.jsonl").read_text().splitlines()]
+    gaps = next(event for event in events if event["kind"] == "saved")
+    assert max(gaps["merged"], gaps["adapter"]) < 1e-5
+
+
+@pytest.mark.parametrize("how", PROFILES)
 def test_a_reward_model_has_the_numbers_and_the_folder_of_one_process(trained, how: str):
     one, several = trained("reward", "one"), trained("reward", how)
     assert_same_numbers(one, several, steps=10, names=("loss/reward", "pairs/accuracy", "optim/grad_norm", "optim/lr"))
@@ -275,8 +289,8 @@ def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
     return found
 
 
-def wait_for_steps(run: Path, process: subprocess.Popen[str], count: int) -> None:
-    deadline = time.monotonic() + 240
+def wait_for_steps(run: Path, process: subprocess.Popen[str], count: int, *, within_s: float = 240.0) -> None:
+    deadline = time.monotonic() + within_s
     while not (run / "metrics.jsonl").exists() or len(rows(run)) < count:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -303,3 +317,19 @@ def test_stopped_and_killed_runs_end_soon_and_resume_bit_for_bit(folder: Path, t
         assert not alive, "a dead rank must take all processes of the run with it"
     finish(start(folder, *arguments, "--resume"))
     assert fingerprint(run) == fingerprint(trained("grpo", how))
+
+
+def test_weights_and_optimizer_on_the_host_give_the_same_numbers_and_resume_to_the_bit(folder: Path, trained):
+    """The offload sections of the shipped profile; host and device are the same memory here."""
+    whole = trained("short", "offload")
+    for other in ("one", "zero3"):
+        assert_same_numbers(trained("short", other), whole, steps=8)
+    run = folder / "runs" / "interrupted-offload"
+    arguments = ["short.yaml", f"run={run}", "--launch", "fine-offload"]
+    process = start(folder, *arguments)
+    wait_for_steps(run, process, 4)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 85)
+    assert 4 <= len(rows(run)) < 8
+    finish(start(folder, *arguments, "--resume"))
+    assert fingerprint(run) == fingerprint(whole)
