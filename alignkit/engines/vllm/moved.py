@@ -41,11 +41,11 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What one of MOVES gave. given: its arguments by place and name, lists as tuples, tensors as Taken."""
+    """What one of MOVES gave. given: its arguments, lists as tuples, tensors as Taken; options: those by name."""
 
     operation: Any
     given: tuple[Any, ...]
-    named: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
@@ -57,7 +57,7 @@ class Moved:
         made = {part: looked_up(part.source, weights) for part in _parts(self.given)}
         if not all(isinstance(of, Tensor) and tuple(of.shape) == part.shape for part, of in made.items()):
             return None
-        return self.operation(*_filled(self.given, made), **dict(self.named))
+        return self.operation(*_filled(self.given, made), **dict(self.options))
 
 
 def looked_up(source: str | Moved, weights: Mapping[str, Any]) -> Any:
@@ -78,12 +78,7 @@ def _parts(given: Any) -> Iterator[Taken]:
             yield from _parts(argument)
 
 
-def _filled(given: Any, made: Mapping[Taken, Tensor]) -> list[Any]:
-    return [
-        each.view.of(made[each])
-        if isinstance(each, Taken)
-        else _filled(each, made)
-        if isinstance(each, tuple)
-        else each
-        for each in given
-    ]
+def _filled(argument: Any, made: Mapping[Taken, Tensor]) -> Any:
+    if isinstance(argument, tuple):
+        return [_filled(each, made) for each in argument]
+    return argument.view.of(made[argument]) if isinstance(argument, Taken) else argument
