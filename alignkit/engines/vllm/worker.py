@@ -6,6 +6,7 @@ log file, and the trainer reports the last lines of that.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import queue
 import resource
@@ -14,6 +15,8 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import wait
 from typing import Any, Never
 
 from alignkit.engines.vllm.arguments import (
@@ -28,6 +31,7 @@ from alignkit.engines.vllm.arguments import (
 from alignkit.engines.vllm.sampling import Sampling
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import end_with
+from alignkit.processes.session import how_it_ended
 from alignkit.weights.shared_weights import Table
 
 TAGS = {"weights": "weights", "cache": "kv_cache"}  # what vLLM calls the parts of its memory
@@ -195,6 +199,7 @@ def main() -> None:
     threading.Thread(target=_listen, args=(channel, commands), daemon=True).start()
     start = commands.get()
     worker: Any = Reader(start) if start["do"] == "states" else EngineWorker(start)
+    watch_workers()
     channel.send({"number": start["number"], "answer": {}})
     _serve(worker, channel, commands)
 
@@ -215,6 +220,36 @@ def _serve(worker: Any, channel: Channel, commands: queue.SimpleQueue[dict[str, 
             command = None
         else:
             channel.send(*({"number": number, "answer": answer} for number, answer in worker.step()))
+
+
+def watch_workers() -> None:
+    """Ends this process as soon as one of vLLM's worker processes has ended, with its name as the last words.
+
+    vLLM would first wait for the others, which may be waiting for the dead one. They end with this process.
+    """
+    workers = sorted(multiprocessing.active_children(), key=lambda worker: worker.name)
+    if workers:
+        threading.Thread(target=_end_with_any, args=(workers, None), daemon=True).start()
+        sys.excepthook = partial(_say_why, workers)
+
+
+def _end_with_any(workers: list[Any], within_s: float | None) -> None:
+    ended = wait([worker.sentinel for worker in workers], within_s)
+    for rank, worker in enumerate(workers):
+        if worker.sentinel in ended:
+            worker.join(timeout=1.0)
+            print(
+                f"worker {rank} (process {worker.pid}) {how_it_ended(worker.exitcode or 0)}",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
+
+
+def _say_why(workers: list[Any], *error: Any) -> None:
+    """What ends this process may follow from the end of a worker, which is noticed a little later."""
+    sys.__excepthook__(*error)
+    _end_with_any(workers, 2.0)
 
 
 def _listen(channel: Channel, commands: queue.SimpleQueue[dict[str, Any]]) -> None:
