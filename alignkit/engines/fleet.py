@@ -100,16 +100,17 @@ class Fleet:
 
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         self._replicas.publish(None)
-        self._sender.send(weights, version, [self._told])
+        self._sender.send(weights, version, self._told)
 
     @property
-    def memory(self) -> HostMemory | None:
-        """Where the ranks of this host write their pieces of an update for `load`."""
+    def memory(self) -> HostMemory:
+        """Where the ranks of its host may write their pieces of an update for `load`."""
         return self._sender.memory
 
     def load(self, *, version: int) -> None:
         """Takes the update that lies in `memory`; as `update`, but EngineError unless it has been written whole."""
-        self._sender.announce(version, [self._told])
+        self._replicas.publish(None)
+        self._sender.announce(version, self._told)
 
     def sleep(self) -> None:
         self._sender.lost()

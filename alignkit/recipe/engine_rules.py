@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from alignkit.recipe.document import KeyPath
@@ -28,8 +29,12 @@ def _replicas(recipe: Recipe) -> Broken:
         yield ("engine", "placement"), "the hf engine is on the trainer's device; set `colocated`, or `servers`"
     if kind == "hf" and engine.placement == "colocated" and engine.replicas > 1:
         yield ("engine", "replicas"), "the hf engine is one; set rollouts.engine: vllm, or engine.placement: servers"
+    if kind == "hf" and engine.tensor_parallel > 1:
+        yield ("engine", "tensor_parallel"), "the hf engine is on one device; set rollouts.engine: vllm"
     if engine.placement == "servers" and engine.lora == "adapter":
         yield ("engine", "lora"), "servers take whole weights; set it to `merged`"
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", engine.listen):
+        yield ("engine", "listen"), f"{engine.listen} is no address; wanted HOST:PORT"
     if (engine.certificate is None) != (engine.key is None):
         yield (
             ("engine", "certificate" if engine.certificate else "key"),

@@ -125,11 +125,14 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
 
 def _fleet(recipe: Recipe) -> str | None:
     """Who samples, where that is more than the trainer's one engine."""
-    count, placement = recipe.engine.replicas, recipe.engine.placement
-    if placement == "servers":
-        return f"servers that register at {recipe.engine.listen}, {count:,} of them before the first step"
-    place = "on devices of their own" if placement == "own" else "on the trainer's devices"
-    return f"{_count(count, 'replica')} {place}" if count > 1 or placement == "own" else None
+    engine = recipe.engine
+    cut = f", each cut among {engine.tensor_parallel:,} workers" if engine.tensor_parallel > 1 else ""
+    if engine.placement == "servers":
+        return f"servers that register at {engine.listen}, {engine.replicas:,} of them before the first step{cut}"
+    if engine.placement == "colocated" and engine.replicas == engine.tensor_parallel == 1:
+        return None
+    place = "on devices of their own" if engine.placement == "own" else "on the trainer's devices"
+    return f"{_count(engine.replicas, 'replica')} {place}{cut}"
 
 
 def _reward(stage: Stage) -> str:

@@ -353,8 +353,7 @@ def _check_named(kind: str, spec: Any, key: KeyPath, folder: Path, located: Loca
 def _what_matters(recipe: Recipe) -> dict[str, Any]:
     """The recipe without what changes only where, how fast or how watched it runs."""
     tree = recipe.model_dump(mode="json", exclude=set(_IMMATERIAL))
-    for key in ("startup_s", "sleep", "transport", "replicas", "placement", "listen", "certificate", "key"):
-        del tree["engine"][key]
+    tree["engine"] = {key: tree["engine"][key] for key in ("options", "lora")}
     for stage in tree["stages"]:
         del stage["train"]["micro_batch_tokens"]
         for key in ("memory_gib", "gpu_memory_fraction", "reward_workers"):

@@ -36,6 +36,10 @@ class Place:
     adapter: Table
     base: Table
 
+    @property
+    def path(self) -> Path:
+        return Path(f"/proc/{self.owner}/fd/{self.descriptor}")
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -69,7 +73,7 @@ class HostMemory:
         if place.kernel != _kernel():
             return None
         try:
-            descriptor = os.open(f"/proc/{place.owner}/fd/{place.descriptor}", os.O_RDWR)
+            descriptor = os.open(place.path, os.O_RDWR)
         except OSError:  # another user's, or behind another namespace of processes
             return None
         memory = cls(descriptor, place.adapter, place.base)

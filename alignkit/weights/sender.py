@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Call = Callable[[dict[str, Any]], dict[str, Any]]
-"""A message to an engine process in, its answer out."""
+"""A message to an engine in, its answer out; to a fleet of them, what it makes of their answers."""
 KINDS: tuple[Kind, ...] = ("adapter", "base")
 
 
@@ -60,10 +59,14 @@ class Sender:
         return self.memory.descriptor
 
     def told(self) -> dict[str, Any]:
-        """What a process is told of it at its start; EngineError while what it would begin with is not whole."""
+        """What a process is told of it at its start; EngineError while what it would begin with is not whole.
+
+        path: under which each of its workers opens the memory.
+        """
         if self._in_memory:
             self._check_whole("base")
         return {
+            "path": str(self.memory.place.path),
             "table": self.memory.base.as_json(),
             "adapter": self.memory.adapter.as_json(),
             "memory": self._in_memory,
@@ -79,21 +82,20 @@ class Sender:
         """The processes have not their weights any more: the next update must bring all of them."""
         self._has_base = False
 
-    def send(self, weights: Iterable[tuple[str, Tensor]], version: int, calls: Sequence[Call]) -> list[dict[str, Any]]:
-        """The answers of all processes to an update, which is written once; EngineError, before one is told, when names
-        or shapes are others, and one that says which process failed, when all have answered or ended."""
-        return self._lend(weights, version, calls) if self._lends else self._copy(weights, version, calls)
+    def send(self, weights: Iterable[tuple[str, Tensor]], version: int, call: Call) -> dict[str, Any]:
+        """The answer to an update; EngineError, before it is told of, when names or shapes are others."""
+        return self._lend(weights, version, call) if self._lends else self._copy(weights, version, call)
 
-    def announce(self, version: int, calls: Sequence[Call]) -> list[dict[str, Any]]:
-        """Their answers to an update that lies in `memory`; EngineError, before one is told, unless it is whole."""
+    def announce(self, version: int, call: Call) -> dict[str, Any]:
+        """The answer to an update that lies in `memory`; EngineError, before it is told of, unless it is whole."""
         base = "base" in self.memory.fresh or not self._has_base
         self._check_whole(*(kind for kind in KINDS if base or kind != "base"))
-        return self._told(calls, {"do": "update", "version": version, "base": base})
+        return self._told(call, {"do": "update", "version": version, "base": base})
 
     def close(self) -> None:
         self.memory.close()
 
-    def _copy(self, weights: Iterable[tuple[str, Tensor]], version: int, calls: Sequence[Call]) -> list[dict[str, Any]]:
+    def _copy(self, weights: Iterable[tuple[str, Tensor]], version: int, call: Call) -> dict[str, Any]:
         """Through the shared memory."""
         import torch
 
@@ -106,13 +108,12 @@ class Sender:
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # with the copies into the memory
         self.memory.done(came)
-        return self.announce(version, calls)
+        return self.announce(version, call)
 
-    def _lend(self, weights: Iterable[tuple[str, Tensor]], version: int, calls: Sequence[Call]) -> list[dict[str, Any]]:
+    def _lend(self, weights: Iterable[tuple[str, Tensor]], version: int, call: Call) -> dict[str, Any]:
         """By handles, with digests to compare, which live until the engine has answered; an adapter by the memory."""
         import torch
 
-        [call] = calls
         dtype = getattr(torch, self.memory.base.dtype)
         places = self.memory.tensors("adapter")
         with lendable():
@@ -126,17 +127,17 @@ class Sender:
             if lent:
                 digests = [digest(tensor).value for tensor in lent.values()]
                 message = {"do": "borrow", "version": version, "digests": digests, **lend(lent)}
-            replies = self._told([call], message)
+            reply = self._told(call, message)
             lent.clear()
         torch.cuda.ipc_collect()
-        return replies
+        return reply
 
-    def _told(self, calls: Sequence[Call], message: dict[str, Any]) -> list[dict[str, Any]]:
-        self._has_base = False  # until the answers have come
-        replies = _asked(calls, message)
+    def _told(self, call: Call, message: dict[str, Any]) -> dict[str, Any]:
+        self._has_base = False  # until the answer has come
+        reply = call(message)
         self._has_base = bool(self.memory.adapter.entries)
         self.memory.fresh.clear()
-        return replies
+        return reply
 
     def _check_whole(self, *kinds: Kind) -> None:
         if torn := [kind for kind in kinds if kind in self.memory.torn]:
@@ -166,19 +167,3 @@ class Sender:
 def _write(target: Tensor, tensor: Tensor) -> None:
     """A card casts to the engine's dtype before it copies, and does not wait."""
     target.copy_(tensor.to(target.dtype) if tensor.is_cuda else tensor, non_blocking=True)
-
-
-def _asked(calls: Sequence[Call], message: dict[str, Any]) -> list[dict[str, Any]]:
-    """All answers, of processes that work at the same time; EngineError, once all have ended, for those that failed."""
-    if len(calls) == 1:
-        return [calls[0](message)]
-    with ThreadPoolExecutor(len(calls)) as pool:
-        answers = [pool.submit(call, message) for call in calls]
-    problems = [
-        f"process {number} of {len(calls)}: {answer.exception()}"
-        for number, answer in enumerate(answers, 1)
-        if isinstance(answer.exception(), EngineError)
-    ]
-    if problems:
-        raise EngineError("; ".join(problems))
-    return [answer.result() for answer in answers]

@@ -23,8 +23,8 @@ def plant(file: Path) -> None:
     def leave_head(model):
         return None if has("head") else repack_head(model)
 
-    def trust(model, weights, **options):
-        return ([], []) if has("unread") else stale_tensors(model, weights, **options)
+    def trust(*given, **options):
+        return ([], []) if has("unread") else stale_tensors(*given, **options)
 
     vllm_weights.load, vllm_weights.repack_head, vllm_weights.stale_tensors = load_most, leave_head, trust
 

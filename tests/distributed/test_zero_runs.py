@@ -140,9 +140,9 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], expected: int | None = 0) -> str:
+def finish(process: subprocess.Popen[str], expected: int | None = 0, *, within_s: float = 300.0) -> str:
     """Waits; the output. expected: the exit code wanted, None for any but 0."""
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=within_s)
     assert process.returncode == expected if expected is not None else process.returncode != 0, output
     return output
 
@@ -289,8 +289,8 @@ def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
     return found
 
 
-def wait_for_steps(run: Path, process: subprocess.Popen[str], count: int) -> None:
-    deadline = time.monotonic() + 240
+def wait_for_steps(run: Path, process: subprocess.Popen[str], count: int, *, within_s: float = 240.0) -> None:
+    deadline = time.monotonic() + within_s
     while not (run / "metrics.jsonl").exists() or len(rows(run)) < count:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline

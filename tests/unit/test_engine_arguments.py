@@ -19,6 +19,7 @@ from alignkit.engines.vllm.arguments import (
     engine_arguments,
     keeps_prefixes,
 )
+from alignkit.engines.vllm.process import environment
 from alignkit.errors import EngineError, RecipeError
 from alignkit.recipe.lookup.vllm_options import ADAPTER_RANKS, OURS, broken_options
 from alignkit.recipe.lookup.vllm_options import engine_arguments as known_arguments
@@ -106,6 +107,11 @@ def test_a_recipe_whose_adapter_cannot_travel_by_itself_is_refused_with_the_cure
             ("rollouts.engine=hf", "engine.replicas=2"),
             r"engine\.replicas.*the hf engine is one; set rollouts",
         ),
+        (("rollouts.engine=hf", "engine.tensor_parallel=2"), r"engine\.tensor_parallel.*on one device; set rollouts"),
+        (
+            ("engine.placement=servers", "engine.listen=localhost"),
+            r"engine\.listen.*localhost is no address; wanted HOST:PORT",
+        ),
         (("rollouts.engine=hf", "engine.placement=own"), r"engine\.placement.*is on the trainer's device; set `coloc"),
         (
             ("rollouts.engine=vllm", "model.lora={rank: 8}", "engine.lora=adapter", "engine.placement=servers"),
@@ -122,6 +128,26 @@ def test_replicas_that_cannot_be_are_refused_with_the_cure(changes: tuple[str, .
         read_recipe("smoke/char-addition", changes)
     read_recipe("smoke/char-addition", ["rollouts.engine=hf", "engine.placement=servers", "engine.replicas=2"])
     read_recipe("smoke/char-addition", ["rollouts.engine=vllm", "engine.placement=own", "engine.replicas=2"])
+
+
+def test_several_workers_are_processes_of_vllms_and_weights_are_not_lent_to_them():
+    own = {"tensor_parallel_size": 4, "distributed_executor_backend": "mp"}
+    assert chosen(CPU, tensor_parallel=4) == chosen(CPU) | own
+    assert chosen(H100, tensor_parallel=4) == chosen(H100) | own
+    with pytest.raises(EngineError, match=r"do not reach 4 workers; set engine\.transport: host"):
+        chosen(H100, tensor_parallel=4, lends=True)
+
+
+def test_threads_are_shared_out_among_workers_and_each_has_one():
+    threads = {n: environment(6, 2, workers=n)["OMP_NUM_THREADS"] for n in (1, 2, 4, 8)}
+    assert threads == {1: "6", 2: "3", 4: "1", 8: "1"}
+
+
+def test_options_that_cut_a_model_are_refused_with_the_key_that_does():
+    problems = dict(broken_options({"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "worker_cls": "mine"}))
+    assert problems["tensor_parallel_size"] == "is set by `engine.tensor_parallel`; set that; remove this"
+    assert "otherwise than `engine.tensor_parallel`" in problems["pipeline_parallel_size"]
+    assert problems["worker_cls"].startswith("is alignkit's own")
 
 
 def test_options_replace_what_is_chosen():

@@ -91,6 +91,10 @@ def test_nothing_is_said_of_what_is_off():
         (("engine.replicas=2",), "2 replicas on the trainer's devices"),
         (("engine.placement=own",), "1 replica on devices of their own"),
         (
+            ("engine.replicas=2", "engine.tensor_parallel=2"),
+            "2 replicas on the trainer's devices, each cut among 2 workers",
+        ),
+        (
             ("engine.placement=servers", "engine.replicas=3"),
             "servers that register at 127.0.0.1:8950, 3 of them before the first step",
         ),

@@ -143,6 +143,21 @@ def test_one_that_dies_is_named_and_ends_all_at_once(tmp_path: Path):
     fleet.close()
 
 
+def test_of_replicas_that_fail_because_one_did_the_first_is_named(tmp_path: Path):
+    """The first has not answered yet when the second dies, and is closed with it."""
+    fleet, replicas = fleet_of(2, tmp_path)
+    replicas[1].fault = EngineError("its process was killed by SIGKILL")
+
+    def take(message: dict[str, Any]) -> dict[str, Any]:
+        while not replicas[0].closed:
+            time.sleep(0.01)
+        raise EngineError("it was closed while it worked")
+
+    replicas[0].take = take
+    with pytest.raises(EngineError, match=r"^replica 2 of 2: its process was killed by SIGKILL$"):
+        fleet.update(named_policy_weights(tiny_llama(1)), version=1)
+
+
 def test_one_whose_weights_are_stale_is_named(tmp_path: Path):
     fleet, replicas = fleet_of(2, tmp_path)
     replicas[0].fault = SyncError("vllm engine: after the update to version 1, 2 parameters still compute")

@@ -22,12 +22,16 @@ from alignkit.engines.servers.app import fleet_app
 from alignkit.engines.servers.description import Description, files_of
 from alignkit.engines.servers.registry import Changed, Registry
 from alignkit.engines.servers.replica import ReplicaServer
-from alignkit.errors import EngineError
+from alignkit.engines.vllm.arguments import Settings
+from alignkit.errors import EngineError, RecipeError, RewardError
 from alignkit.models.save import describe
 from alignkit.models.tokenizer import character_tokenizer
 from alignkit.models.weights import named_policy_weights
+from alignkit.recipe.read import read_recipe
 from alignkit.rewards.serve.endpoint import Endpoint, EndpointError
 from alignkit.rewards.serve.listener import Address, Listener
+from alignkit.run.serve.replica import Machine, serve_replica
+from alignkit.run.train.served_fleet import served_fleet
 from alignkit.weights.sender import Sender
 from tests.contracts.test_engines import CONTEXT, ask, tiny_llama
 from tests.unit.loopback import TOKEN, served
@@ -175,6 +179,19 @@ def test_without_the_token_or_with_another_nobody_is_let_in(servers: Servers):
     for path in ("/sample", "/score", "/update"):
         with pytest.raises(EndpointError, match="answered 401"):
             asyncio.run(Endpoint(replica, token="another-token-of-them").post(path, b"{}", until=time.monotonic() + 5))
+
+
+def test_a_replica_or_a_run_without_a_token_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("ALIGNKIT_TOKEN", raising=False)
+    with pytest.raises(RewardError, match="a replica needs the trainer's token: set ALIGNKIT_TOKEN"):
+        serve_replica("http://127.0.0.1:9", address=Address(), ca_file=None, machine=Machine(), ready=lambda _: None)
+    recipe = read_recipe("smoke/grpo", ["engine.placement=servers"])
+    with pytest.raises(RecipeError, match=r"servers need a token of 16 characters or more: set ALIGNKIT_TOKEN"):
+        served_fleet(recipe, tmp_path, None, max_model_len=8, settings=Settings())  # ty: ignore[invalid-argument-type]
+    monkeypatch.setenv("ALIGNKIT_TOKEN", "a-token-for-the-tests")
+    given = {"address": Address(host="10.0.0.1"), "ca_file": None, "machine": Machine(), "ready": lambda _: None}
+    with pytest.raises(RewardError, match="open to the network, where the token would travel in the clear"):
+        serve_replica("http://127.0.0.1:9", **given)
 
 
 def test_weights_of_another_version_or_run_are_never_sampled_from(servers: Servers):

@@ -87,6 +87,7 @@ def test_completions_come_in_order_with_the_servers_tokens(served):
     assert body["model"] == "tiny"
     assert body["ignore_eos"]
     assert (body["stop_token_ids"], body["top_p"], body["top_k"]) == ([2], 1.0, 0)
+    assert asyncio.run(engine.sample(request(7, seed=7))) == found[4]
     [cut] = asyncio.run(engine.generate([request(5, most=2)]))
     assert (cut.stop, len(cut.token_ids)) == (StopReason.LENGTH, 2)
 

@@ -196,6 +196,33 @@ def test_a_run_starts_vllm_with_the_policys_weights_and_writes_none_of_them(tmp_
         engine.close()
 
 
+@pytest.mark.usefixtures("start")
+def test_a_run_with_two_replicas_starts_two_processes_on_one_memory_that_take_every_update(
+    tmp_path: Path, monkeypatch: Any
+):
+    monkeypatch.setattr(build, "VllmEngine", FakeEngine)
+    recipe = read_recipe("smoke/char-addition", ["rollouts.engine=vllm", "model.dtype=float32", "engine.replicas=2"])
+    policy = build.build_policy(recipe, Group())
+    fleet: Any = build.build_engine(recipe, policy, tmp_path, Group(), log_file=tmp_path / "engine.log")
+    try:
+        first, second = fleet._replicas.present()
+        assert first.process_id != second.process_id
+        assert first._sender is second._sender
+        assert sorted(path.name for path in tmp_path.glob("*.log")) == ["engine-1.log", "engine-2.log"]
+        weights = {name: tensor + 1 for name, tensor in named_policy_weights(policy.model)}
+        fleet.update(weights.items(), version=3)
+        sums = [[weights[name].double().sum().item()] for name in sorted(weights)]
+        for replica in (first, second):
+            assert asyncio.run(replica.score([])) == sums
+            assert replica.policy_version == 3
+        said = asyncio.run(fleet.generate([ask(number) for number in (0, 7)]))
+        assert [one.versions for one in said] == [((0, 3),)] * 2
+    finally:
+        fleet.close()
+    assert has_ended(first.process_id, within_s=30)
+    assert has_ended(second.process_id, within_s=30)
+
+
 def test_a_weight_that_comes_twice_is_refused(start: Callable[..., VllmEngine]):
     with pytest.raises(EngineError, match="brings a, twice"):
         start().update([*WEIGHTS.items(), *WEIGHTS.items()], version=1)

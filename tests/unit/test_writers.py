@@ -65,8 +65,8 @@ def test_three_ranks_write_what_one_would_and_the_engines_are_told_once_it_is_wh
         sender.told()
     assert write(sender) == ["written"] * WORLD
     told: list[dict[str, Any]] = []
-    sender.announce(7, [lambda message: told.append(message) or {}] * 2)
-    assert told == [{"do": "update", "version": 7, "base": True}] * 2
+    sender.announce(7, lambda message: told.append(message) or {})
+    assert told == [{"do": "update", "version": 7, "base": True}]
     lies = sender.memory.tensors("base")
     wanted = dict(named_policy_weights(causal_lm()))
     assert lies.keys() == wanted.keys()
@@ -90,7 +90,7 @@ def test_a_rank_that_leaves_a_piece_out_or_writes_anothers_is_found_by_all():
     assert write(sender, without_first) == [f"weights: no rank wrote the numbers 246 to 492 of {name}"] * WORLD
     assert write(sender, one_further) == ["weights: no rank wrote the numbers 11 to 12 of model.norm.weight"] * WORLD
     with pytest.raises(EngineError, match="no engine may load"):
-        sender.announce(7, [lambda message: {}])
+        sender.announce(7, lambda message: {})
 
 
 def test_a_number_that_another_process_has_written_over_is_found_by_its_digest_and_its_writer_named():
@@ -204,7 +204,7 @@ class PiecesEngine(HfEngine):
             HfEngine.update(self, self.memory.tensors("base").items(), version=version)
             return {}
 
-        self._sender.announce(version, [call])
+        self._sender.announce(version, call)
         self.loaded += 1
 
 

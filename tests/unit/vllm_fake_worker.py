@@ -14,15 +14,14 @@ from alignkit.weights.shared_weights import Table, map_tensors
 
 
 class FakeWorker:
-    def __init__(self, start: dict[str, Any], weights_descriptor: int):
+    def __init__(self, start: dict[str, Any]):
         if "broken" in start["model_folder"]:
             raise ValueError("this model cannot be loaded")
         if "hanging" in start["model_folder"]:
             time.sleep(1000)
-        self.table, self.descriptor = Table.from_json(start["table"]), weights_descriptor
+        self.table, self.descriptor = Table.from_json(start["table"]), os.open(start["path"], os.O_RDWR)
         self.version, self.requests = start["version"], list[dict[str, Any]]()
-        self.name = Path(start["model_folder"]).name
-        self.held: dict[str, Any] = {}
+        self.name, self.held = Path(start["model_folder"]).name, dict[str, Any]()
         if start["memory"]:
             self.take()
 

@@ -34,9 +34,8 @@ def pull(trainer: Endpoint, table: Table, version: int) -> Iterator[tuple[str, T
             digests = runner.run(trainer.get(f"/weights/{version}/digests", until=time.monotonic() + TENSOR_S))
             for (name, shape, begin), wanted in zip(table.entries, digests, strict=True):
                 size = math.prod(shape) * dtype.itemsize
-                content = runner.run(_range(trainer, version, begin, begin + size))
-                if len(content) != size:
-                    raise EngineError(f"replica: {name} of version {version} has {len(content)} bytes, wanted {size}")
+                content = bytearray(size)
+                runner.run(_fill(content, trainer, version, begin))
                 tensor = torch.frombuffer(content, dtype=dtype).view(shape) if size else torch.empty(shape, dtype=dtype)
                 if digest(tensor).value != wanted:
                     raise EngineError(f"replica: {name} of version {version} was damaged on its way; pull again")
@@ -45,8 +44,17 @@ def pull(trainer: Endpoint, table: Table, version: int) -> Iterator[tuple[str, T
             raise EngineError(f"replica: cannot pull version {version} from {trainer.url}: {error}") from error
 
 
-async def _range(trainer: Endpoint, version: int, begin: int, end: int) -> bytearray:
-    until = time.monotonic() + TENSOR_S
-    cuts = range(begin, end, PIECE)
-    paths = [f"/weights/{version}/{start}/{min(start + PIECE, end)}" for start in cuts]
-    return bytearray().join(await asyncio.gather(*(trainer.fetch(path, until=until) for path in paths)))
+async def _fill(content: bytearray, trainer: Endpoint, version: int, begin: int) -> None:
+    """Fetches the bytes of the memory from `begin` on, a few pieces at a time.
+
+    Nothing is returned: in the main thread asyncio's runner writes a task's result out as text (CPython 3.11).
+    """
+    until, end = time.monotonic() + TENSOR_S, begin + len(content)
+
+    async def fetch(start: int, stop: int) -> None:
+        piece = await trainer.fetch(f"/weights/{version}/{start}/{stop}", until=until)
+        if len(piece) != stop - start:
+            raise EngineError(f"replica: {trainer.url} told {len(piece)} bytes from {start} to {stop}")
+        content[start - begin : stop - begin] = piece
+
+    await asyncio.gather(*(fetch(start, min(start + PIECE, end)) for start in range(begin, end, PIECE)))

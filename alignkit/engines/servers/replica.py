@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -27,6 +28,7 @@ from alignkit.weights.shared_weights import Table
 if TYPE_CHECKING:
     from torch import Tensor
 
+LOG = logging.getLogger("alignkit.fleet")
 REGISTER_S = 1.0  # between two times that it says that it is there
 ATTEMPTS = 20  # to pull weights that change meanwhile
 LIMITS = ServerLimits(body_bytes=2**28, body_s=120.0)
@@ -117,8 +119,8 @@ class ReplicaServer:
                     self._ended = str(error)
                 elif time.monotonic() - heard > self._patience_s:
                     self._ended = f"the trainer has been away for {self._patience_s:g} s: {error}"
-            except EngineError:
-                pass  # the weights changed while they were pulled: the next answer says to what
+            except EngineError as error:
+                LOG.info("%s", error)  # the weights changed while they were pulled: the next answer says to what
             await asyncio.sleep(REGISTER_S)
         gone(self._ended)
 

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alignkit.weights.shared_weights import Table, map_tensors
-
 PATH = "shared memory"  # vLLM asks for one and opens it for adapters only that it does not hold
 
 
-class HeldAdapter:
-    """table, descriptor: where its matrices lie, in memory that the trainer writes.
+def request(version: int, number: int) -> Any:
+    """What makes a request compute with the adapter of this number. Its name is of that push alone, because vLLM finds
+    cached prefixes by the name."""
+    from vllm.lora.request import LoRARequest
 
-    request: what makes a request compute with it, None before the first push. Each push has an id and a name of its
-    own, because vLLM finds cached prefixes by the name.
+    return LoRARequest(f"version {version}, push {number}", number, PATH)
+
+
+def homeless(manager: Any, matrices: Iterable[str]) -> list[str]:
+    """Layers of the adapter that have no place in vLLM's model, or one that it does not compute with.
+
+    manager: the worker's. matrices: their names.
     """
-
-    def __init__(self, llm: Any, table: Table, descriptor: int):
-        self.request: Any = None
-        self._llm, self._pushes = llm, 0
-        self._tensors = map_tensors(descriptor, table)
-
-    def homeless(self) -> list[str]:
-        """Layers of the adapter that have no place in vLLM's model, or one that it does not compute with."""
-        [homes] = self._llm.collective_rpc(_homes, args=(list(self._tensors),))
-        return [name for name, home in homes.items() if not home]
-
-    def put(self, version: int) -> list[str]:
-        """Replaces the adapter by what lies in the memory; the names of matrices that vLLM holds otherwise."""
-        from vllm.lora.request import LoRARequest
-
-        self._pushes += 1
-        [stale] = self._llm.collective_rpc(partial(_put, tensors=self._tensors, number=self._pushes))
-        self.request = LoRARequest(f"version {version}, push {self._pushes}", self._pushes, PATH)
-        return stale
+    return [name for name, home in _homes(manager._adapter_manager, matrices).items() if not home]
 
 
-def _put(worker: Any, tensors: Mapping[str, Tensor], number: int) -> list[str]:
+def put(manager: Any, tensors: Mapping[str, Tensor], number: int) -> list[str]:
+    """Replaces the adapter by these matrices; the names of those that vLLM holds otherwise.
+
+    number: what vLLM knows it by; each push has one of its own.
+    """
     from vllm.lora.lora_model import LoRAModel
     from vllm.lora.peft_helper import PEFTHelper
 
-    manager = worker.model_runner.lora_manager
     manager.remove_all_adapters()
     inner = manager._adapter_manager
     rank = max(tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name)
@@ -69,6 +58,8 @@ def stale_matrices(manager: Any, sent: Mapping[tuple[str, str], Tensor]) -> list
     """Matrices that vLLM's one slot holds otherwise than `sent`, to the bit; a layer that got none must hold zeros.
 
     manager: vLLM's, with `modules` and `packed_modules`. sent: by (vLLM's name of the layer, `lora_A` or `lora_B`).
+    Under tensor parallelism a worker holds its share: of A's columns in layers that share their inputs out, of B's rows
+    in those that share their outputs out.
     """
     stale = []
     for module, slice_number, name in _places(manager):
@@ -77,16 +68,24 @@ def stale_matrices(manager: Any, sent: Mapping[tuple[str, str], Tensor]) -> list
             expected = torch.zeros_like(held)
             tensor = sent.get((name, kind))
             if tensor is not None:
-                expected[: tensor.shape[0], : tensor.shape[1]] = tensor.to(held.device, held.dtype)
+                rank, size = getattr(module, "tp_rank", 0), getattr(module, "tp_size", 1)
+                axis = 1 if kind == "lora_A" else 0
+                own = share(tensor, axis, min(held.shape[axis], tensor.shape[axis]), rank, size)
+                expected[: own.shape[0], : own.shape[1]] = own.to(held.device, held.dtype)
             if not torch.equal(held, expected):
                 stale.append(f"{name}.{kind}")
     return stale
 
 
-def _homes(worker: Any, names: list[str]) -> dict[str, bool]:
+def share(tensor: Tensor, axis: int, length: int, rank: int, size: int) -> Tensor:
+    """The part of `length` along an axis that worker `rank` of `size` holds; parts fewer than workers are repeated."""
+    parts = tensor.shape[axis] // length
+    return tensor.narrow(axis, rank * parts // size * length, length)
+
+
+def _homes(manager: Any, names: Iterable[str]) -> dict[str, bool]:
     """Of each adapted layer, whether there is a place for it. Latent attention computes with matrices that vLLM has
     made of `kv_b_proj`, whatever that itself would compute."""
-    manager = worker.model_runner.lora_manager._adapter_manager
     places = {name for _, _, name in _places(manager)}
     absorbs = any(hasattr(module, "W_UV") for module in manager.model.modules())
     homes = {}

@@ -9,6 +9,7 @@ from typing import Any
 from alignkit.errors import EngineError
 from alignkit.recipe.lookup.vllm_options import ADAPTER_RANKS
 
+WORKER, LOADER = "alignkit.engines.vllm.sink.Sink", "alignkit"  # names under which vLLM finds ours
 CPU_BLOCK_TOKENS = 32  # smallest that vLLM's CPU attention allows: more of a short prompt is shared within its group
 CPU_SEQUENCES = 256
 CPU_BATCHED_TOKENS = 8192
@@ -27,15 +28,24 @@ class Platform:
 class Settings:
     """What a recipe says of the engine. memory_fraction: its share of an accelerator. sleeps: whether it gives its
     memory back between calls. lends: whether the trainer lends it weights on a card that they share, instead of copying
-    them through the host. deterministic: whether a call's bits depend on nothing but the call. options: vLLM's own
-    arguments, which replace what is chosen here.
+    them through the host. deterministic: whether a call's bits depend on nothing but the call. tensor_parallel: workers
+    among which each layer is cut. options: vLLM's own arguments, which replace what is chosen here. Raises EngineError
+    when weights are to be lent to several workers.
     """
 
     memory_fraction: float = 0.45
     sleeps: bool = False
     lends: bool = False
     deterministic: bool = False
+    tensor_parallel: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.lends and self.tensor_parallel > 1:
+            raise EngineError(
+                f"vllm engine: weights lent on one card do not reach {self.tensor_parallel} workers; "
+                "set engine.transport: host, or engine.tensor_parallel: 1"
+            )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,6 +63,8 @@ def engine_arguments(
     Raises EngineError when a fixed cache has no room.
     """
     chosen: dict[str, Any] = {"max_model_len": max_model_len, "enable_prefix_caching": True}
+    if settings.tensor_parallel > 1:
+        chosen |= {"tensor_parallel_size": settings.tensor_parallel, "distributed_executor_backend": "mp"}
     if settings.lends:
         chosen["weight_transfer_config"] = {"backend": "ipc"}
     if platform.cpu:

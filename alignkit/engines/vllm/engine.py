@@ -38,10 +38,10 @@ class VllmEngine(VllmProcess):
     LoRA adapter (`models/adapter_matrices.py`) that every update brings, too; one that has brought the rest may be
     followed, until the engine sleeps, by some that bring nothing else. dtype: "float32" or "bfloat16".
     max_model_len: longest prompt and completion together, in tokens. memory_gib: key-value cache on CPU; settings:
-    everything else that it is started with. threads: of the child, None: all cores it may use. log_file: takes the
-    child's output. startup_s, timeout_s: a child that has not answered by then is killed.
-    sender: that of a host whose engines share the memory of the weights; who made it sends, and closes it. devices: its
-    GPUs, as places among the visible ones; None: the one of its trainer's rank. wait: until it has started; else
+    everything else that it is started with. threads: of all its workers, None: all cores it may use. log_file: takes
+    the child's output. startup_s, timeout_s: a child that has not answered by then is killed. sender: that of a host
+    whose engines share the memory of the weights, in place of `weights`; who made it closes it. devices: its GPUs, as
+    places among the visible ones; None: the one of its trainer's rank. wait: until it has started; else
     `ready` is called before anything else, so that several start at the same time. name: what a fleet calls it.
     Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
     """
@@ -84,9 +84,15 @@ class VllmEngine(VllmProcess):
             "version": version,
             **self._sender.told(),
         }
-        own = environment(threads, memory_gib, deterministic=settings.deterministic, devices=devices)
+        own = environment(
+            threads,
+            memory_gib,
+            deterministic=settings.deterministic,
+            devices=devices,
+            workers=settings.tensor_parallel,
+        )
         self._startup_s, self._has_adapter = startup_s, bool(adapter)
-        self._begun = self._start(start, own, descriptor=self._sender.descriptor)
+        self._begun = self._start(start, own)
         if wait:
             self.ready()
 
@@ -139,11 +145,11 @@ class VllmEngine(VllmProcess):
         return None if self._lends else self._sender.memory
 
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        self._sender.send(weights, version, [self.take])
+        self._sender.send(weights, version, self.take)
 
     def load(self, *, version: int) -> None:
         """Takes the update that lies in `memory`; as `update`, but EngineError unless it has been written whole."""
-        self._sender.announce(version, [self.take])
+        self._sender.announce(version, self.take)
 
     def take(self, message: dict[str, Any]) -> dict[str, Any]:
         """Takes the weights that a sender has laid ready; what its process answers. Raises SyncError."""
@@ -159,6 +165,10 @@ class VllmEngine(VllmProcess):
         self.unverified = tuple(reply["unknown"])
         self.policy_version = version
         return reply
+
+    def layout(self) -> list[dict[str, Any]]:
+        """What of the checkpoint each worker wants: `boxes` (name, begin, size) and, by name, tensors taken `whole`."""
+        return self._call({"do": "layout"})["workers"]
 
     def sleep(self) -> None:
         self._sender.lost()

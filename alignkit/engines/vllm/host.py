@@ -14,6 +14,7 @@ class Host:
 
     def __init__(self, replicas: Sequence[Replica]):
         self._all = tuple(replicas)
+        self._first: tuple[type[Exception], str] | None = None
 
     @classmethod
     def start(cls, count: int, begin: Callable[[int], VllmEngine]) -> Host:
@@ -38,8 +39,10 @@ class Host:
         """Does nothing: they are told by the sender's messages, and nobody looks by himself."""
 
     def lost(self, replica: Replica, error: Exception) -> None:
-        self.close()
-        raise type(error)(f"{replica.name} of {len(self._all)}: {error}") from error
+        self._first = self._first or (type(error), f"{replica.name} of {len(self._all)}: {error}")
+        self.close()  # by which the others fail, too; who failed first is to be named
+        kind, said = self._first
+        raise kind(said) from error
 
     def close(self) -> None:
         for replica in self._all:

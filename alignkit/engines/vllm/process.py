@@ -64,21 +64,14 @@ class VllmProcess:
         """Kills the process; whoever waits for an answer gets an EngineError. May be called twice."""
         self._end("vllm engine: it was closed while it worked")
 
-    def _start(self, start: dict[str, Any], environment: dict[str, str], *, descriptor: int | None = None) -> Answer:
-        """Starts the child and tells it `start`; its answer comes when it is ready.
-
-        descriptor: of shared memory, handed on.
-        """
+    def _start(self, start: dict[str, Any], environment: dict[str, str]) -> Answer:
+        """Starts the child and tells it `start`; its answer comes when it is ready."""
         # the kernel's death signal follows the thread that starts the child; only the main thread lasts
         trainer = os.getpid() if threading.current_thread() is threading.main_thread() else 0
-        weights = -1 if descriptor is None else descriptor
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as log:
             self._child = Child.start(
-                lambda end: [*self.command, str(end), str(weights), str(trainer)],
-                environment=environment,
-                handed=[] if descriptor is None else [descriptor],
-                output=log,
+                lambda end: [*self.command, str(end), str(trainer)], environment=environment, output=log
             )
         threading.Thread(target=self._listen, daemon=True).start()
         return self._ask(start)
@@ -169,13 +162,20 @@ class VllmProcess:
 
 
 def environment(
-    threads: int | None, memory_gib: int, *, deterministic: bool = False, devices: Sequence[int] | None = None
+    threads: int | None,
+    memory_gib: int,
+    *,
+    deterministic: bool = False,
+    devices: Sequence[int] | None = None,
+    workers: int = 1,
 ) -> dict[str, str]:
     """The child's environment: this one's without what was meant for the trainer alone, and with vLLM's settings.
 
     deterministic: that a request's bits depend on nothing else in the batch, which vLLM can promise on a GPU only.
     devices: the GPUs that it sees, as places among those that this process sees; None: that of its rank.
+    workers: processes that share the threads out.
     """
+    all_threads = threads or len(os.sched_getaffinity(0))
     own = {
         name: value
         for name, value in os.environ.items()
@@ -188,7 +188,7 @@ def environment(
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core in the child itself
             "VLLM_CPU_KVCACHE_SPACE": str(memory_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinned threads lose the race against anything else that runs
-            "OMP_NUM_THREADS": str(threads or len(os.sched_getaffinity(0))),
+            "OMP_NUM_THREADS": str(max(1, all_threads // workers)),
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait starve everything else
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",

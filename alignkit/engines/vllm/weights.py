@@ -9,7 +9,7 @@ exactly, whatever its packing. Everything else that the model holds is compared 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,15 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignkit.engines.vllm.quirks.arranged import arranged, is_turned
+from alignkit.engines.vllm.copies import Copy, Loaded, held_tensors
+from alignkit.engines.vllm.moved import Moved, looked_up
 from alignkit.engines.vllm.quirks.missed import load_missed
 from alignkit.weights.digest import Digest, digest
 
 COLUMNS = 32  # columns of every matrix that are read back after an update; the version decides which
 CONSTANTS = {"cos_sin_cache", "kv_cache", "_q_scale", "_k_scale", "_v_scale", "_prob_scale", "_k_scale_cpu",
              "_v_scale_cpu"}  # fmt: skip  # follow from the config, or are no weights
-EXPERTS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))  # names of an expert's matrices in checkpoints
+EXPERTS, ABSORBED = ("w13_weight", "w2_weight"), ("W_UK_T", "W_UV")
 Sent = Mapping[str, Tensor | Digest]
+Source = str | Moved
 
 
 def load(weights: Mapping[str, Tensor], reload: Callable, apply: Callable) -> None:
@@ -56,112 +58,84 @@ def repack_head(model: Any) -> None:
 
 @dataclass(frozen=True)
 class Held:
-    """A tensor of vLLM's model. parts: what of it should be which tensor of the checkpoint; none where nobody knows.
+    """A tensor of vLLM's model. loaded: of what it, or what it was made of, was loaded; None where nobody knows.
 
     derived: in a layout that vLLM chooses by its kernels, so that it is compared only where it is as expected.
-    arranged: what makes of each of these checkpoint tensors what is kept; None: it is kept as it is.
     """
 
     name: str
     module: Any
     kind: str
-    parts: tuple[tuple[Tensor, str], ...] = ()
+    loaded: Loaded | None
     derived: bool = False
-    arranged: Callable[[str, Tensor], Tensor] | None = None
+
+    @property
+    def tensor(self) -> Tensor:
+        return held_tensors(self.module)[self.kind]
+
+    def as_loaded(self) -> Tensor | None:
+        """What it holds as it was when it was loaded; None when vLLM keeps it otherwise."""
+        tensor = self.tensor
+        if self.kind in ABSORBED:
+            tensor = _unabsorbed(self.module)
+        loaded = self.loaded
+        same = loaded is not None and (tuple(tensor.shape), tuple(tensor.stride())) == (loaded.shape, loaded.strides)
+        return tensor if same else None
 
 
 def stale_tensors(
-    model: Any, weights: Sent, *, version: int, unread: frozenset[str] = frozenset()
+    model: Any, weights: Sent, loaded: Mapping[str, Loaded], *, version: int, unread: frozenset[str] = frozenset()
 ) -> tuple[list[str], list[str]]:
     """(tensors of the model that are not `weights`, those that could not be compared).
 
+    loaded: what each was loaded from, as a `Recorder` has seen it; of a model that is one worker's share, that share.
     Each tensor that the model holds is in neither list only where it was compared: parameters, buffers and attributes
     but for CONSTANTS, experts and the absorbed matrices of latent attention too. Where a matrix is kept in packed form
     only, COLUMNS of its columns are read through the kernel; the version chooses them, so that they rotate.
     Comparisons are exact: rounding cannot hide a small update. unread: those in layouts of vLLM's own (`unreadable`).
     """
     stale, unknown = [], []
-    for held in _everything(model, weights):
+    for held in _everything(model, loaded):
         agrees = None if held.name in unread else _agrees(held, weights, random.Random(version))
-        if agrees is None:
-            unknown.append(held.name)
-        elif not agrees:
+        if agrees is False:
             stale.append(held.name)
+        elif agrees is None or not (held.loaded and _is_whole(held)):
+            unknown.append(held.name)
     return stale, unknown
 
 
-def unreadable(model: Any, loaded: Callable[[], Sent]) -> frozenset[str]:
-    """Derived tensors that do not look as expected right after vLLM loaded `loaded`: its kernels want another layout.
+def unreadable(model: Any, loaded: Mapping[str, Loaded], begins: Callable[[], Sent]) -> frozenset[str]:
+    """Derived tensors that do not look as expected right after vLLM loaded `begins`: its kernels want another layout.
 
-    loaded: reads these weights; called only where the model derives any.
+    begins: reads these weights; called only where the model derives any.
     """
-    if not any(type(module).__name__ == "RoutedExperts" or "W_UV" in _tensors(module) for module in model.modules()):
-        return frozenset()
-    weights = loaded()
-    derived = (held for held in _everything(model, weights) if held.derived)
+    derived = [held for held in _everything(model, loaded) if held.derived]
+    weights = begins() if derived else {}
     return frozenset(held.name for held in derived if not _agrees(held, weights, random.Random(0)))
 
 
-def _everything(model: Any, weights: Sent) -> Iterator[Held]:
+def _everything(model: Any, loaded: Mapping[str, Loaded]) -> Iterator[Held]:
     for place, module in model.named_modules():
         name = place.removesuffix(".base_layer")  # inside what vLLM puts around a layer that an adapter may change
-        for kind, tensor in _tensors(module).items():
+        for kind in held_tensors(module):
             full = f"{name}.{kind}".lstrip(".")
-            if kind in ("w13_weight", "w2_weight"):
-                yield Held(full, module, kind, tuple(_expert_parts(name, kind, tensor, weights)), derived=True)
-            elif kind in ("W_UK_T", "W_UV"):
-                yield Held(full, module, kind, tuple(_absorbed_parts(name, module, weights)), derived=True)
+            if kind in ABSORBED:
+                above = (f"{each}.kv_b_proj.weight" for each in _above(name))
+                source = next((each for each in above if each in loaded), full)
+                yield Held(full, module, kind, loaded.get(source), derived=True)
             elif kind not in CONSTANTS:
-                axis = int(is_turned(model, name, kind))
-                parts = tuple(_parts(model, name, kind, tensor, weights, axis=axis))
-                yield Held(full, module, kind, parts, arranged=arranged(model, name, kind))
+                yield Held(full, module, kind, loaded.get(full), derived=kind in EXPERTS)
 
 
-def _tensors(module: Any) -> dict[str, Tensor]:
-    kept = {**module._parameters, **module._buffers, **vars(module)}
-    return {kind: tensor for kind, tensor in kept.items() if isinstance(tensor, Tensor)}
+def _is_whole(held: Held) -> bool:
+    """Whether all of it came from the checkpoint. Rows that vLLM adds to a vocabulary are never read."""
+    return held.loaded is not None and (held.loaded.covered or hasattr(held.module, "num_embeddings_padded"))
 
 
-def _parts(model: Any, name: str, kind: str, held: Tensor, weights: Sent, *, axis: int) -> Iterator[tuple[Tensor, str]]:
-    """The checkpoint tensors that vLLM fuses into this one, one below the other; none when their names are unknown.
-
-    axis: that of a checkpoint tensor's outputs.
-    """
-    parent, _, last = name.rpartition(".")
-    pieces = getattr(model, "packed_modules_mapping", {}).get(last, [last])
-    names = [f"{parent}.{piece}.{kind}".lstrip(".") for piece in pieces]
-    if name == "lm_head" and names[0] not in weights:
-        names = ["model.embed_tokens.weight"]  # tied
-    if all(source in weights for source in names):
-        begin = 0
-        for source in names:
-            end = begin + (weights[source].shape[axis] if weights[source].shape else 0)
-            yield held[begin:end] if held.ndim else held, source  # vLLM pads vocabularies: rows of the checkpoint only
-            begin = end
-
-
-def _expert_parts(name: str, kind: str, held: Tensor, weights: Sent) -> Iterator[tuple[Tensor, str]]:
-    """Of w13 (expert, gate then up, width) and w2 (expert, width, inner)."""
-    for above in _above(name):
-        for gate, up, down in EXPERTS:
-            if f"{above}.0.{gate}.weight" not in weights:
-                continue
-            rows = weights[f"{above}.0.{gate}.weight"].shape[0]
-            for expert, own in enumerate(held):
-                if kind == "w2_weight":
-                    yield own, f"{above}.{expert}.{down}.weight"
-                else:
-                    yield own[:rows], f"{above}.{expert}.{gate}.weight"
-                    yield own[rows:], f"{above}.{expert}.{up}.weight"
-
-
-def _absorbed_parts(name: str, module: Any, weights: Sent) -> Iterator[tuple[Tensor, str]]:
+def _unabsorbed(module: Any) -> Tensor:
     """W_UK_T (head, key, rank) and W_UV (head, rank, value), which are kv_b_proj head by head, put together again."""
-    keys, values = _tensors(module)["W_UK_T"], _tensors(module)["W_UV"]
-    for above in _above(name):
-        if (source := f"{above}.kv_b_proj.weight") in weights:
-            yield torch.cat([keys, values.transpose(1, 2)], dim=1).flatten(0, 1), source
-            return
+    keys, values = (held_tensors(module)[kind] for kind in ABSORBED)
+    return torch.cat([keys, values.transpose(1, 2)], dim=1).flatten(0, 1)
 
 
 def _above(name: str) -> Iterator[str]:
@@ -173,28 +147,54 @@ def _above(name: str) -> Iterator[str]:
 
 def _agrees(held: Held, weights: Sent, chooser: random.Random) -> bool | None:
     """Whether it holds, and computes with, what was sent; None when that cannot be told."""
-    if not held.parts or any(source not in weights for _, source in held.parts):
+    loaded = held.loaded
+    if loaded is None or loaded.computed or not loaded.copies:
         return None
-    sources = [weights[source] for _, source in held.parts]
-    if held.arranged is not None:
-        given = zip((name for _, name in held.parts), sources, strict=True)
-        sources = [held.arranged(name, source) for name, source in given if isinstance(source, Tensor)]
-        if len(sources) < len(held.parts):
-            return None
-    kept = bool(_tensors(held.module)[held.kind].numel())  # else it has (only) a packed form
-    packer = _packer(held.module) if held.derived else None
+    sources = {source: looked_up(source, weights) for source in {copy.source: None for copy in loaded.copies}}
+    if any(
+        sent is None or tuple(sent.shape) != copy.shape for copy in loaded.copies for sent in [sources[copy.source]]
+    ):
+        return None
+    tensors = {name: sent for name, sent in sources.items() if isinstance(sent, Tensor)}
+    packer = _packer(held.module) if held.kind in EXPERTS else None
     if packer is not None:
-        tensors = [source for source in sources if isinstance(source, Tensor)]
-        own = _tensors(held.module)[held.kind]
-        return torch.equal(own, _packed(held, packer, tensors).to(own.dtype)) if len(tensors) == len(sources) else None
-    if kept and not all(_same(part, sent) for (part, _), sent in zip(held.parts, sources, strict=True)):
-        return False
-    matrices = [source for source in sources if isinstance(source, Tensor) and source.ndim == 2]
-    if hasattr(held.module, "cpu_linear") and held.kind == "weight" and len(matrices) == len(sources):
-        if getattr(held.module, "input_size", matrices[0].shape[1]) != matrices[0].shape[1]:
-            return None  # the kernel would read beyond the end of a row without a word
-        return _computes_with(held.module, matrices, chooser)
+        return _is_packed(held, loaded, packer, tensors) if len(tensors) == len(sources) else None
+    kept = bool(held.tensor.numel())  # else it has (only) a packed form
+    if kept:
+        own = held.as_loaded()
+        found = None if own is None else _holds(own, loaded.copies, sources)
+        if not found:
+            return found
+    if hasattr(held.module, "cpu_linear") and held.kind == "weight" and len(tensors) == len(sources):
+        return _computes_with(held.module, loaded, tensors, chooser)
     return True if kept else None
+
+
+def _holds(own: Tensor, copies: Sequence[Copy], sources: Mapping[Source, Tensor | Digest | None]) -> bool | None:
+    """Whether every part of it is what was sent; None where that was said by digests of more than it has."""
+    for source, sent in sources.items():
+        mine = [copy for copy in copies if copy.source == source]
+        if isinstance(sent, Tensor):
+            parts = ((copy.placed.of(own), copy.taken.of(sent)) for copy in mine)
+            if not all(torch.equal(part, came.to(device=part.device, dtype=part.dtype)) for part, came in parts):
+                return False
+        elif (whole := _put_together(own, mine)) is None:
+            return None
+        elif digest(whole) != sent:
+            return False
+    return True
+
+
+def _put_together(own: Tensor, copies: Sequence[Copy]) -> Tensor | None:
+    """The checkpoint's tensor out of the parts that were made of it; None where some of it is not here."""
+    if len(copies) == 1 and copies[0].entire:
+        return copies[0].placed.of(own)
+    whole = own.new_empty(copies[0].shape)
+    if sum(copy.placed.of(own).numel() for copy in copies) < whole.numel():
+        return None
+    for copy in copies:
+        copy.taken.of(whole).copy_(copy.placed.of(own))
+    return whole
 
 
 def _packer(module: Any) -> Any:
@@ -204,30 +204,38 @@ def _packer(module: Any) -> Any:
     return experts if hasattr(experts, "isa") else None
 
 
-def _packed(held: Held, packer: Any, sources: list[Tensor]) -> Tensor:
-    """The experts that were sent, packed by vLLM's own code for its kernel."""
-    fused = held.kind == "w13_weight"
-    experts = len(sources) // 2 if fused else len(sources)
-    inner, width = sources[0].shape if fused else sources[0].shape[::-1]
-    whole = torch.cat(sources).view(experts, -1, sources[0].shape[1])
+def _is_packed(held: Held, loaded: Loaded, packer: Any, sources: Mapping[Source, Tensor]) -> bool:
+    """Whether it is the experts that were sent, packed by vLLM's own code for its kernel."""
+    sent = _sent(loaded, sources)
+    experts, rows, columns = loaded.shape
+    other = (experts, columns, rows // 2) if held.kind == "w13_weight" else (experts, 2 * columns, rows)
     twin: Any = torch.nn.Module()
-    for kind, shape in (("w13_weight", (experts, 2 * inner, width)), ("w2_weight", (experts, width, inner))):
-        own = whole if kind == held.kind else whole.new_zeros(shape)
+    for kind in EXPERTS:
+        own = sent if kind == held.kind else sent.new_zeros(other)
         twin.register_parameter(kind, torch.nn.Parameter(own, requires_grad=False))
     packer.process_weights_after_loading(twin)
-    return getattr(twin, held.kind)
+    return torch.equal(held.tensor, getattr(twin, held.kind).to(held.tensor.dtype))
 
 
-def _same(part: Tensor, sent: Tensor | Digest) -> bool:
-    if isinstance(sent, Digest):
-        return digest(part) == sent
-    return torch.equal(part, sent.to(device=part.device, dtype=part.dtype))
+def _sent(loaded: Loaded, sources: Mapping[Source, Tensor]) -> Tensor:
+    """The tensor as a loader makes it of what was sent; zeros where nothing of the checkpoint goes."""
+    whole = torch.empty_strided(loaded.shape, loaded.strides, dtype=next(iter(sources.values())).dtype).zero_()
+    for copy in loaded.copies:
+        copy.placed.of(whole).copy_(copy.taken.of(sources[copy.source]))
+    return whole
 
 
-def _computes_with(module: Any, sources: list[Tensor], chooser: random.Random) -> bool:
-    width = sources[0].shape[1]
+def _computes_with(module: Any, loaded: Loaded, sources: Mapping[Source, Tensor], chooser: random.Random) -> bool:
+    """Asks the kernel for some columns of its matrix."""
+    width = loaded.shape[1]
     columns = torch.tensor(sorted(chooser.sample(range(width), min(COLUMNS, width))))
-    expected = torch.cat([source[:, columns] for source in sources])
-    chosen = torch.nn.functional.one_hot(columns, width).to(sources[0].dtype)
-    result = module.quant_method.apply(module, chosen, None)
-    return torch.equal(result[:, : len(expected)].T, expected)
+    chosen = torch.nn.functional.one_hot(columns, width).to(next(iter(sources.values())).dtype)
+    found = module.quant_method.apply(module, chosen, None).T
+    for copy in loaded.copies:
+        first, rest = divmod(copy.placed.offset, width)
+        rows = copy.placed.shape[0]
+        if rest or copy.placed.shape[1:] != (width,) or copy.placed.strides != (width, 1):
+            return torch.equal(found, _sent(loaded, sources)[:, columns])
+        if not torch.equal(found[first : first + rows], copy.taken.of(sources[copy.source])[:, columns]):
+            return False
+    return True

@@ -6,6 +6,7 @@ log file, and the trainer reports the last lines of that.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import queue
 import resource
@@ -13,13 +14,15 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Never
 
 from alignkit.engines.vllm.arguments import (
+    LOADER,
+    WORKER,
     Platform,
     Settings,
     adapter_arguments,
@@ -27,11 +30,11 @@ from alignkit.engines.vllm.arguments import (
     keeps_prefixes,
 )
 from alignkit.engines.vllm.quirks.config import same_config
-from alignkit.engines.vllm.quirks.rotary import rotate_whole_queries
 from alignkit.engines.vllm.sampling import Sampling
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import end_with
-from alignkit.weights.shared_weights import Table, map_tensors, pin, stored_weights
+from alignkit.processes.session import how_it_ended
+from alignkit.weights.shared_weights import Table
 
 TAGS = {"weights": "weights", "cache": "kv_cache"}  # what vLLM calls the parts of its memory
 
@@ -39,40 +42,32 @@ TAGS = {"weights": "weights", "cache": "kv_cache"}  # what vLLM calls the parts 
 class EngineWorker:
     """One vLLM engine and the commands on it. start: the arguments of VllmEngine, as JSON."""
 
-    def __init__(self, start: dict[str, Any], weights_descriptor: int):
+    def __init__(self, start: dict[str, Any]):
         from vllm import LLM
 
         platform, settings = _platform(), Settings(**start["settings"])
-        self._sleeps, self._on_cpu = settings.sleeps, platform.cpu
-        self._weights: dict[str, Any] | None = None
-        self._descriptor = weights_descriptor
-        self._table, adapter = Table.from_json(start["table"]), Table.from_json(start["adapter"])
-        self._version, self._unknown = start["version"], []
-        begins = partial(_begins_with, Path(start["model_folder"]), weights_descriptor, self._table, start["memory"])
+        self._sleeps, self._version = settings.sleeps, start["version"]
+        self._unknown: list[str] = []
+        self._request, self._pushes = None, 0  # what makes a request compute with the adapter that was pushed last
+        table, adapter = Table.from_json(start["table"]), Table.from_json(start["adapter"])
+        self._adapted = bool(adapter.entries)
+        told = {"folder": start["model_folder"]} | {key: start[key] for key in ("path", "table", "adapter", "memory")}
         self._llm: Any = LLM(
             model=start["model_folder"],
-            load_format=_from_memory(begins) if start["memory"] else "auto",
+            load_format=LOADER,
+            model_loader_extra_config=told,
+            worker_cls=WORKER,
             skip_tokenizer_init=True,
             dtype=start["dtype"],
             seed=start["seed"] % 2**32,
             logprobs_mode="processed_logprobs",
             **same_config(Path(start["model_folder"]))
-            | engine_arguments(platform, settings, max_model_len=start["max_model_len"], weight_bytes=self._table.size),
+            | engine_arguments(platform, settings, max_model_len=start["max_model_len"], weight_bytes=table.size),
             **adapter_arguments({name: shape for name, shape, _ in adapter.entries}),
         )
-
-        from alignkit.engines.vllm import weights as vllm_weights
-        from alignkit.engines.vllm.adapter import HeldAdapter
-
-        if platform.cpu:
-            self._llm.apply_model(rotate_whole_queries)
-        self._adapter = HeldAdapter(self._llm, adapter, weights_descriptor) if adapter.entries else None
         self._sampling = Sampling(
-            self._llm,
-            adapter=lambda: self._adapter.request if self._adapter else None,
-            keeps_prefixes=keeps_prefixes(platform, settings),
+            self._llm, adapter=lambda: self._request, keeps_prefixes=keeps_prefixes(platform, settings)
         )
-        [self._unread] = self._llm.apply_model(lambda model: vllm_weights.unreadable(model, begins))
 
     @property
     def busy(self) -> bool:
@@ -90,51 +85,43 @@ class EngineWorker:
 
     def homeless(self) -> dict[str, Any]:
         """Layers of the adapter that have no place in the model."""
-        return {"layers": self._adapter.homeless() if self._adapter else []}
+        [layers, *_] = self._llm.collective_rpc("homeless")
+        return {"layers": layers}
+
+    def layout(self) -> dict[str, Any]:
+        """What of the checkpoint each worker wants: boxes (name, begin, size), and names of whole tensors."""
+        return {"workers": self._llm.collective_rpc("wanted")}
 
     def update(self, version: int, base: bool) -> dict[str, Any]:
-        """Loads what the trainer wrote, then reads it back from the kernels. base: more than the adapter came."""
-        if not base:
-            return self._proven(None, version)
-        from alignkit.engines.vllm import weights as vllm_weights
-
-        if self._weights is None:
-            self._weights = map_tensors(self._descriptor, self._table)
-            if not self._on_cpu:
-                pin(self._weights, self._table)
-
-        def reload(iterator: Any) -> None:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iterator})
-
-        vllm_weights.load(self._weights, reload, self._llm.apply_model)
-        return self._proven(self._weights, version)
+        """Every worker loads what the trainer wrote, then reads it back. base: more than the adapter came."""
+        return self._proven(version, self._llm.collective_rpc("take", args=(version,)) if base else [])
 
     def borrow(self, version: int, digests: list[int], **lent: Any) -> dict[str, Any]:
         """Loads weights that the trainer lends, by vLLM's own transfer, and compares what the model holds then."""
-        from alignkit.engines.vllm import weights as vllm_weights
-        from alignkit.weights.digest import Digest
         from alignkit.weights.handles import update_info
 
-        of = zip(lent["names"], lent["shapes"], digests, strict=True)
-        sent = {name: Digest(tuple(shape), value) for name, shape, value in of}
+        shapes = dict(zip(lent["names"], lent["shapes"], strict=True))
         self._llm.collective_rpc("init_weight_transfer_engine", args=({"packed": False},))
         self._llm.collective_rpc("start_weight_update")
         self._llm.collective_rpc("update_weights", args=(update_info(lent),))
         self._llm.collective_rpc("finish_weight_update")
-        self._llm.apply_model(vllm_weights.repack)
-        return self._proven(sent, version)
+        of = dict(zip(lent["names"], digests, strict=True))
+        return self._proven(version, self._llm.collective_rpc("compare", args=(version, shapes, of)))
 
-    def _proven(self, sent: Any, version: int) -> dict[str, Any]:
-        from alignkit.engines.vllm import weights as vllm_weights
-
+    def _proven(self, version: int, answers: list[dict[str, Any]]) -> dict[str, Any]:
+        """The workers' answers as one, after the adapter has followed."""
         self._llm.reset_prefix_cache()
-        self._version, stale = version, []
-        if sent is not None:
-            [(stale, self._unknown)] = self._llm.apply_model(
-                lambda model: vllm_weights.stale_tensors(model, sent, version=version, unread=self._unread)
-            )
-        if self._adapter is not None:
-            stale += self._adapter.put(version)
+        self._version = version
+        if answers:
+            self._unknown = _by_worker(answers, "unknown")
+        stale = _by_worker(answers, "stale") + _elsewhere(answers, version)
+        if self._adapted:
+            from alignkit.engines.vllm.adapter import request
+
+            self._pushes += 1
+            adapted = self._llm.collective_rpc("put_adapter", args=(version, self._pushes))
+            stale += _by_worker(adapted, "stale") + _elsewhere(adapted, version)
+            self._request = request(version, self._pushes)
         return {"stale": stale, "unknown": self._unknown, "version": version}
 
     def sleep(self) -> dict[str, Any]:
@@ -182,25 +169,16 @@ class Reader:
         return {"states": [result.outputs.data.float().tolist() for result in results]}
 
 
-def _begins_with(folder: Path, descriptor: int, table: Table, memory: bool) -> dict[str, Any]:
-    """What the engine begins with. Read at the start only: where weights are lent, the memory is gone afterwards."""
-    return map_tensors(descriptor, table) if memory else stored_weights(folder)
+def _by_worker(answers: list[dict[str, Any]], key: str) -> list[str]:
+    """Names of tensors out of all answers; with the worker's number where there are several."""
+    if len(answers) == 1:
+        return answers[0][key]
+    return [f"{name} of worker {rank}" for rank, answer in enumerate(answers) for name in answer[key]]
 
 
-def _from_memory(weights: Callable[[], dict[str, Any]]) -> str:
-    """The name of a load format of vLLM's that takes these weights, as it would take them out of files."""
-    from vllm.model_executor.model_loader import register_model_loader
-    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
-
-    class Loader(DefaultModelLoader):
-        def download_model(self, model_config: Any) -> None:
-            pass
-
-        def get_all_weights(self, model_config: Any, model: Any) -> Any:
-            yield from weights().items()
-
-    register_model_loader("memory")(Loader)
-    return "memory"
+def _elsewhere(answers: list[dict[str, Any]], version: int) -> list[str]:
+    """Workers that answered for another version."""
+    return [f"all of worker {rank}" for rank, answer in enumerate(answers) if answer["version"] != version]
 
 
 def _platform() -> Platform:
@@ -212,8 +190,8 @@ def _platform() -> Platform:
 
 
 def main() -> None:
-    """Arguments: socket descriptor, weights descriptor (-1: none), trainer's process id when it may be died with."""
-    end, descriptor, trainer = (int(argument) for argument in sys.argv[1:4])
+    """Arguments: socket descriptor, trainer's process id when it may be died with."""
+    end, trainer = (int(argument) for argument in sys.argv[1:3])
     if trainer:  # 0: only the socket tells that it is gone
         end_with(trainer, signal.SIGKILL)
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
@@ -222,7 +200,8 @@ def main() -> None:
     commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, commands), daemon=True).start()
     start = commands.get()
-    worker: Any = Reader(start) if start["do"] == "states" else EngineWorker(start, descriptor)
+    worker: Any = Reader(start) if start["do"] == "states" else EngineWorker(start)
+    watch_workers()
     channel.send({"number": start["number"], "answer": {}})
     _serve(worker, channel, commands)
 
@@ -243,6 +222,36 @@ def _serve(worker: Any, channel: Channel, commands: queue.SimpleQueue[dict[str, 
             command = None
         else:
             channel.send(*({"number": number, "answer": answer} for number, answer in worker.step()))
+
+
+def watch_workers() -> None:
+    """Ends this process as soon as one of vLLM's worker processes has ended, with its name as the last words.
+
+    vLLM would first wait for the others, which may be waiting for the dead one. They end with this process.
+    """
+    workers = sorted(multiprocessing.active_children(), key=lambda worker: worker.name)
+    if workers:
+        threading.Thread(target=_end_with_any, args=(workers, None), daemon=True).start()
+        sys.excepthook = partial(_say_why, workers)
+
+
+def _end_with_any(workers: list[Any], within_s: float | None) -> None:
+    ended = wait([worker.sentinel for worker in workers], within_s)
+    for rank, worker in enumerate(workers):
+        if worker.sentinel in ended:
+            worker.join(timeout=1.0)
+            print(
+                f"worker {rank} (process {worker.pid}) {how_it_ended(worker.exitcode or 0)}",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
+
+
+def _say_why(workers: list[Any], *error: Any) -> None:
+    """What ends this process may follow from the end of a worker, which is noticed a little later."""
+    sys.__excepthook__(*error)
+    _end_with_any(workers, 2.0)
 
 
 def _listen(channel: Channel, commands: queue.SimpleQueue[dict[str, Any]]) -> None:

@@ -13,7 +13,9 @@ from alignkit.recipe.lookup.outline import module_file
 from alignkit.types.syntax import parsed
 
 MODEL = "names the model, which is the recipe's; set `model`"
-ONE_WORKER = "makes several workers, and an update is proven in one"
+WORKERS = "is set by `engine.tensor_parallel`; set that"
+OTHER_CUTS = "would cut or repeat the model otherwise than `engine.tensor_parallel` does, which no update could prove"
+OUR_WORKER = "is alignkit's own, which loads and proves the weights"
 PROVEN = "would have the engine compute with other weights than the trainer sends, which no update could prove"
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM 0.32 has places for
 ADAPTER = "follows from the recipe's adapter; set `engine.lora`"
@@ -33,9 +35,11 @@ OURS = {
     "logits_processors": "would sample from another distribution than the trainer computes",
     **dict.fromkeys(("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank", "lora_dtype"), ADAPTER),
     **dict.fromkeys(("lora_target_modules", "fully_sharded_loras", "default_mm_loras"), ADAPTER),
-    **dict.fromkeys(("quantization", "quantization_config", "worker_cls", "worker_extension_cls"), PROVEN),
-    **dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"), ONE_WORKER),
-    **dict.fromkeys(("enable_expert_parallel", "prefill_context_parallel_size", "nnodes"), ONE_WORKER),
+    **dict.fromkeys(("quantization", "quantization_config"), PROVEN),
+    **dict.fromkeys(("worker_cls", "worker_extension_cls", "model_loader_extra_config"), OUR_WORKER),
+    **dict.fromkeys(("tensor_parallel_size", "distributed_executor_backend"), WORKERS),
+    **dict.fromkeys(("pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel"), OTHER_CUTS),
+    **dict.fromkeys(("prefill_context_parallel_size", "nnodes"), OTHER_CUTS),
 }
 """Engine arguments that alignkit itself sets, with the reason that the refusal gives."""
 

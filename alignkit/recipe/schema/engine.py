@@ -14,6 +14,8 @@ class EngineProcess(Section):
 
     replicas: PositiveInt = 1
     """Engines that share the requests, each with all the weights. Servers: as many are awaited at the start."""
+    tensor_parallel: PositiveInt = 1
+    """vLLM: workers among which each replica cuts its layers, a device each; it divides the attention heads."""
     placement: Literal["colocated", "own", "servers"] = "colocated"
     """Where they are: `colocated` on the trainer's devices, from its first on; `own`: on this machine's devices after
     the trainer's; `servers`: processes anywhere that `alignkit replica` starts and that register themselves."""

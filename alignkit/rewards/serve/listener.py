@@ -68,12 +68,14 @@ class Listener:
             self._server.run(sockets=[self._socket])
 
     def start(self, app: Any) -> None:
-        """Serves from a thread, until `stop`."""
+        """Serves from a thread, until `stop`. Raises RewardError when it does not start."""
         self._server = self._made(app)
         self._thread = threading.Thread(target=partial(self._server.run, sockets=[self._socket]), daemon=True)
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.01)
+        if not self._server.started:
+            raise RewardError(f"the server at {self.url} did not start; what it printed says why")
 
     def leave(self) -> None:
         """Lets `run` return when what is being answered is answered."""

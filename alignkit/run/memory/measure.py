@@ -45,7 +45,7 @@ class Counted:
     policy's and the critic's optimizers train, and in all their weights. policy: numbers in the policy's checkpoint.
     width: bytes of a number in the engine. token: bytes of a token's keys and values there. context: tokens of the
     longest sequence that the engine is asked for. sleeps: whether the engine leaves its memory to the trainer that
-    trains. notes: what the run would report.
+    trains. workers: among which the engine's weights are cut. notes: what the run would report.
     """
 
     stage: str
@@ -59,6 +59,7 @@ class Counted:
     limits: Limits
     engine: str | None
     sleeps: bool = False
+    workers: int = 1
     notes: tuple[str, ...] = ()
 
 
@@ -240,6 +241,7 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tupl
         context=build.longest_sequence(recipe, policy.context),
         limits=limits,
         engine=engine,
+        workers=recipe.engine.tensor_parallel,
         sleeps=colocated is not None and colocated.sleeps,
         notes=tuple(dict.fromkeys(notes)),
     )

@@ -108,7 +108,7 @@ def vllm_of(counted: Counted, stage: Stage) -> VllmShare | None:
         return None
     return VllmShare(
         share=stage.rollouts.gpu_memory_fraction,
-        weights=counted.policy * counted.width,
+        weights=-(-counted.policy * counted.width // counted.workers),
         token=counted.token,
         context=counted.context,
         sleeps=counted.sleeps,

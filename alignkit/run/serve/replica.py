@@ -49,7 +49,10 @@ def serve_replica(
         raise RewardError(f"a replica needs the trainer's token: set {TOKEN_VARIABLE}")
     listener = Listener(address)
     endpoint = Endpoint(trainer, token=token, timeout_s=60.0, allow_private=True, ca_file=ca_file)
-    from alignkit.engines.servers.replica import ReplicaServer
+    try:
+        from alignkit.engines.servers.replica import ReplicaServer
+    except ModuleNotFoundError as error:
+        raise RewardError(f"a replica needs {error.name}: pip install fastapi uvicorn httpx") from error
 
     with contextlib.ExitStack() as resources:
         folder = resources.enter_context(scratch("replica-"))

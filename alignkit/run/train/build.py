@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from alignkit.engines.engine import Engine
 from alignkit.engines.fleet import Fleet
 from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.engine import VllmEngine
-from alignkit.engines.vllm.host import Host, devices_of
 from alignkit.environments.lift import find_environment
 from alignkit.errors import RecipeError
 from alignkit.models.adapted import base_model, is_adapted
@@ -51,6 +49,7 @@ from alignkit.rollout.play import Play
 from alignkit.run.check.named_models import under
 from alignkit.run.check.training import training_of
 from alignkit.run.train.loader import loader, sharding_of
+from alignkit.run.train.replicas import placed, shares_card, start_host
 from alignkit.run.train.served_fleet import served_fleet
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
@@ -221,26 +220,8 @@ def build_engine(recipe: Recipe, policy: Policy, folder: Path, group: Group, *, 
         seed=recipe.seed,
     )
     if sender is None or one:
-        return start(weights=weights, threads=torch.get_num_threads(), log_file=log_file)
-    return Fleet(_host(recipe, start, log_file), sender)
-
-
-def _host(recipe: Recipe, start: Callable[..., VllmEngine], log_file: Path) -> Host:
-    """Starts the replicas of this host, which share the processor's threads, and each its own devices."""
-    count = recipe.engine.replicas
-
-    def begin(number: int) -> VllmEngine:
-        name = f"replica {number + 1}"
-        after = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if recipe.engine.placement == "own" else 0
-        return start(
-            threads=max(1, torch.get_num_threads() // count),
-            devices=devices_of(number, each=1, after=after) if has_gpu() else None,
-            log_file=log_file.with_stem(f"{log_file.stem}-{number + 1}"),
-            wait=False,
-            name=name,
-        )
-
-    return Host.start(count, begin)
+        return start(weights=weights, **placed(recipe, 0), log_file=log_file)
+    return Fleet(start_host(recipe, start, log_file), sender)
 
 
 def sends_adapter(recipe: Recipe) -> bool:
@@ -254,17 +235,13 @@ def engine_sleeps(recipe: Recipe) -> bool:
     return recipe.engine.sleep and colocated and has_gpu()
 
 
-def _shares_card(recipe: Recipe) -> bool:
-    """Whether there is one engine, on the card that holds the weights of this rank."""
-    return recipe.engine.replicas == 1 and recipe.engine.placement == "colocated"
-
-
 def engine_settings(recipe: Recipe) -> Settings:
     """What the recipe says of vLLM's process, on this machine."""
     return Settings(
         memory_fraction=recipe.stages[-1].rollouts.gpu_memory_fraction,
         sleeps=engine_sleeps(recipe),
-        lends=recipe.engine.transport == "auto" and _shares_card(recipe) and has_gpu(),
+        lends=recipe.engine.transport == "auto" and shares_card(recipe.engine) and has_gpu(),
+        tensor_parallel=recipe.engine.tensor_parallel,
         deterministic=recipe.deterministic and has_gpu(),
         options=recipe.engine.options,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alignkit.engines.fleet import Fleet
 from alignkit.engines.servers.description import Description, files_of
+from alignkit.engines.servers.registry import Registry
 from alignkit.engines.vllm.arguments import Settings
 from alignkit.errors import RecipeError
 from alignkit.recipe.schema import Recipe
@@ -30,10 +31,11 @@ def served_fleet(
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if not token:
         raise RecipeError(f"engine.placement: servers need a token of 16 characters or more: set {TOKEN_VARIABLE}")
-    from alignkit.engines.servers.app import fleet_app
-    from alignkit.engines.servers.registry import Registry
-
     listener = Listener(_address(recipe))
+    try:
+        from alignkit.engines.servers.app import fleet_app
+    except ModuleNotFoundError as error:
+        raise RecipeError(f"engine.placement: servers need {error.name}: pip install fastapi uvicorn httpx") from error
     engine = recipe.stages[-1].rollouts.engine
     description = Description(
         engine=engine,
@@ -60,7 +62,5 @@ def served_fleet(
 
 def _address(recipe: Recipe) -> Address:
     host, _, port = recipe.engine.listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise RecipeError(f"engine.listen: {recipe.engine.listen} is no address; wanted HOST:PORT")
     certificate, key = (Path(file) if file else None for file in (recipe.engine.certificate, recipe.engine.key))
     return Address(host=host.strip("[]"), port=int(port), certificate=certificate, key=key)
