@@ -55,6 +55,10 @@ def steps_of(run: Path) -> int:
     return len((run / "metrics.jsonl").read_bytes().splitlines()) if (run / "metrics.jsonl").exists() else 0
 
 
+def served_at(port: int) -> tuple[str, ...]:
+    return ("engine.placement=servers", "engine.replicas=2", f"engine.listen=127.0.0.1:{port}")
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -77,20 +81,29 @@ def test_servers_train_as_the_colocated_engine_does_also_when_one_is_killed_in_t
     train(recipe, tmp_path / "colocated")
     port = free_port()
     with replicas(f"http://127.0.0.1:{port}", 2) as servers:
-        served = start(
-            "train",
-            str(recipe),
-            f"run={tmp_path / 'served'}",
-            "engine.placement=servers",
-            "engine.replicas=2",
-            f"engine.listen=127.0.0.1:{port}",
-        )
+        served = start("train", str(recipe), f"run={tmp_path / 'served'}", *served_at(port))
         while served.poll() is None and steps_of(tmp_path / "served") < 12:  # 5 of them are SFT
             time.sleep(0.02)
         assert served.poll() is None, "one is killed while the run goes on"
         os.killpg(servers[0].pid, signal.SIGKILL)
         assert served.wait(TOGETHER_S) == 0
     assert_alike(fingerprint(tmp_path / "served"), fingerprint(tmp_path / "colocated"), within=1e-6)
+
+
+def test_a_killed_run_that_is_resumed_finds_its_servers_again_and_has_the_bits_of_one_that_never_stopped(
+    tmp_path: Path,
+):
+    recipe = write_recipe(tmp_path, steps=20, every=4)
+    port, run = free_port(), tmp_path / "served"
+    with replicas(f"http://127.0.0.1:{port}", 2):
+        broken = start("train", str(recipe), f"run={run}", *served_at(port))
+        while broken.poll() is None and steps_of(run) < 16:
+            time.sleep(0.02)
+        os.killpg(broken.pid, signal.SIGKILL)
+        broken.wait()
+        train(recipe, run, *served_at(port), "--resume")
+    train(recipe, tmp_path / "colocated")
+    assert fingerprint(run) == fingerprint(tmp_path / "colocated")
 
 
 @needs_vllm

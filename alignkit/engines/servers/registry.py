@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from alignkit.engines.fleet import Replica
@@ -43,7 +43,7 @@ class Registry:
         self._lock, self._digesting = threading.Lock(), threading.Lock()
         self._replicas: dict[str, ServedReplica] = {}
         self._digests: tuple[int, list[int]] | None = None
-        self._closers: list[Any] = []
+        self._closers: list[Callable[[], None]] = []
 
     def present(self) -> Sequence[Replica]:
         """By their addresses, so that the same servers share out a call alike."""
@@ -66,7 +66,7 @@ class Registry:
         for closer in self._closers:
             closer()
 
-    def close_too(self, closer: Any) -> None:
+    def close_too(self, closer: Callable[[], None]) -> None:
         """Called when the run ends."""
         self._closers.append(closer)
 
