@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from alignkit.models.adapted import base_model
-from alignkit.models.weights import merged_weights, untie, unties
+from alignkit.models.untied import untie, unties
+from alignkit.models.weights import merged_weights
 
 
 def merge(model: Any) -> Any:

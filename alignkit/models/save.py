@@ -14,7 +14,8 @@ from alignkit.models.encoder import Encoder
 from alignkit.models.generation import valid_generation
 from alignkit.models.lora import quiet
 from alignkit.models.shards import SHARD_BYTES, write_shards
-from alignkit.models.weights import is_cut, named_policy_weights, untie, unties, whole, whole_shape
+from alignkit.models.untied import untie, unties
+from alignkit.models.weights import is_cut, named_policy_weights, whole, whole_shape
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignkit.models.adapted import base_model, effective_weight, has_lora, is_adapted
+from alignkit.models.adapted import base_model, effective_weight, has_lora
 from alignkit.models.adapter_matrices import adapter_matrices
 
 if TYPE_CHECKING:
@@ -47,34 +47,9 @@ def merged_weights(model: Module) -> Iterator[tuple[str, Tensor]]:
         yield from layer.items()
 
 
-def held_weights(model: Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor in host memory) of each of the model's own parameters, an adapter's included."""
-    for name, parameter in model.named_parameters():
-        with whole([parameter]):
-            held = parameter.detach().cpu().contiguous()
-            yield name, held.clone() if is_cut(parameter) else held
-
-
 def policy_shapes(model: Module) -> dict[str, tuple[int, ...]]:
     """Name and shape of each of `merged_weights`, without computing them."""
     return {name: whole_shape(held.parameter) for name, held in _held(base_model(model)).items()}
-
-
-def unties(model: Any) -> bool:
-    """Whether head and embedding are two matrices although the config ties them: an adapter on one of them parts them,
-    and transformers itself does not tie what differs in the checkpoint."""
-    base = base_model(model)
-    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
-    if head is None or not getattr(base.config.get_text_config(), "tie_word_embeddings", False):
-        return False
-    return is_adapted(head) or is_adapted(embedding) or head.weight is not embedding.weight
-
-
-def untie(config: Any) -> None:
-    """Says in a transformers config that the head is a matrix of its own."""
-    for each in (config, config.get_text_config()):
-        if hasattr(each, "tie_word_embeddings"):
-            each.tie_word_embeddings = False
 
 
 def whole(parameters: Iterable[Any], *, write: bool = False) -> AbstractContextManager[Any]:

@@ -20,13 +20,16 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from alignkit.errors import CheckpointError
 from alignkit.parallel.group import Group
 from alignkit.train.inputs import FILE, Input, dump
 from alignkit.train.state import State
 from alignkit.types.files import fsync, sentence
+
+if TYPE_CHECKING:
+    from alignkit.train.loop import StageLoop
 
 UNFINISHED = ".unfinished"
 MANIFEST, STATE, RECIPE = "manifest.json", "state.json", "recipe.json"
@@ -197,3 +200,15 @@ def read_state(path: Path) -> State:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def kept_parts(loop: StageLoop) -> dict[str, Kept]:
+    """What of a stage has a state of its own, by its folder within a checkpoint."""
+    parts: dict[str, Kept] = {"": loop.step.trainer}
+    if loop.critic:
+        parts["critic"] = loop.critic.trainer
+    if loop.target:
+        parts["critic-target"] = loop.target
+    if isinstance(loop.source, Kept):
+        parts["replay"] = loop.source
+    return parts

@@ -12,7 +12,6 @@ import numpy as np
 
 from alignkit.ops.schedule import learning_rate, warmup_updates
 from alignkit.recipe.schema import Critic, Stage
-from alignkit.train.checkpoint import Kept
 from alignkit.train.hooks.hook import Hook, HookMemory
 from alignkit.train.reference import Reference
 from alignkit.train.source import Drawn, Source
@@ -189,18 +188,6 @@ class StageLoop:
         return parts, norms
 
     @property
-    def parts(self) -> dict[str, Kept]:
-        """What has a state of its own, by its folder within a checkpoint."""
-        parts: dict[str, Kept] = {"": self.step.trainer}
-        if self.critic:
-            parts["critic"] = self.critic.trainer
-        if self.target:
-            parts["critic-target"] = self.target
-        if isinstance(self.source, Kept):
-            parts["replay"] = self.source
-        return parts
-
-    @property
     def critic_rate(self) -> float:
         """The critic's learning rate as a multiple of the policy's."""
         peak = self.stage.critic.lr if self.stage.critic else None
@@ -216,14 +203,11 @@ class StageLoop:
 
     @property
     def passes(self) -> int:
-        """Over each step's batch. Epochs of given data are counted in steps."""
-        return self.stage.train.epochs if self.samples else 1
+        return self.stage.train.epochs if self.samples else 1  # epochs of given data are counted in steps
 
     @property
     def steps(self) -> int:
-        """Of the stage."""
-        assert self.stage.train.steps is not None, "a run begins when its steps are counted"
-        return self.stage.train.steps
+        return self.stage.train.steps or 0  # a run counts those of epochs before it begins
 
     @property
     def updates_per_step(self) -> int:

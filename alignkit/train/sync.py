@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -85,8 +86,7 @@ class Sync:
         weights = chain.from_iterable(map(trainer.weights, parts))
         if self.engine is not None:
             self.engine.update(weights, version=version)
-        for _ in weights:  # the other ranks help to gather sharded weights
-            pass
+        deque(weights, maxlen=0)  # the other ranks help to gather sharded weights
 
     def _wake(self, part: Part) -> None:
         if self._asleep and self.engine is not None:

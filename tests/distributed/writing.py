@@ -20,9 +20,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignkit.models.adapter_matrices import adapter_shapes
 from alignkit.models.frozen import is_held
+from alignkit.models.held_weights import held_weights
 from alignkit.models.save import save_pretrained
 from alignkit.models.tokenizer import character_tokenizer
-from alignkit.models.weights import Part, held_weights, named_policy_weights
+from alignkit.models.weights import Part, named_policy_weights
 from alignkit.parallel.cut import Cutter
 from alignkit.parallel.group import Group, join_group
 from alignkit.parallel.trainer import Trainer

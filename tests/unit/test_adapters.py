@@ -15,7 +15,8 @@ from alignkit.models.critic import freeze_words
 from alignkit.models.forward import packed, plain
 from alignkit.models.lora import add_lora
 from alignkit.models.merge import merge
-from alignkit.models.weights import named_policy_weights, policy_shapes, unties
+from alignkit.models.untied import unties
+from alignkit.models.weights import named_policy_weights, policy_shapes
 from alignkit.recipe.schema import Lora
 from tests.tiny import causal_lm, random_batch
 

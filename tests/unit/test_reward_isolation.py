@@ -17,7 +17,7 @@ from alignkit.errors import RewardError
 from alignkit.processes.channel import Channel
 from alignkit.processes.family import descendants
 from alignkit.recipe.schema import RewardSpec
-from alignkit.rewards.pool import supervisor
+from alignkit.rewards.pool import start_worker
 from alignkit.rewards.pool.pool import RewardPool
 from alignkit.types.score import FaultKind
 
@@ -174,7 +174,7 @@ def command_line(pid):
 @pytest.mark.parametrize("isolate", [False, True])
 @pytest.mark.parametrize("text", ["a line without end", "a deep line"])
 def test_what_floods_the_channel_costs_its_own_score_and_is_never_held(folder, monkeypatch, text, isolate):
-    monkeypatch.setattr(supervisor, "LARGEST_ANSWER", 4 << 20)
+    monkeypatch.setattr(start_worker, "LARGEST_ANSWER", 4 << 20)
     held, longest = Channel._line, []
 
     def measured(channel):

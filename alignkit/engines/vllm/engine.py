@@ -41,9 +41,9 @@ class VllmEngine(VllmProcess):
     everything else that it is started with. threads: of all its workers, None: all cores it may use. log_file: takes
     the child's output. startup_s, timeout_s: a child that has not answered by then is killed. sender: that of a host
     whose engines share the memory of the weights, in place of `weights`; who made it closes it. devices: its GPUs, as
-    places among the visible ones; None: the one of its trainer's rank. wait: until it has started; else
-    `ready` is called before anything else, so that several start at the same time. name: what a fleet calls it.
-    Raises EngineError when vLLM is not installed or does not start. After any error the engine is closed.
+    places among the visible ones; None: that of its trainer's rank. wait: until it has started; else `ready` is called
+    first, so that several start together. name: what a fleet calls it. Raises EngineError when vLLM is not installed or
+    does not start. After any error the engine is closed.
     """
 
     def __init__(

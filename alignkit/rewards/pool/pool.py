@@ -11,9 +11,9 @@ from pathlib import Path
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import RewardSpec
 from alignkit.rewards.pool.blend import Blend, check_blend, is_for
-from alignkit.rewards.pool.needs import wanted
 from alignkit.rewards.pool.shape import RolloutGroup
 from alignkit.rewards.pool.supervisor import Call, ScoringJob, Supervisor
+from alignkit.rewards.pool.supervisors import supervisors_of
 from alignkit.rewards.pool.training import Training
 from alignkit.types.rollout import Rollout
 from alignkit.types.score import Score
@@ -45,7 +45,7 @@ class RewardPool:
         self._specs = tuple(specs)
         self._blend = Blend(specs)
         self._training = training
-        self._scored_by = _supervisors(specs, workers, beside)
+        self._scored_by = supervisors_of(specs, workers, beside)
         try:
             ready = {supervisor: supervisor.ready.result() for supervisor, _ in self._scored_by}
         except RewardError:
@@ -102,11 +102,8 @@ class RewardPool:
         self, calls: Mapping[Supervisor, Call], number: int, task: Task, rollouts: Sequence[Rollout]
     ) -> list[ScoringJob]:
         """Adds the jobs of one reward on one group to its supervisor's call, none where it is not for the row."""
-        spec, name, size = (
-            self._specs[number],
-            self._blend.names[number],
-            1 if self._per_rollout[number] else len(rollouts),
-        )
+        spec, name = self._specs[number], self._blend.names[number]
+        size = 1 if self._per_rollout[number] else len(rollouts)
         if not is_for(spec, task):
             return []
         state = None
@@ -130,16 +127,3 @@ class RewardPool:
             )
             call.add(jobs[-1])
         return jobs
-
-
-def _supervisors(specs: Sequence[RewardSpec], workers: int, beside: Path | None) -> list[tuple[Supervisor, int]]:
-    """For each reward who runs it, and its number there."""
-    asked, found = [wanted(spec, beside) for spec in specs], {}
-    for one_process, count in ((False, workers), (True, 1)):
-        numbers = [number for number, one in enumerate(asked) if one.one_process == one_process]
-        if numbers:
-            memory_bytes = max(specs[number].memory_mib for number in numbers) << 20
-            theirs = [asked[number] for number in numbers]
-            supervisor = Supervisor(theirs, workers=count, beside=beside, memory_bytes=memory_bytes)
-            found |= {number: (supervisor, place) for place, number in enumerate(numbers)}
-    return [found[number] for number in range(len(specs))]

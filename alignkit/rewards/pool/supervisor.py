@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import selectors
 import socket
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -24,8 +22,8 @@ from alignkit.processes.clock import Clock
 from alignkit.processes.family import held_bytes
 from alignkit.processes.keeper import OUT_OF_MEMORY
 from alignkit.processes.session import how_it_ended
-from alignkit.recipe.lookup.secrets import without_secrets
 from alignkit.rewards.base import unscorable
+from alignkit.rewards.pool.start_worker import start_worker
 from alignkit.rewards.pool.worker import OVER_MEMORY, Wanted, decode
 from alignkit.types.rollout import Rollout
 from alignkit.types.score import FaultKind, Score
@@ -33,7 +31,6 @@ from alignkit.types.task import Task
 
 LOAD_DEADLINE_S = 120.0
 SEND_DEADLINE_S = 30.0
-LARGEST_ANSWER = 64 << 20  # bytes; a reward that writes on and on into the channel must not fill the trainer's memory
 LARGEST_CHUNK = 128
 SAYS_HOW_WITHIN_S = 2.0  # its keepers end as a dead worker did; one that only closed its socket is killed then
 MUCH_OF_ITS_MEMORY = 4  # a quarter
@@ -193,16 +190,7 @@ class Supervisor:
             self._start()
 
     def _start(self) -> None:
-        """Starts one worker behind processes/keeper.py, which the kernel tells when this thread ends."""
-        # A fixed hash seed makes set order, and with it every score, the same in every worker and every run.
-        environment = without_secrets(os.environ)
-        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"}
-        keeper = [sys.executable, "-P", "-m", "alignkit.processes.keeper", str(os.getpid()), str(self._memory_bytes)]
-        child = Child.start(
-            lambda end: [*keeper, "alignkit.rewards.pool.worker", str(end)],
-            environment=environment,
-            largest=LARGEST_ANSWER,
-        )
+        child = start_worker(self._memory_bytes)
         worker = RewardWorker(child)
         worker.start_clock()
         self._workers.append(worker)

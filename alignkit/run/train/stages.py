@@ -15,8 +15,8 @@ from alignkit.engines.engine import Engine
 from alignkit.errors import CheckpointError, EngineError, HealthError, RewardError
 from alignkit.evaluate.results.before_after import compare_results
 from alignkit.models.critic import add_value_head, remove_value_head
+from alignkit.models.held_weights import held_weights
 from alignkit.models.shards import write_shards
-from alignkit.models.weights import held_weights
 from alignkit.parallel.cut import set_whole
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import stored_tensors
@@ -128,7 +128,7 @@ class Run:
         )
         self.health = Health(limits)
         if self.start is not None:
-            for folder, part in loop.parts.items():
+            for folder, part in checkpoint.kept_parts(loop).items():
                 part.load(self.start / folder)
             self.health.restore(self.state.health)
             self.start = None
@@ -255,7 +255,7 @@ class Run:
                 self.path / "checkpoints",
                 replace(self.state, health=self.health.state()),
                 recipe=dump_recipe(self.written),
-                parts=self.loop.parts,
+                parts=checkpoint.kept_parts(self.loop),
                 group=self.group,
                 keep=self.recipe.checkpoints.keep,
                 inputs=self.inputs,
