@@ -56,6 +56,7 @@ def test_the_card_of_a_run_names_base_method_data_versions_and_the_whole_recipe(
     assert "Say one" not in page, "no row of the data"
     assert "The run evaluated nothing before and after." in page
     assert re.search(r"torch 2\.\d+", page)
+    assert "Linux" not in page
     shown = json.loads(re.search(r"```json\n(.*?)\n```", page, re.DOTALL)[1])
     resolved = json.loads((run / "recipe.resolved.json").read_text())
     assert shown["stages"][0]["optimizer"] == resolved["stages"][0]["optimizer"]

@@ -18,6 +18,7 @@ from alignkit.report.run_data import RunData, read_run, versions
 from alignkit.run_folder.json_lines import read_tolerant
 
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
+MACHINE = ("platform", "cpu cores")  # is nobody's business who reads the card
 LEFT_OUT = "(left out)"
 USE = {
     "merged": "`AutoModelForCausalLM.from_pretrained(FOLDER)`, or any engine that reads such folders.",
@@ -44,7 +45,9 @@ def card(run: Path | None, *, name: str, to: str, dtype: str, gaps: Mapping[str,
         "",
     ]
     if data:
-        packages = ", ".join(f"{package} {number}" for package, number in versions(data.events).items())
+        packages = ", ".join(
+            f"{package} {number}" for package, number in versions(data.events).items() if package not in MACHINE
+        )
         parts += ["## Versions", "", packages or "Not recorded.", "", "## Recipe", "", "```json"]
         parts += [json.dumps(without_secrets(recipe), indent=2, ensure_ascii=False), "```", ""]
     return "\n".join(parts)
