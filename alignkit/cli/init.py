@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -120,7 +120,7 @@ def _checked(text: str, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _beside(file: Path) -> Iterator[Path]:
+def _beside(file: Path) -> Generator[Path]:
     """A file in the same folder, from which relative paths hold."""
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=".yaml", dir=file.parent)
