@@ -24,7 +24,7 @@ pytestmark = [
 ]
 STEPS = 5
 RECIPE = (
-    runs.GRPO.replace("hidden: 32, heads: 4", "hidden: 64, heads: 2")
+    runs.GRPO.replace("hidden: 32, heads: 4, context: 16", "hidden: 64, heads: 2, context: 32")
     .replace("engine: hf", "engine: vllm, memory_gib: 1")
     .replace("steps: 40", f"steps: {STEPS}")
     .replace("every: 3", "every: 2")
