@@ -102,7 +102,7 @@ def _open(
     sync = Sync(
         engine=engine,
         group=group,
-        probe=[sequence[: policy.context] for sequence in sequences],
+        probe=[sequence[: policy.context - 1] for sequence in sequences],  # vLLM wants room for a token behind it
         tolerance=recipe.stages[-1].rollouts.canary_tolerance,
         sleeps=build.engine_sleeps(recipe) and _samples(recipe),
         apart=build.sends_adapter(recipe) and _samples(recipe),
