@@ -51,7 +51,7 @@ class Shown(VllmEngine):
 
     def proof(self, model: Any, version: int) -> list[str]:
         """Which tensors an update finds stale; unlike `update`, the engine goes on."""
-        return self._sender.send(named_policy_weights(model), version, [self._call])[0]["stale"]
+        return self._sender.send(named_policy_weights(model), version, self._call)["stale"]
 
     def shown(self) -> list[dict[str, Any]]:
         return self._call({"do": "show"})["workers"]
