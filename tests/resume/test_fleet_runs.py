@@ -21,7 +21,13 @@ from tests.resume.runs import fingerprint, write_recipe
 pytestmark = pytest.mark.slow
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (make setup)")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ALIGNKIT_TOKEN": "a-token-for-the-tests"}
-VLLM = ("rollouts.engine=vllm", "model.scratch.hidden=64", "rollouts.memory_gib=1", "rollouts.canary_tolerance=0.01")
+VLLM = (
+    "rollouts.engine=vllm",
+    "model.scratch.hidden=64",
+    "model.scratch.context=32",
+    "rollouts.memory_gib=1",
+    "rollouts.canary_tolerance=0.01",
+)
 TOGETHER_S = 900.0
 
 
