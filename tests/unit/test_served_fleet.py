@@ -155,6 +155,34 @@ def test_bytes_that_ranks_wrote_anew_while_they_were_read_are_not_handed_out(ser
         servers.registry.read(0, 0, 64)
 
 
+def test_what_ranks_have_written_is_of_no_version_until_the_fleet_is_told(servers: Servers):
+    """Not even of the old one, whose number is the last that was published: who asks waits for the new one."""
+    servers.sender.memory.begin(["base"])
+    servers.sender.memory.done(["base"])
+    assert servers.registry.version is None
+    for version in (0, 1):
+        with pytest.raises(Changed, match=f"version {version} does not lie ready; None does"):
+            servers.registry.read(version, 0, 64)
+    servers.fleet.load(version=1)
+    assert servers.registry.version == 1
+    assert len(servers.registry.read(1, 0, 64)) == 64
+
+
+def test_one_whose_engine_has_died_while_it_took_weights_ends(servers: Servers, monkeypatch: Any):
+    [replica] = servers.start(1)
+
+    def broken(weights: Any, *, version: int) -> None:
+        replica._engine.closed = True  # ty: ignore[unresolved-attribute]
+        raise EngineError("its process was killed by SIGKILL")
+
+    monkeypatch.setattr(replica._engine, "update", broken)
+    servers.registry.publish(1)
+    deadline = time.monotonic() + 60
+    while replica._ended is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert replica._ended == "its process was killed by SIGKILL"
+
+
 def test_with_none_left_the_error_comes_after_the_patience_and_says_the_cure(servers: Servers):
     servers.start(1)
     servers.listeners[0].stop()
