@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.cli.output import JsonOption, print_json, print_table
+from alignkit.cli.output import EngineOption, JsonOption, check_engine, print_json, print_table
 from alignkit.errors import AlignkitError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many tasks each, chosen by the seed.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Names all randomness.")] = 0,
-    engine: Annotated[str, typer.Option(help="vllm, hf (exact, slow), or the URL of a vLLM server.")] = "vllm",
+    engine: EngineOption = "vllm",
     memory_fraction: Annotated[
         float,
         typer.Option(min=0.05, max=1, help="vLLM's share of a GPU's memory; where rewards use it, too, lower it."),
@@ -39,8 +39,7 @@ def evaluate(
     """Measure a model on benchmarks. Interrupted runs go on where they stopped; nothing is generated twice."""
     if (suite is None) == (not task):
         raise AlignkitError("eval what? Give one of --suite NAME and --task PROTOCOL (`alignkit ls evals`)")
-    if engine not in ("vllm", "hf") and not engine.startswith(("http://", "https://")):
-        raise AlignkitError(f"--engine is {engine}; wanted vllm, hf, or http://HOST:PORT of a vLLM server")
+    check_engine(engine)
     from alignkit.run.evaluate.evaluate import evaluate as run_evaluation
     from alignkit.run.evaluate.evaluate import plan
 

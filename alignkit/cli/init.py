@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from alignkit.cli.output import JsonOption, print_json
-from alignkit.errors import AlignkitError, ContentError
+from alignkit.errors import AlignkitError, ContentError, RecipeError
 from alignkit.recipe.lookup.find import find, list_content
 from alignkit.recipe.read import read_recipe
 
@@ -116,7 +116,11 @@ def _checked(text: str, file: Path) -> None:
     """Raises RecipeError with what `alignkit check` would say of the file, before it is written."""
     with _beside(file) as draft:
         draft.write_text(text, encoding="utf-8")
-        read_recipe(draft)
+        try:
+            read_recipe(draft)
+        except RecipeError as error:
+            problems = [problem.replace(draft.name, file.name) for problem in error.problems]
+            raise RecipeError(problems) from error
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ OptionsOption = Annotated[
     list[str] | None,
     typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the reward; may be given again."),
 ]
+EngineOption = Annotated[str, typer.Option(help="vllm, hf (exact, slow), or the URL of a vLLM server.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
@@ -32,6 +33,12 @@ def parse_options(given: list[str] | None) -> dict[str, Any]:
             raise AlignkitError(f"--option {text!r}: wanted KEY=VALUE")
         options[key], _ = parse_value(value, "--option", number, key)
     return options
+
+
+def check_engine(engine: str) -> None:
+    """Raises AlignkitError for an --engine that there is not."""
+    if engine not in ("vllm", "hf") and not engine.startswith(("http://", "https://")):
+        raise AlignkitError(f"--engine is {engine}; wanted vllm, hf, or http://HOST:PORT of a vLLM server")
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from alignkit.cli.output import JsonOption, print_json
+from alignkit.cli.output import EngineOption, JsonOption, check_engine, print_json
 from alignkit.errors import AlignkitError
 
 
@@ -19,13 +19,14 @@ def sample(
     samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy; default: as in training.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
-    engine: Annotated[str, typer.Option(help="vllm, hf (exact, slow), or the URL of a vLLM server.")] = "vllm",
+    engine: EngineOption = "vllm",
     seed: Annotated[int, typer.Option(min=0, help="Names all randomness.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Answer every prompt of a file, and score the answers by the run's rewards."""
     if out.exists():
         raise AlignkitError(f"{out} exists already and is left alone; name another --out")
+    check_engine(engine)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from alignkit.run.talk.sampled import Sampling
     from alignkit.run.talk.sampled import sample as run_sample

@@ -10,6 +10,7 @@ from alignkit.recipe.lookup.vllm_options import ADAPTER_RANKS, broken_options
 from alignkit.recipe.schema import Recipe
 
 Broken = Iterator[tuple[KeyPath, str]]
+LAST_PORT = 65535
 
 
 def broken_engine(recipe: Recipe) -> Broken:
@@ -33,8 +34,9 @@ def _replicas(recipe: Recipe) -> Broken:
         yield ("engine", "tensor_parallel"), "the hf engine is on one device; set rollouts.engine: vllm"
     if engine.placement == "servers" and engine.lora == "adapter":
         yield ("engine", "lora"), "servers take whole weights; set it to `merged`"
-    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", engine.listen):
-        yield ("engine", "listen"), f"{engine.listen} is no address; wanted HOST:PORT"
+    address = re.fullmatch(r"(?:\[[0-9a-fA-F:]+\]|[^:\s]+):(\d{1,5})", engine.listen)
+    if address is None or int(address[1]) > LAST_PORT:
+        yield ("engine", "listen"), f"{engine.listen} is no address; wanted HOST:PORT, a port of 0 to {LAST_PORT}"
     if (engine.certificate is None) != (engine.key is None):
         yield (
             ("engine", "certificate" if engine.certificate else "key"),

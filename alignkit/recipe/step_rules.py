@@ -16,7 +16,7 @@ Broken = Iterator[tuple[KeyPath, str]]
 def broken_steps(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
     """Every broken rule, as of recipe/rules.py; algorithm: None where it was not imported."""
     yield from _optimizer(stage, key)
-    yield from _limits(stage, key)
+    yield from _limits(stage, algorithm, key)
     if algorithm is not None:
         yield from _batch(stage, algorithm, key)
         yield from _length(stage, algorithm, key)
@@ -60,7 +60,7 @@ def _length(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
         yield (*key, "train", "epochs"), f"{train.epochs} passes or {train.steps} steps? give one of the two"
 
 
-def _limits(stage: Stage, key: KeyPath) -> Broken:
+def _limits(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
     """That what is limited exists."""
     costs = {"length", "truncated", "kl", *(spec.name for spec in stage.rewards)}
     for i, constraint in enumerate(stage.constraints):
@@ -69,7 +69,9 @@ def _limits(stage: Stage, key: KeyPath) -> Broken:
             yield (*key, "constraints", i, "of"), f"{problem}; add it with `weight: 0`"
         if constraint.multiplier > constraint.cap:
             yield (*key, "constraints", i, "multiplier"), f"begins above its cap of {constraint.cap:g}; lower it"
-    if stage.train.max_update_kl is not None and stage.train.epochs * stage.train.minibatches == 1:
+    within = algorithm is None or kind_of(algorithm.source).samples  # a step; those of given data are of all its rows
+    passes = stage.train.epochs if within else 1
+    if stage.train.max_update_kl is not None and passes * stage.train.minibatches == 1:
         yield (*key, "train", "max_update_kl"), "stops further minibatches of a step, and there is only one; remove it"
 
 

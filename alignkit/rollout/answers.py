@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from alignkit.rollout.play import RolloutStart, Sampler, Utterance
+from alignkit.rollout.play import RolloutStart, Speaker, Utterance
 from alignkit.types.rollout import Completion, Rollout, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """Single answers, all of them in one call of the sampler.
+    """Single answers, all of them in one call of the speaker.
 
     decode: what was said, as text without stop and pad tokens.
     """
 
     decode: Callable[[Sequence[int]], str]
 
-    async def run(self, starts: Sequence[RolloutStart], sampler: Sampler) -> list[Rollout]:
-        said = await sampler.sample([_utterance(start) for start in starts])
+    async def run(self, starts: Sequence[RolloutStart], speaker: Speaker) -> list[Rollout]:
+        said = await speaker.sample([_utterance(start) for start in starts])
         return [self._rollout(start, completion) for start, completion in zip(starts, said, strict=True)]
 
     def _rollout(self, start: RolloutStart, completion: Completion) -> Rollout:

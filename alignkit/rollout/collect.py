@@ -12,7 +12,7 @@ from alignkit.engines.engine import Engine
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import Rollouts
 from alignkit.rollout.placement import pay_too, place
-from alignkit.rollout.play import Play, Prompt, RolloutStart, Sampler, Utterance
+from alignkit.rollout.play import Play, Prompt, RolloutStart, Speaker, Utterance
 from alignkit.types.rollout import Completion, Request, Rollout
 from alignkit.types.score import Score
 from alignkit.types.seeds import child
@@ -95,8 +95,8 @@ class Collector:
             for member in range(self.settings.group)
         ]
         version = self.engine.policy_version
-        sampler = Sampler(sample=self._say, request=self._request, seed=self.seed, policy_version=version)
-        rollouts = [replace(rollout, adapter=self.adapter) for rollout in await self.play.run(starts, sampler)]
+        speaker = Speaker(sample=self._say, request=self._request, seed=self.seed, policy_version=version)
+        rollouts = [replace(rollout, adapter=self.adapter) for rollout in await self.play.run(starts, speaker)]
         return [list(group) for _, group in groupby(rollouts, key=lambda rollout: rollout.group)]
 
     async def score(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:

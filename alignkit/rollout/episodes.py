@@ -1,4 +1,4 @@
-"""Episodes in an environment: all that are alive take their turns together, one call of the sampler per turn."""
+"""Episodes in an environment: all that are alive take their turns together, one call of the speaker per turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from alignkit.data.turns import Renderer, Transcript
 from alignkit.environments.base import Environment, Observation
-from alignkit.rollout.play import RolloutStart, Sampler, Utterance
+from alignkit.rollout.play import RolloutStart, Speaker, Utterance
 from alignkit.types.rollout import Completion, EpisodeEnd, Rollout, StopReason, Turn
 from alignkit.types.score import Fault, FaultKind, Score
 from alignkit.types.seeds import child
@@ -37,17 +37,17 @@ class Episodes:
     context: int
     deadline_s: float
 
-    async def run(self, starts: Sequence[RolloutStart], sampler: Sampler) -> list[Rollout]:
-        episodes = [Episode(rules=self, start=start, sampler=sampler) for start in starts]
-        await play_out(episodes, sampler)
+    async def run(self, starts: Sequence[RolloutStart], speaker: Speaker) -> list[Rollout]:
+        episodes = [Episode(rules=self, start=start, speaker=speaker) for start in starts]
+        await play_out(episodes, speaker)
         return [episode.rollout() for episode in episodes]
 
 
-async def play_out(episodes: Sequence[Episode], sampler: Sampler) -> None:
+async def play_out(episodes: Sequence[Episode], speaker: Speaker) -> None:
     """Begins the episodes and plays them to their end, all that are alive together."""
     await asyncio.gather(*(episode.begin() for episode in episodes))
     while alive := [episode for episode in episodes if episode.wants_turn()]:
-        said = zip(alive, await sampler.sample([episode.utterance() for episode in alive]), strict=True)
+        said = zip(alive, await speaker.sample([episode.utterance() for episode in alive]), strict=True)
         await asyncio.gather(*(episode.take_turn(completion) for episode, completion in said))
 
 
@@ -57,7 +57,7 @@ class Episode:
 
     rules: Episodes
     start: RolloutStart
-    sampler: Sampler
+    speaker: Speaker
     task: Task = field(init=False)
     transcript: Transcript = field(init=False)
     environment: Environment | None = None
@@ -71,12 +71,12 @@ class Episode:
     def __post_init__(self) -> None:
         self.task = self.start.prompt.task
         self.transcript = self.rules.renderer.begin()
-        self.policy_version = self.sampler.policy_version
+        self.policy_version = self.speaker.policy_version
 
     async def begin(self) -> None:
         """Makes the environment and reads its first observation."""
         prompt = self.start.prompt
-        seed = child(self.sampler.seed, "environment", prompt.position)
+        seed = child(self.speaker.seed, "environment", prompt.position)
 
         async def first() -> Observation:
             self.environment = self.rules.make()

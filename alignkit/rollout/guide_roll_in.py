@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignkit.rollout.play import Play, Prompt, RolloutStart, Sampler
+from alignkit.rollout.play import Play, Prompt, RolloutStart, Speaker
 from alignkit.types.rollout import Rollout
 from alignkit.types.seeds import child
 
@@ -22,9 +22,9 @@ class GuideRollIn:
     play: Play
     share: float
 
-    async def run(self, starts: Sequence[RolloutStart], sampler: Sampler) -> list[Rollout]:
-        begun = [replace(start, prompt=self._begun(start.prompt, sampler.seed)) for start in starts]
-        return await self.play.run(begun, sampler)
+    async def run(self, starts: Sequence[RolloutStart], speaker: Speaker) -> list[Rollout]:
+        begun = [replace(start, prompt=self._begun(start.prompt, speaker.seed)) for start in starts]
+        return await self.play.run(begun, speaker)
 
     def _begun(self, prompt: Prompt, seed: int) -> Prompt:
         """The prompt with the guide's part: nothing, or at least one token of the completion and never the whole."""

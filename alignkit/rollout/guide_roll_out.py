@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from alignkit.engines.engine import Engine
-from alignkit.rollout.play import Play, RolloutStart, Sampler, Utterance
+from alignkit.rollout.play import Play, RolloutStart, Speaker, Utterance
 from alignkit.types.rollout import Completion, Request, Rollout, StopReason
 from alignkit.types.seeds import child
 
@@ -28,23 +28,23 @@ class GuideRollOut:
     guide: Engine
     context: int
 
-    async def run(self, starts: Sequence[RolloutStart], sampler: Sampler) -> list[Rollout]:
-        return await self.play.run(starts, replace(sampler, sample=partial(self._sample, sampler)))
+    async def run(self, starts: Sequence[RolloutStart], speaker: Speaker) -> list[Rollout]:
+        return await self.play.run(starts, replace(speaker, sample=partial(self._sample, speaker)))
 
-    def _cut(self, utterance: Utterance, sampler: Sampler) -> int | None:
+    def _cut(self, utterance: Utterance, speaker: Speaker) -> int | None:
         """After how many tokens of the policy the guide takes over: at least 1 is left for it; None: it does not."""
-        longest = sampler.request(utterance).max_new_tokens
-        rng = np.random.default_rng(child(sampler.seed, "finish", *utterance.name))
+        longest = speaker.request(utterance).max_new_tokens
+        rng = np.random.default_rng(child(speaker.seed, "finish", *utterance.name))
         return int(rng.integers(1, longest)) if rng.random() < self.share and longest > 1 else None
 
-    async def _sample(self, sampler: Sampler, utterances: Sequence[Utterance]) -> list[Completion]:
+    async def _sample(self, speaker: Speaker, utterances: Sequence[Utterance]) -> list[Completion]:
         """What the policy said of each, with the guide's part where the policy was cut for it."""
-        cuts = [self._cut(utterance, sampler) for utterance in utterances]
-        said = await sampler.sample(
+        cuts = [self._cut(utterance, speaker) for utterance in utterances]
+        said = await speaker.sample(
             [u if cut is None else replace(u, room=cut) for u, cut in zip(utterances, cuts, strict=True)]
         )
         onwards = {
-            number: _onwards(sampler, utterance, completion)
+            number: _onwards(speaker, utterance, completion)
             for number, (utterance, cut, completion) in enumerate(zip(utterances, cuts, said, strict=True))
             if cut is not None and self._goes_over(utterance, completion)
         }
@@ -58,12 +58,12 @@ class GuideRollOut:
         return completion.stop is StopReason.LENGTH and read < self.context
 
 
-def _onwards(sampler: Sampler, utterance: Utterance, completion: Completion) -> Request:
+def _onwards(speaker: Speaker, utterance: Utterance, completion: Completion) -> Request:
     """The guide goes on from the policy's exact tokens; both together have the room of one utterance."""
-    whole = sampler.request(utterance)
+    whole = speaker.request(utterance)
     return replace(
         whole,
         prompt_ids=utterance.ids + completion.token_ids,
-        seed=child(sampler.seed, "guide sample", *utterance.name),
+        seed=child(speaker.seed, "guide sample", *utterance.name),
         max_new_tokens=whole.max_new_tokens - len(completion.token_ids),
     )

@@ -49,8 +49,8 @@ class Utterance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """What a play samples with.
+class Speaker:
+    """Who says a play's utterances: an engine with the settings of the stage, perhaps helped by a guide.
 
     sample: says utterances, all of a call together: a Completion each, in order. request: what an engine is asked for
     one. seed: what a play draws itself is named from it. policy_version: that of the weights.
@@ -63,9 +63,9 @@ class Sampler:
 
 
 class Play(Protocol):
-    """One way in which rollouts come about. Plays wrap one another: in other starts, or with another sampler."""
+    """One way in which rollouts come about. Plays wrap one another: in other starts, or with another speaker."""
 
-    async def run(self, starts: Sequence[RolloutStart], sampler: Sampler) -> list[Rollout]:
+    async def run(self, starts: Sequence[RolloutStart], speaker: Speaker) -> list[Rollout]:
         """The rollouts of `starts`, in their order, with the scores of whoever pays on the way.
 
         The first member of each group is always among them; others may be missing where it failed.

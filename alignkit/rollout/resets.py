@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from alignkit.rollout.episodes import Episode, Episodes, play_out
-from alignkit.rollout.play import RolloutStart, Sampler
+from alignkit.rollout.play import RolloutStart, Speaker
 from alignkit.types.rollout import Completion, Reset, Rollout, Turn
 from alignkit.types.score import FaultKind
 from alignkit.types.seeds import child
@@ -23,20 +23,20 @@ class Resets:
 
     episodes: Episodes
 
-    async def run(self, starts: Sequence[RolloutStart], sampler: Sampler) -> list[Rollout]:
+    async def run(self, starts: Sequence[RolloutStart], speaker: Speaker) -> list[Rollout]:
         firsts = {
-            start.group: Episode(rules=self.episodes, start=start, sampler=sampler)
+            start.group: Episode(rules=self.episodes, start=start, speaker=speaker)
             for start in starts
             if start.member == 0
         }
-        await play_out(list(firsts.values()), sampler)
+        await play_out(list(firsts.values()), speaker)
         resets = {group: _reset(first) for group, first in firsts.items()}
         forks = [
-            Fork(rules=self.episodes, start=start, sampler=sampler, past=firsts[start.group].turns[: reset.turn + 1])
+            Fork(rules=self.episodes, start=start, speaker=speaker, past=firsts[start.group].turns[: reset.turn + 1])
             for start in starts
             if start.member and (reset := resets[start.group])
         ]
-        await play_out(forks, sampler)
+        await play_out(forks, speaker)
         played = sorted([*firsts.values(), *forks], key=lambda episode: (episode.start.group, episode.start.member))
         return [replace(episode.rollout(), reset=resets[episode.start.group]) for episode in played]
 
@@ -45,7 +45,7 @@ def _reset(first: Episode) -> Reset | None:
     turns = len(first.turns)
     if first.fault is not None or not turns:
         return None
-    return Reset(turn=child(first.sampler.seed, "reset", first.start.prompt.position) % turns, of=turns)
+    return Reset(turn=child(first.speaker.seed, "reset", first.start.prompt.position) % turns, of=turns)
 
 
 @dataclass(kw_only=True)

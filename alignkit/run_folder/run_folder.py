@@ -20,6 +20,8 @@ from alignkit.types.files import make_folder, write_atomically
 from alignkit.types.rollout import Rollout, Turn
 from alignkit.types.task import Task, message_text
 
+RECIPE = "recipe.resolved.json"
+"""The file with every setting of the run."""
 COLUMNS = {
     "stage": "string",
     "step": "int64",
@@ -68,7 +70,7 @@ class RunFolder:
     def recipe(self, resolved: Mapping[str, Any]) -> None:
         """Writes recipe.resolved.json: every setting with its value, nulls kept."""
         text = json.dumps(resolved, indent=2, ensure_ascii=False, default=str)
-        write_atomically(self.path / "recipe.resolved.json", text + "\n")
+        write_atomically(self.path / RECIPE, text + "\n")
 
     def metrics(self, step: int, metrics: Mapping[str, float | int | None], *, stage: str = "main") -> None:
         """Appends the line of one step.

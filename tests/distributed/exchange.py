@@ -23,6 +23,7 @@ from alignkit.weights.plan.plan import plan
 from alignkit.weights.transports.exchange import Exchange
 from alignkit.weights.transports.held import Held, shard_views
 from alignkit.weights.transports.landing import Landing
+from tests.distributed.ranks import leave_together
 from tests.live_bytes import Live
 
 MODEL = Decoder(layers=3, width=64, heads=4, kv_heads=1, head_size=16, intermediate=96, vocabulary=500, tied=True)
@@ -109,9 +110,7 @@ def main(folder: Path, what: str) -> None:
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), len(RANKS), is_master=rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=len(RANKS))
     if what == "die":
-        found = died(rank, dist.PrefixStore("die", store), folder)
-        torch.save(found, folder / f"rank-{rank}.pt")
-        os._exit(0)  # a group with a dead rank does not end in order
+        leave_together(folder, rank, len(RANKS), died(rank, dist.PrefixStore("die", store), folder))
     found = {stage: moved(stage, rank, dist.PrefixStore(f"stage{stage}", store)) for stage in range(4)}
     torch.save(found, folder / f"rank-{rank}.pt")
     dist.barrier()

@@ -26,6 +26,7 @@ from alignkit.weights.pieces import checkpoint_shapes, pieces
 from alignkit.weights.sender import Sender
 from alignkit.weights.transports.exchange import Exchange
 from tests.distributed import steps
+from tests.distributed.ranks import leave_together
 from tests.live_bytes import Live
 from tests.tiny import causal_lm
 
@@ -117,8 +118,7 @@ def main(folder: Path, what: str) -> None:
     group = join_group()
     HostMemory.opened = classmethod(lambda cls, place: None)  # ty: ignore[invalid-assignment]
     if what == "die":
-        torch.save(died(group, folder), folder / f"rank-{group.rank}.pt")
-        os._exit(0)  # a group with a dead rank does not end in order
+        leave_together(folder, group.rank, group.world, died(group, folder))
     torch.save({name: written(name, group) for name in MODELS}, folder / f"rank-{group.rank}.pt")
 
 

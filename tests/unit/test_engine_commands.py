@@ -56,7 +56,7 @@ def test_single_requests_join_and_lockstep_and_updates_wait_until_all_was_told()
     ):
         commands.put(command)
     threading.Thread(target=_serve, args=(worker, theirs, commands), daemon=True).start()
-    answers = [ours.receive(timeout_s=10) for _ in range(8)]
+    answers = [ours.receive(timeout_s=60) for _ in range(8)]
     assert [answer["number"] for answer in answers] == [1, 2, 3, 10, 4, 5, 6, 7]
     assert answers[3]["answer"] == {"version": 7}
     assert worker.did == [

@@ -68,6 +68,7 @@ def test_a_warm_up_longer_than_the_counted_steps_is_an_error_that_counts(folder)
     [
         ("train.steps=9", "2 passes or 9 steps"),
         ("optimizer.warmup_steps=1.5", "whole number of steps, or a share below 1"),
+        ("train.max_update_kl=0.1", "stops further minibatches of a step, and there is only one"),
     ],
 )
 def test_contradictions_are_refused(folder, setting, problem):

@@ -109,6 +109,7 @@ def online(monkeypatch):
     with hub() as held:
         monkeypatch.setenv("HF_ENDPOINT", held.url)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         yield held
 

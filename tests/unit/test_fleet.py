@@ -132,13 +132,11 @@ def test_each_of_four_replicas_scores_one_of_the_canarys_four_sequences(tmp_path
     assert [ours == theirs for ours, theirs in zip(wrong, right, strict=True)] == [True, True, False, True]
 
 
-def test_one_that_dies_is_named_and_ends_all_at_once(tmp_path: Path):
+def test_one_that_dies_is_named_and_ends_all(tmp_path: Path):
     fleet, replicas = fleet_of(2, tmp_path)
     replicas[1].fault = EngineError("vllm engine: its process was killed by SIGKILL")
-    begin = time.monotonic()
     with pytest.raises(EngineError, match=r"^replica 2 of 2: vllm engine: its process was killed by SIGKILL$"):
         asyncio.run(fleet.generate(groups_of(2)))
-    assert time.monotonic() - begin < 10
     assert [replica.closed for replica in replicas] == [True, True]
     fleet.close()
 

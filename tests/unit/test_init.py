@@ -55,6 +55,7 @@ def test_comments_are_kept_and_the_command_is_the_files_own(alignkit, rows):  # 
         (["init", "mine.yaml", "--method", "sfd"], "no method is called 'sfd'; there are archer, dpo,"),
         (["init", "mine.yaml", "--method", "sft"], "init: no --model and nobody to ask; give it (a folder"),
         (arguments("sft", "--data", "nowhere.jsonl", "--lora", "0"), "data.source: there is no file 'nowhere.jsonl'"),
+        (arguments("sft", "--lora", "0", "--launch", "zero9"), "launch: no launch profile is called 'zero9'"),
     ],
 )
 def test_what_cannot_be_a_recipe_is_refused_and_nothing_is_written(alignkit, rows, given, problem, monkeypatch):  # noqa: F811
@@ -62,6 +63,7 @@ def test_what_cannot_be_a_recipe_is_refused_and_nothing_is_written(alignkit, row
     code, _, err = alignkit(*given)
     assert code == 2
     assert problem in err
+    assert ".mine-" not in err, "the draft's name is nobody's"
     assert [file.name for file in rows.iterdir()] == ["rows.jsonl"]
 
 

@@ -146,6 +146,11 @@ def test_a_file_of_answers_is_never_overwritten(left, tmp_path, capsys):
     assert (tmp_path / "a.jsonl").read_text() == "mine"
 
 
+def test_an_engine_that_there_is_not_is_refused_before_anything_is_read(left, tmp_path, capsys):
+    assert main.run(["sample", str(left), "p.jsonl", "--engine", "vlm", "--out", str(tmp_path / "a.jsonl")]) == 2
+    assert "--engine is vlm; wanted vllm, hf, or http://HOST:PORT" in capsys.readouterr().err
+
+
 def test_a_model_is_served_by_vllms_own_server_and_the_token_stands_in_no_list_of_processes(left, monkeypatch):
     became: list = []
     monkeypatch.setattr(serve_policy.os, "execve", lambda *given: became.extend(given))

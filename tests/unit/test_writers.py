@@ -179,7 +179,7 @@ def test_a_failed_connection_names_ranks_that_are_gone_and_else_stays_what_it_wa
     gone = os.fork()
     if not gone:
         os._exit(0)
-    os.waitid(os.P_PID, gone, os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, gone, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked how
     writers = Writers(Group(), sender_of(causal_lm()).memory, (os.getpid(), gone))
 
     def broken(part: str) -> Iterator[Piece]:

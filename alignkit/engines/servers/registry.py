@@ -37,13 +37,19 @@ class Registry:
         self, description: Description, sender: Sender, *, version: int, token: str, ca_file: str | None = None
     ):
         self.description, self.run = description, secrets.token_hex(8)
-        self.version: int | None = version
-        """Of the weights that lie ready; None while they are being changed."""
         self._sender, self._token, self._ca_file = sender, token, ca_file
+        self._published: tuple[int | None, int] = version, sender.memory.writes
         self._lock, self._digesting = threading.Lock(), threading.Lock()
         self._replicas: dict[str, ServedReplica] = {}
         self._digests: tuple[int, list[int]] | None = None
         self._closers: list[Callable[[], None]] = []
+
+    @property
+    def version(self) -> int | None:
+        """Of the weights that lie ready; None while they are being changed, by the fleet or by ranks that write before
+        the fleet is told."""
+        version, writes = self._published
+        return version if writes == self._sender.memory.writes else None
 
     def present(self) -> Sequence[Replica]:
         """By their addresses, so that the same servers share out a call alike."""
@@ -51,7 +57,7 @@ class Registry:
             return [self._replicas[url] for url in sorted(self._replicas)]
 
     def publish(self, version: int | None) -> None:
-        self.version, self._digests = version, None
+        self._published, self._digests = (version, self._sender.memory.writes), None
 
     def lost(self, replica: Replica, error: Exception) -> None:
         replica.close()
@@ -117,7 +123,7 @@ class Registry:
 
     def _check(self, version: int, *, since: int | None = None) -> int:
         """How often the memory was begun to be written; it must not have been again since. Raises Changed."""
-        memory = self._sender.memory
-        if version != self.version or memory.torn or since not in (None, memory.writes):
+        writes = self._sender.memory.writes
+        if version != self.version or since not in (None, writes):
             raise Changed(f"version {version} does not lie ready; {self.version} does")
-        return memory.writes
+        return writes

@@ -120,6 +120,8 @@ class ReplicaServer:
                 elif time.monotonic() - heard > self._patience_s:
                     self._ended = f"the trainer has been away for {self._patience_s:g} s: {error}"
             except EngineError as error:
+                if getattr(self._engine, "closed", False):
+                    self._ended = str(error)
                 LOG.info("%s", error)  # the weights changed while they were pulled: the next answer says to what
             await asyncio.sleep(REGISTER_S)
         gone(self._ended)

@@ -37,6 +37,7 @@ from alignkit.processes.session import how_it_ended
 from alignkit.weights.shared_weights import Table
 
 TAGS = {"weights": "weights", "cache": "kv_cache"}  # what vLLM calls the parts of its memory
+LAST_WORDS = threading.Lock()
 
 
 class EngineWorker:
@@ -239,13 +240,14 @@ def _end_with_any(workers: list[Any], within_s: float | None) -> None:
     ended = wait([worker.sentinel for worker in workers], within_s)
     for rank, worker in enumerate(workers):
         if worker.sentinel in ended:
-            worker.join(timeout=1.0)
-            print(
-                f"worker {rank} (process {worker.pid}) {how_it_ended(worker.exitcode or 0)}",
-                file=sys.stderr,
-                flush=True,
-            )
-            os._exit(1)
+            with LAST_WORDS:  # only one thread is told by the kernel how a process ended
+                worker.join(timeout=1.0)
+                print(
+                    f"worker {rank} (process {worker.pid}) {how_it_ended(worker.exitcode or 0)}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(1)
 
 
 def _say_why(workers: list[Any], *error: Any) -> None:

@@ -13,8 +13,7 @@ from alignkit.models.encoder import Encoder
 from alignkit.models.load import load_policy, model_folder
 from alignkit.models.weights import VALUE_HEAD
 from alignkit.recipe.schema import Model
-
-RECIPE = "recipe.resolved.json"
+from alignkit.run_folder.run_folder import RECIPE
 
 
 @dataclass(frozen=True, kw_only=True)

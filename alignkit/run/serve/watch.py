@@ -10,8 +10,9 @@ from alignkit.errors import ContentError
 from alignkit.report.html import render
 from alignkit.report.run_data import read_run
 from alignkit.rewards.serve.listener import Address, Listener
+from alignkit.run_folder.run_folder import RECIPE
 
-RECORDS = ("metrics.jsonl", "events.jsonl", "recipe.resolved.json", "evaluations", "rollouts")
+RECORDS = ("metrics.jsonl", "events.jsonl", RECIPE, "evaluations", "rollouts")
 LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
 
 

@@ -56,22 +56,19 @@ class Conversation:
 
     def ask(self, text: str, told: Callable[[int, str], None]) -> list[Answer]:
         """Every model's answer; told: number of the model and each piece of what it says, as it comes."""
+        asked: Message = {"role": "user", "content": text}
         answers = []
         for number, (talker, said) in enumerate(zip(self.talkers, self._said, strict=True)):
-            said.append({"role": "user", "content": text})
-            try:
-                answer = talker.say(
-                    said,
-                    temperature=self.temperature,
-                    max_new_tokens=self.max_new_tokens,
-                    seed=child(self.seed, "turn", self._turn),
-                    told=lambda piece, number=number: told(number, piece),
-                )
-            except BaseException:
-                said.pop()  # the question can be asked again
-                raise
-            answers.append(Answer(answer, self._score(said, answer)))
-            said.append({"role": "assistant", "content": answer})
+            answer = talker.say(
+                [*said, asked],
+                temperature=self.temperature,
+                max_new_tokens=self.max_new_tokens,
+                seed=child(self.seed, "turn", self._turn),
+                told=lambda piece, number=number: told(number, piece),
+            )
+            answers.append(Answer(answer, self._score([*said, asked], answer)))
+        for said, answer in zip(self._said, answers, strict=True):  # once all have answered, so that they stay alike
+            said += [asked, {"role": "assistant", "content": answer.text}]
         self._turn += 1
         return answers
 

@@ -13,8 +13,8 @@ from alignkit.recipe.document import Document
 from alignkit.recipe.renamed import modernise
 from alignkit.recipe.schema import Data, Recipe, RewardSpec
 from alignkit.rewards.learned.reward_model import is_reward_model
+from alignkit.run_folder.run_folder import RECIPE
 
-RECIPE = "recipe.resolved.json"
 TEMPERATURE, NEW_TOKENS = 1.0, 512
 
 
