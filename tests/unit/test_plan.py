@@ -47,7 +47,7 @@ def test_every_wanted_number_comes_once_at_the_fewest_bytes_and_never_locks(pair
 
 
 @pytest.mark.slow
-@settings(max_examples=5000)
+@settings(max_examples=2000)
 @given(*EXAMPLES)
 def test_it_does_so_on_thousands_of_random_layouts(pair, bucket, order):
     check(*pair, bucket, order)
