@@ -18,10 +18,11 @@ def report(
 ) -> None:
     """Write report.html: of a run curves, health, completions; of an evaluation numbers, intervals, answers."""
     from alignkit.evaluate.results.eval_folder import is_eval_folder
+    from alignkit.run_folder.run_folder import RECIPE
 
     if not run.is_dir():
         raise ContentError(f"there is no run folder {run}")
-    is_run = (run / "recipe.resolved.json").exists() or (run / "metrics.jsonl").exists()
+    is_run = (run / RECIPE).exists() or (run / "metrics.jsonl").exists()
     if is_eval_folder(run) and not is_run:
         written = _report_evaluation(run, card)
     elif card:

@@ -83,7 +83,7 @@ class FarWriters:
             self.memory.begin([kind])
         views, written, problem = self._taken(kind, pieces)
         said = self.group.gather((written, problem))
-        self._raise_first([problem for _, problem in said], version)
+        raise_first([problem for _, problem in said], version)
         ranks = [written for written, _ in said]
         check_cover(self.tables[kind], ranks)
         tensors = self.memory.tensors(kind) if self.memory is not None else {}
@@ -91,7 +91,7 @@ class FarWriters:
         self._exchange(kind, ranks).move(Held(views), landing, version)
         odd = [self.memory.differing(kind, each) if self.memory is not None else [] for each in ranks]
         found = self.group.from_first([f"{names[0]} came otherwise than it was sent" if names else "" for names in odd])
-        self._raise_first(found, version)
+        raise_first(found, version)
         if self.memory is not None:
             self.memory.done([kind])
 
@@ -133,10 +133,12 @@ class FarWriters:
             )
         return self._exchanges[kind, ranges]
 
-    def _raise_first(self, problems: Sequence[str], version: int) -> None:
-        for rank, problem in enumerate(problems):
-            if problem:
-                raise EngineError(f"weight sync to version {version}: rank {rank}: {problem}; no engine was told")
+
+def raise_first(problems: Sequence[str], version: int) -> None:
+    """Raises EngineError for the first rank that has one; problems: of all ranks, "" where there is none."""
+    for rank, problem in enumerate(problems):
+        if problem:
+            raise EngineError(f"weight sync to version {version}: rank {rank}: {problem}; no engine was told")
 
 
 def _whole(name: str, shape: tuple[int, ...]) -> Box:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from alignkit.errors import EngineError, SyncError
 from alignkit.models.weights import Part
-from alignkit.parallel.far_writers import FarWriters
+from alignkit.parallel.far_writers import FarWriters, raise_first
 from alignkit.parallel.group import Group
 from alignkit.weights.host_memory import HostMemory, Kind, Written, check_cover
 from alignkit.weights.piece import Piece
@@ -65,14 +65,14 @@ class Writers:
         self.group.barrier()  # nobody writes before the first rank knows that the memory is torn
         written, problem = self._written(kind, pieces)
         said = self.group.gather((written, problem))
-        self._raise_first([problem for _, problem in said], version)
+        raise_first([problem for _, problem in said], version)
         ranks = [written for written, _ in said]
         check_cover(self.memory.table(kind), ranks)
         odd = self.memory.differing(kind, ranks[(self.group.rank + 1) % self.group.world])
         found = [
             f"the memory holds otherwise what it wrote of {odd[0]}" if odd else "" for odd in self.group.gather(odd)
         ]
-        self._raise_first([found[-1], *found[:-1]], version)  # each was found by the rank before
+        raise_first([found[-1], *found[:-1]], version)  # each was found by the rank before
         self.memory.done([kind])
 
     def _written(self, kind: Kind, pieces: Iterator[Piece]) -> tuple[list[Written], str]:
@@ -81,11 +81,6 @@ class Writers:
         except EngineError as error:
             deque(pieces, maxlen=0)  # the others may be waiting for this rank to gather
             return [], str(error)
-
-    def _raise_first(self, problems: Sequence[str], version: int) -> None:
-        for rank, problem in enumerate(problems):
-            if problem:
-                raise EngineError(f"weight sync to version {version}: rank {rank}: {problem}; no engine was told")
 
     @contextmanager
     def _naming_the_dead(self, version: int) -> Generator[None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from alignkit.errors import first_line
 from alignkit.run_folder import json_lines
-from alignkit.run_folder.run_folder import step_of
+from alignkit.run_folder.run_folder import RECIPE, step_of
 
 EXAMPLES = 3
 ROLLOUT_COLUMNS = ("step", "task_id", "prompt", "completion", "reward", "parts", "fault", "stop", "completion_tokens")
@@ -45,7 +45,7 @@ class RunData:
 def read_run(path: Path) -> RunData:
     """Never raises for a partial or damaged folder; `missing` says what is not there."""
     run = RunData(path=path)
-    recipe = _read_json(path / "recipe.resolved.json", run.missing)
+    recipe = _read_json(path / RECIPE, run.missing)
     run.recipe = recipe if isinstance(recipe, dict) else {}
     run.metrics = [
         record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,10 @@ from typing import TypeVar
 
 from alignkit.errors import AlignkitError, CheckpointError, first_line
 from alignkit.parallel.group import Group
-from alignkit.recipe.document import Document
 from alignkit.recipe.read import difference
-from alignkit.recipe.renamed import modernise
 from alignkit.recipe.schema import Recipe
 from alignkit.run.train.journal import Journal
+from alignkit.run_folder.kept_recipe import kept_recipe
 from alignkit.train import checkpoint, inputs
 from alignkit.train.inputs import Change, Input
 from alignkit.train.state import State
@@ -115,10 +113,7 @@ def on_first(group: Group, work: Callable[[], Value]) -> Value:
 def _recipe_of(path: Path, *, beside: Path | None) -> Recipe:
     """The recipe that a checkpoint was made by, in the words of today."""
     try:
-        tree = json.loads((path / checkpoint.RECIPE).read_text(encoding="utf-8"))
-        if isinstance(tree, dict):
-            modernise(Document(tree), beside=beside)
-        return Recipe.model_validate_json(json.dumps(tree))
+        return kept_recipe(path / checkpoint.RECIPE, beside=beside)
     except (OSError, ValueError) as error:
         line = first_line(error)
         raise CheckpointError(
