@@ -60,9 +60,7 @@ def test_a_run_is_talked_to_as_it_was_trained(left):
 def test_a_run_without_a_final_model_and_a_reward_model_are_refused_with_the_cure(left, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.resolved.json").write_text((left / "recipe.resolved.json").read_text())
-    with pytest.raises(
-        ContentError, match=r"no final model yet; end it with `alignkit train \.\.\. --resume`"
-    ):
+    with pytest.raises(ContentError, match=r"no final model yet; end it with `alignkit train \.\.\. --resume`"):
         Trained.find(str(tmp_path / "run"))
     (tmp_path / "reward").mkdir()
     (tmp_path / "reward" / "reward.json").write_text("{}")
