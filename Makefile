@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # without byte code each of the hundreds of processes that the tests start would compile alignkit anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
+.PHONY: schema docs notebooks first-hour memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -110,6 +110,9 @@ licences: $(STAMP) ## the licences of the installed packages, written to docs/li
 
 trust-table: $(STAMP) ## the tests behind every promise of reliability and security, slow ones too, counted into docs/trust.md
 	$(BIN)/python .ci/trust_table.py docs/trust.md
+
+schema: $(STAMP) ## write recipes/recipe.schema.json from the code
+	$(BIN)/alignkit check --schema > recipes/recipe.schema.json
 
 glossary: $(STAMP) ## write docs/glossary.md from the code
 	$(BIN)/python -m alignkit.report.glossary docs/glossary.md
