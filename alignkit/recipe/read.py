@@ -352,7 +352,7 @@ def _check_named(kind: str, spec: Any, key: KeyPath, folder: Path, located: Loca
 
 def _what_matters(recipe: Recipe) -> dict[str, Any]:
     """The recipe without what changes only where, how fast or how watched it runs."""
-    tree = recipe.model_dump(mode="json", exclude=set(_IMMATERIAL))
+    tree = recipe.model_dump(mode="json", exclude=set(IMMATERIAL))
     tree["engine"] = {key: tree["engine"][key] for key in ("options", "lora")}
     for stage in tree["stages"]:
         del stage["train"]["micro_batch_tokens"]
@@ -366,7 +366,7 @@ def _what_matters(recipe: Recipe) -> dict[str, Any]:
     return tree
 
 
-_IMMATERIAL = ("run", "tracker", "checkpoints", "health", "file", "launch")
+IMMATERIAL = ("run", "tracker", "checkpoints", "health", "file", "launch")
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:

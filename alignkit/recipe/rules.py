@@ -39,6 +39,7 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
     folder = recipe.file.parent if recipe.file else Path()
     for rule in (_model, _stage_names, broken_engine, _launch):
         yield from rule(recipe)
+    yield from _quantization(recipe)
     yield from _lora(recipe, algorithms)
     yield from _evaluation(recipe, algorithms)
     if recipe.reference is not None:
@@ -99,6 +100,15 @@ def _model(recipe: Recipe) -> Broken:
     if len(set(scratch.characters)) != len(scratch.characters):
         twice = next(letter for letter in scratch.characters if scratch.characters.count(letter) > 1)
         yield ("model", "scratch", "characters"), f"holds {twice!r} twice; give each character once"
+
+
+def _quantization(recipe: Recipe) -> Broken:
+    """That what is held in 4 bits is a base that was trained before, and stays what it is."""
+    kind, key = recipe.model.quantization, ("model", "quantization")
+    if kind is not None and recipe.model.lora is None:
+        yield key, f"weights in {kind} cannot be trained; add an adapter, model.lora.rank=16, or remove it"
+    if kind is not None and recipe.model.scratch is not None:
+        yield key, "`scratch` weights are drawn at random, and none are read; remove it"
 
 
 def _lora(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:

@@ -149,7 +149,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
         stops=stops_of(tokenizer, recipe.model, beside),
         long_prompts=stage.data.long_prompts,
         rewards=trl_problems(stage.rewards, tasks, beside=beside, training=training),
-        asked_by_benchmarks=trained_questions(stage, tasks, every_protocol(beside=beside)),
+        asked_by_benchmarks=[*map(str, trained_questions(stage.data, tasks, every_protocol(beside=beside)))],
     )
 
 

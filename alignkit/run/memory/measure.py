@@ -29,6 +29,7 @@ from alignkit.run.memory.recorder import Recorder
 from alignkit.run.memory.sizes_only import SizesOnly, without_content
 from alignkit.run.train import build
 from alignkit.run.train.build_stage import StageBuilder
+from alignkit.run.train.epochs import GivenData
 from alignkit.train.hooks.hook import Hook
 from alignkit.train.loop import Clock, StageLoop
 from alignkit.train.state import State
@@ -220,7 +221,14 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tupl
         model = policy.model
         vocabulary.append(base_model(model).config.get_text_config().vocab_size)
         builder = _Builder(
-            recipe=recipe, group=Group(), collector=_nothing, folder=Path(), report=notes.append, load=load
+            recipe=recipe,
+            group=Group(),
+            collector=_nothing,
+            given=GivenData(recipe=recipe, policy=policy),
+            tasks_read=_nothing,
+            folder=Path(),
+            report=notes.append,
+            load=load,
         )
         loop = builder.build_stage(number, policy, None, sync=sync, finish=_nothing)
         recorder.paused = False

@@ -129,7 +129,7 @@ def build_reference(recipe: Recipe, initial: First | None, load: Load = load_pol
 
 def load_other(recipe: Recipe, key: str, path: str, load: Load = load_policy) -> tuple[nn.Module, Any]:
     """The model, with its tokenizer, that a recipe names under `key` beside its own, in the same arithmetic."""
-    section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
+    section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None, "quantization": None})
     with under(key):
         return load(section, seed=recipe.seed, beside=beside(recipe))
 
