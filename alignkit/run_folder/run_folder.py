@@ -239,7 +239,8 @@ def conversation(rollout: Rollout, values: Sequence[TurnValue] = ()) -> list[dic
 
 def _turn(turn: Turn) -> dict[str, Any]:
     said = {"text": _utf8(turn.text), "reward": turn.reward, "observation": turn.observation}
-    return {**said, "tokens": len(turn.completion_ids), "stop": str(turn.stop)}
+    faults = {"tool_faults": list(turn.tool_faults)} if turn.tool_faults else {}
+    return {**said, "tokens": len(turn.completion_ids), "stop": str(turn.stop), **faults}
 
 
 def _utf8(text: str) -> str:

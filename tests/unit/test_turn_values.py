@@ -122,6 +122,7 @@ def journal(tmp_path) -> Journal:
 def test_a_conversation_stands_with_its_numbers_in_table_panel_and_page(journal, tmp_path):
     """Two episodes: one trained on, one not; its numbers are absent there, not 0."""
     one, other = episode(0), replace(episode(1), score=Score(value=-0.9, parts={}))
+    other = replace(other, turns=(replace(other.turns[0], tool_faults=("unknown", "raised")), other.turns[1]))
     batch = batch_of(
         [one],
         advantages=[0.0, 0.0, 1.0, 2.0, 6.0, 0.0, -4.0],
@@ -150,6 +151,7 @@ def test_a_conversation_stands_with_its_numbers_in_table_panel_and_page(journal,
         assert f'<td class="n">{number}</td>' in page
     assert '<td>games</td><td class="n">2</td><td class="n">-0.825</td><td class="n">2.0</td>' in page
     assert "2 done" in page
+    assert "1 unknown, 1 raised" in page
 
 
 def test_the_tracker_gets_a_table_every_so_many_steps_with_parts_and_advantages(journal):
