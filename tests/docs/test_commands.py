@@ -58,11 +58,11 @@ SAMPLED = [
 ]
 SHORT = {  # of recipes that sample or make their own rows: by name, or what a file says
     "grpo": [*SAMPLED, "train.steps=1", "health.dead_steps=100"],
-    "quickstart": [*SAMPLED, "train.steps=1", "evaluation=null"],
-    "my.yaml": [*SAMPLED, "train.steps=2", "evaluation=null"],
+    "quickstart": [*SAMPLED, "train.steps=1", "evaluation=null", "data.max_prompt_tokens=200"],
+    "my.yaml": [*SAMPLED, "train.steps=2", "evaluation=null", "data.max_prompt_tokens=200"],
     "echo.yaml": [*SAMPLED, "train.steps=1"],
     "archer": [*SAMPLED, "train.steps=1", "train.batch=4", "train.critic_warmup_steps=0", "environment.max_turns=2"],
-    "recipes/smoke/reward-bradley-terry.yaml": ["train.steps=1", "evaluation=null"],
+    "recipes/smoke/reward-bradley-terry.yaml": ["train.steps=1", "optimizer.warmup_steps=0", "evaluation=null"],
 }
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES if commands(page)]
 
