@@ -13,7 +13,16 @@ from typing import Any
 from alignkit.errors import ContentError
 from alignkit.evaluate.results.compare import first_difference
 from alignkit.report.chart import COLOURS
-from alignkit.report.run_data import RunData, health_summary, metric_names, read_run, series, status, total_steps, versions
+from alignkit.report.run_data import (
+    RunData,
+    health_summary,
+    metric_names,
+    read_run,
+    series,
+    status,
+    total_steps,
+    versions,
+)
 from alignkit.report.runs.recipes import differences, same_recipe
 from alignkit.report.runs.verdicts import Scored, Verdict, item_scores, verdicts
 
@@ -45,7 +54,11 @@ def runs_data(folders: Sequence[Path], *, seed: int = 0) -> Data:
         "kind": "runs",
         "runs": [_run(names[i], LETTERS[g], runs[i]) for g, members in enumerate(groups) for i in members],
         "recipes": [
-            {"letter": LETTERS[g], "name": _group_name([names[i] for i in members]), "runs": [names[i] for i in members]}
+            {
+                "letter": LETTERS[g],
+                "name": _group_name([names[i] for i in members]),
+                "runs": [names[i] for i in members],
+            }
             for g, members in enumerate(groups)
         ],
         "differences": [asdict(row) for row in differences(recipes) if row.key != "seed"],

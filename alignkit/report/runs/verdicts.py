@@ -95,9 +95,7 @@ def _pair(first: Scored, second: Scored, cause: str, seed: int) -> Verdict:
         counts = f"{repeats.seeds[0]}" if repeats.paired else f"{repeats.seeds[0]} and {repeats.seeds[1]}"
         comparison = _with_seeds(comparison, repeats, f"{comparison.test} over tasks and {over} over {counts} seeds")
     left_out = len(sides[0].keys() | sides[1].keys()) - len(shared)
-    return Verdict(
-        first=first.name, second=second.name, comparison=comparison, repeats=repeats, left_out=left_out
-    )
+    return Verdict(first=first.name, second=second.name, comparison=comparison, repeats=repeats, left_out=left_out)
 
 
 def _with_seeds(comparison: Comparison, repeats: Repeats, test: str) -> Comparison:
