@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,15 +36,16 @@ def data(
 
     settings = [one if one.startswith("data.") else f"data.{one}" for one in overrides or []]
     recipe = read_recipe("sft", [f"model.path={model or 'MODEL'}", f"data.source={source}", *settings])
-    wanted = recipe.stages[0].data
+    wanted, beside = recipe.stages[0].data, recipe.file.parent if recipe.file else None
     if wanted.mixture:
         raise AlignkitError("data.mixture: look at its parts one by one")
     tokenizer = None
     if model is not None:
         from alignkit.run.check.preflight import load_tokenizer
 
-        tokenizer = load_tokenizer(recipe.model, Path())
-    found = look(wanted, rows=rows, tokenizer=tokenizer, model=model, beside=Path())
+        tokenizer = load_tokenizer(recipe.model, beside)
+    found = look(wanted, rows=rows, tokenizer=tokenizer, model=model, beside=beside)
+    found = replace(found, source=source)  # as it was typed, not as the shelf's recipe would write it
     if html is not None:
         from alignkit.run.look.page import write_data_page
 
