@@ -4,8 +4,6 @@ template: which tokens are learnt, where sampling stops, and the first loss by t
 from __future__ import annotations
 
 import json
-import re
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,6 @@ from tests.model_families import shrunk
 pytestmark = pytest.mark.filterwarnings("ignore")
 MODELS = tuple(TEMPLATES)
 FAST = {("sft", "gpt-oss-20b"), ("dpo", "gemma-3-1b"), ("grpo", "qwen3.5-9b")}
-STOPS_OFTEN = 5.0
 SHORT = ["model.dtype=float32", "model.lora.rank=2", "optimizer.warmup_steps=0", "checkpoints.every=null"]
 
 
@@ -39,20 +36,30 @@ def each(method: str) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """The folder of a small model of the family, which often says the token that ends a turn."""
+    """The folder of a small model of the family, which ends a turn at once about three times in ten."""
 
     @cache
     def made(name: str) -> Path:
         words = tokenizer(TEMPLATES[name])
         published = read_recipe(f"sft/{name}", ["data.source=hub:any/rows"]).model.path
         model = shrunk(ROOT / "recipes" / "models" / "configs" / f"{published}.json", words)
-        with torch.no_grad():
-            model.get_output_embeddings().weight[stop_id(name)] *= STOPS_OFTEN
+        stops_at_once(model, words.encode(asked(name), add_special_tokens=False), stop_id(name))
         folder = tmp_path_factory.mktemp("models") / name
         save_pretrained(model, words, folder)
         return folder
 
     return made
+
+
+@torch.no_grad()
+def stops_at_once(model: Any, prompt: list[int], stop: int, odds: float = 0.4) -> None:
+    """Lays the head's row of the stop token along the state in which the answer begins, for these odds."""
+    head, others = model.get_output_embeddings().weight, torch.arange(len(model.get_output_embeddings().weight)) != stop
+    for _ in range(4):  # a tied row moves the state, too
+        said = model(input_ids=torch.tensor([prompt]), output_hidden_states=True)
+        state = said.hidden_states[-1][0, -1]
+        logit = said.logits[0, -1, others].logsumexp(0) + torch.tensor(odds).log()
+        head[stop] = state * logit / state.square().sum()
 
 
 def stop_id(name: str) -> int:
@@ -159,7 +166,7 @@ def test_dpo_compares_the_two_answers_by_the_log_probs_of_their_own_tokens(name,
 def test_grpo_samples_behind_the_generation_prompt_to_the_end_of_the_turn_and_trusts_its_log_probs(
     name, ran, checkpoint
 ):
-    changes = ("rollouts={engine: hf, prompts: 1, group: 8, max_new_tokens: 8}", "train={steps: 1}")
+    changes = ("rollouts={engine: hf, prompts: 1, group: 8, max_new_tokens: 3}", "train={steps: 1}")
     changes += ("rewards=[{name: ends_with_stop}]", "rollouts.canary_tolerance=1e-4")
     batch, metrics, run = ran("grpo", name, [{"prompt": "A colour?"}], *changes)
     words = tokenizer(TEMPLATES[name])
@@ -183,7 +190,3 @@ def test_every_model_of_the_shelf_has_a_recipe_for_each_method_and_is_tested():
     names = [found.name for found in list_content("recipes") if found.origin == "shelf"]
     assert sorted(name.removeprefix("models/") for name in names if name.startswith("models/")) == sorted(MODELS)
     assert [f"{way}/{name}" for name in MODELS for way in ("sft", "dpo", "grpo") if f"{way}/{name}" not in names] == []
-
-
-def test_dates_in_the_expected_texts_are_todays():
-    assert re.search(datetime.now(tz=UTC).strftime("%Y-%m-%d"), one("gpt-oss-20b"))
