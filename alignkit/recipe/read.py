@@ -305,7 +305,12 @@ def _check_stage(stage: Any, i: int, folder: Path, located: Located, *, code: bo
     rewards = stage.get("rewards")
     for j, spec in enumerate(rewards if isinstance(rewards, list) else []):
         _check_named("rewards", spec, ("stages", i, "rewards", j), folder, located)
-    _check_named("environments", stage.get("environment"), ("stages", i, "environment"), folder, located)
+    environment = stage.get("environment")
+    _check_named("environments", environment, ("stages", i, "environment"), folder, located)
+    tools = environment.get("tools") if isinstance(environment, dict) else None
+    for j, spec in enumerate(tools if isinstance(tools, list) else []):
+        named = {"name": spec} if isinstance(spec, str) else spec
+        _check_named("tools", named, ("stages", i, "environment", "tools", j), folder, located)
     section = stage.get("algorithm")
     if not isinstance(section, dict):
         return None
@@ -359,6 +364,8 @@ def _what_matters(recipe: Recipe) -> dict[str, Any]:
         del stage["train"]["micro_batch_tokens"]
         for key in ("memory_gib", "gpu_memory_fraction", "reward_workers"):
             del stage["rollouts"][key]
+        if stage["environment"] is not None:
+            del stage["environment"]["memory_mib"]
         for reward in stage["rewards"]:
             del reward["memory_mib"], reward["secrets"]
     last = tree["stages"][-1]

@@ -18,7 +18,7 @@ from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.outline import function_options, keyword_functions
 from alignkit.recipe.lookup.rows_function import find_rows_function
 from alignkit.recipe.reward_settings import broken_reward_settings
-from alignkit.recipe.schema import Critic, Data, Recipe, Rows, Stage
+from alignkit.recipe.schema import Critic, Data, Environment, Recipe, Rows, Stage
 from alignkit.recipe.step_rules import broken_steps
 from alignkit.recipe.template import template_parts
 from alignkit.types.needs import Needs
@@ -280,6 +280,8 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
             yield (*key, "environment"), problem
         return
     if stage.environment is not None:
+        yield from _environment(stage, stage.environment, (*key, "environment"))
+    if stage.environment is not None and stage.environment.name is not None:
         return
     if not stage.rewards:
         yield (*key, "rewards"), f"{kind} learns from rewards; name at least one (see `alignkit ls rewards`)"
@@ -288,6 +290,16 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
             (*key, "rewards"),
             "only gates or zero weights, so the sum is always 0; at least one reward must add to it",
         )
+
+
+def _environment(stage: Stage, environment: Environment, key: KeyPath) -> Broken:
+    """That there is something to talk with, and that tools can be shown."""
+    if environment.name is None and not environment.tools:
+        yield key, "has neither a `name` nor `tools`; give it one of the two (see `alignkit ls environments`)"
+    if environment.name is None and environment.options:
+        yield (*key, "options"), "are the environment's, and there is no `name`; a tool has `options` of its own"
+    if environment.tools and not stage.data.chat:
+        yield (*key, "tools"), "are shown by the chat template, and data.chat is false; set it to true"
 
 
 def _guide(recipe: Recipe, stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
