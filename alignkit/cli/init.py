@@ -15,13 +15,9 @@ import typer
 
 from alignkit.cli.output import JsonOption, print_json
 from alignkit.errors import AlignkitError, ContentError, RecipeError
-<<<<<<< HEAD
 from alignkit.recipe.lookup.editor_line import with_editor_line
-from alignkit.recipe.lookup.find import find, list_content
-=======
 from alignkit.recipe.lookup.find import find
 from alignkit.recipe.lookup.methods import methods
->>>>>>> main
 from alignkit.recipe.read import read_recipe
 
 TEN_TIMES = re.compile(r"(?m)^  lr: \S+  # with model\.lora\.rank=16 .*?optimizer\.lr=([^)]+)\).*$")

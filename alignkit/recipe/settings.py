@@ -29,16 +29,11 @@ def recipe_json_schema() -> dict[str, Any]:
     properties = schema["properties"]
     del properties["file"]
     properties |= {name: stage["properties"][name] for name in STAGE_SECTIONS} | {"algorithm": algorithm}
-<<<<<<< HEAD
-    properties["extends"] = {"type": "string", "description": "Name or path of a recipe that this one is laid over."}
+    name = {"type": "string", "description": "Name or path of a recipe that this one is laid over."}
+    properties["extends"] = {"anyOf": [name, {"type": "array", "items": name}]}
     whole = {part["items"]["$ref"].rpartition("/")[2] for part in _lists(schema) if "$ref" in part["items"]} - {"Stage"}
     for section in [schema, *(section for name, section in schema["$defs"].items() if name not in whole)]:
         section.pop("required", None)
-=======
-    name = {"type": "string", "description": "Name or path of a recipe that this one is laid over."}
-    properties["extends"] = {"anyOf": [name, {"type": "array", "items": name}]}
-    schema.pop("required", None)
->>>>>>> main
     schema["title"] = "alignkit recipe"
     return schema
 
