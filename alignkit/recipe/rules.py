@@ -299,7 +299,7 @@ def _environment(stage: Stage, environment: Environment, key: KeyPath) -> Broken
     if environment.program is not None and (environment.name is not None or environment.tools):
         yield (*key, "program"), "is the whole episode, and brings its own tools; remove `name` and `tools`"
     if environment.program == ():
-        yield (*key, "program"), 'is an empty command; wanted one such as [python, agent.py]'
+        yield (*key, "program"), "is an empty command; wanted one such as [python, agent.py]"
     if environment.name is None and environment.options:
         yield (*key, "options"), "are the environment's, and there is no `name`; a tool has `options` of its own"
     if environment.tools and not stage.data.chat:
