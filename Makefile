@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # without byte code each of the hundreds of processes that the tests start would compile alignkit anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
+.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table environments-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -116,6 +116,9 @@ glossary: $(STAMP) ## write docs/glossary.md from the code
 
 algorithms-table: $(STAMP) ## every algorithm on the same task over 3 seeds, written to docs/algorithms.md (an hour of two cores)
 	$(BIN)/python -m benchmarks.algorithms
+
+environments-table: $(STAMP) ## write the table of environments into docs/agents.md from the code
+	$(BIN)/python .ci/environments_docs.py docs/agents.md
 
 agents-table: $(STAMP) ## every method for agents on both environments over 3 seeds, written to docs/agents.md (about 1.5 h)
 	$(BIN)/python -m benchmarks.agents

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, cast, get_args
 
 from alignkit.data.dialects import dialects
 from alignkit.environments.base import Game
 from alignkit.environments.behaviour import Behaviour, play
 from alignkit.environments.guess_number import guess_number
+from alignkit.environments.lift import find_environment
+from alignkit.environments.lmrl.data_files import shared_file
+from alignkit.environments.lmrl.guess_city import guess_city_conversations
 from alignkit.environments.maze import maze
 from alignkit.errors import DataError
 from alignkit.types.seeds import child
@@ -27,6 +31,7 @@ Split = Literal["train", "heldout"]
 HELD_OUT = 0.3
 MISTAKEN = 0.6
 MOST_ENUMERATED = 100_000
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 OLDER = {"compared": "paired_preference", "judged": "unpaired_feedback"}  # what `answers` were called before
 SIGNS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
@@ -191,6 +196,31 @@ def maze_games(
     return _games(maze, split, seed, behaviour, max_turns, count)
 
 
+def games(
+    *,
+    split: Split,
+    seed: int,
+    environment: str = "garden",
+    options: Mapping[str, Any] = NO_OPTIONS,
+    behaviour: Behaviour = "mixed",
+    max_turns: int = 20,
+    count: int = 2000,
+) -> list[Row]:
+    """Played games of any environment of the shelf that knows its best move, cut after `max_turns`."""
+    make = find_environment(environment, options)
+    if not isinstance(make(), Game):
+        raise DataError(f"generator:games: environment {environment} knows no best move, so nothing can play it")
+    return _games(cast(Callable[[], Game], make), split, seed, behaviour, max_turns, count)
+
+
+def city_conversations(*, split: Split, seed: int, count: int = 10_000) -> list[Row]:
+    """Published conversations of Guess My City (950, by people's questions and a network's answers), as they lie in the
+    data's folder; every fifth is held out."""
+    played = guess_city_conversations(shared_file("guess_my_city.jsonl.gz"))
+    kept = [turns for number, turns in enumerate(played) if (number % 5 == 0) == (split == "heldout")]
+    return [{"prompt": turns[0]["observation"], "turns": turns} for turns in kept[:count]]
+
+
 GENERATORS: dict[str, Callable[..., list[Row]]] = {
     "arithmetic": arithmetic,
     "directed_sums": directed_sums,
@@ -201,6 +231,8 @@ GENERATORS: dict[str, Callable[..., list[Row]]] = {
     "seeds": seeds,
     "guess_number_games": guess_number_games,
     "maze_games": maze_games,
+    "games": games,
+    "city_conversations": city_conversations,
 }
 
 
@@ -235,6 +267,8 @@ def _check_type(name: str, option: str, value: object, parameter: inspect.Parame
         fits, wanted = isinstance(value, bool), "true or false"
     elif isinstance(default, str):
         fits, wanted = isinstance(value, str), "text"
+    elif isinstance(default, Mapping):
+        fits, wanted = isinstance(value, Mapping), "a mapping"
     else:
         fits, wanted = type(value) is int and value > 0, "a whole number above 0"
     if not fits:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from alignkit.data.chat_template import OPEN_TAG, chat_template
 from alignkit.data.rendering import eos_id
 from alignkit.data.tokens import encode, plain_ids, said_text
+from alignkit.data.tool_formats import read_calls, tool_format
 from alignkit.errors import DataError
 from alignkit.types.task import Message
 
@@ -45,10 +46,7 @@ class Renderer:
 
     def begin(self) -> Transcript:
         """An empty transcript."""
-        messages: list[Message] = []
-        if self.chat and self.system is not None:
-            messages.append({"role": "system", "content": self.system})
-        return Transcript(renderer=self, messages=messages)
+        return Transcript(renderer=self)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text on its own, without special tokens of the tokenizer's making."""
@@ -58,10 +56,20 @@ class Renderer:
         """What the policy said with these tokens, without stop and pad tokens."""
         return said_text(self.tokenizer, ids, self.stop_token_ids)
 
-    def template(self, messages: Sequence[Message]) -> str:
-        """The conversation up to where the policy goes on, as text. Raises DataError when the template refuses it."""
+    def template(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = (), goes_on: bool = True
+    ) -> str:
+        """The conversation as text, with `goes_on` up to where the policy does. Raises DataError when the template
+        refuses it."""
         template = chat_template(self.tokenizer, self.arguments)
-        return template.text(messages, where=f"turn {_turns(messages)}", generation_prompt=True)
+        where = f"turn {_turns(messages)}"
+        return template.text(messages, where=where, generation_prompt=goes_on, tools=list(tools) or None)
+
+    def tool_format(self) -> dict[str, Any]:
+        """How the policy writes tool calls; raises DataError where no one can say."""
+        if not self.chat:
+            raise DataError("tools: the chat template shows them, and data.chat is false; set it to true")
+        return tool_format(self.tokenizer, self.arguments)
 
 
 @dataclass(kw_only=True)
@@ -69,7 +77,7 @@ class Transcript:
     """The context of one episode. `observe` and `act` take turns; what is in `ids` never changes again.
 
     ids: everything so far, as the policy saw it. action: per token, whether it was said, by the policy or a guide.
-    opened: what the context holds of the policy's next utterance already.
+    opened: what the context holds of the policy's next utterance already. tools: what the policy may call.
     """
 
     renderer: Renderer
@@ -77,25 +85,44 @@ class Transcript:
     ids: list[int] = field(default_factory=list)
     action: list[bool] = field(default_factory=list)
     opened: str = ""
+    tools: Sequence[Mapping[str, Any]] = ()
+    _format: Mapping[str, Any] = field(default_factory=dict, init=False)
     _rendered: str = field(default="", init=False)
     _said: str = field(default="", init=False)
 
-    def observe(self, text: str) -> None:
+    def offer(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        """What the policy may call from now on; raises DataError where its template shows none."""
+        self.tools, self._format = tools, self.renderer.tool_format() if tools else {}
+
+    def observe(self, text: str, messages: Sequence[Message] = ()) -> None:
         """Appends what the environment said, tokenised on its own; what was there before stays token by token.
 
+        messages: what a chat says instead of `text` as a message of the user.
         Raises DataError, naming the turn, when the chat template changes what it rendered before.
         """
-        new = self._chat_ids(text) if self.renderer.chat else self._plain_ids(text)
-        self.ids += new
-        self.action += [False] * len(new)
+        new: Sequence[Message] = messages or [{"role": "user", "content": text}]
+        if self.renderer.chat:
+            ids = self._chat_ids(new)
+        else:
+            ids = self._plain_ids("\n".join(message["content"] for message in new))
+        self.ids += ids
+        self.action += [False] * len(ids)
         self.opened = self.renderer.opened(text)
 
-    def act(self, ids: Sequence[int]) -> None:
-        """Appends an utterance's tokens exactly as they were sampled, its stop token included."""
+    def act(self, ids: Sequence[int]) -> Message:
+        """Appends an utterance's tokens exactly as they were sampled, its stop token included; what they say."""
         self.ids += ids
         self.action += [True] * len(ids)
         self._said = self.renderer.decode(ids)
-        self.messages.append({"role": "assistant", "content": self.opened + self._said})
+        message: Message = {"role": "assistant", "content": self.opened + self._said}
+        if self.tools:
+            message = read_calls(message["content"], self._format, self.tools)
+        self.messages.append(message)
+        return message
+
+    def begin_anew(self) -> None:
+        """Forgets everything but the tools."""
+        self.messages, self.ids, self.action, self._rendered, self._said = [], [], [], "", ""
 
     def _plain_ids(self, text: str) -> list[int]:
         if not self.ids:
@@ -104,21 +131,37 @@ class Transcript:
         cut = closing is not None and self.ids[-1] != closing  # an utterance cut at its length: we close it
         return [*([closing] if cut else []), *self.renderer.encode(text)]
 
-    def _chat_ids(self, text: str) -> list[int]:
-        messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
-        rendered = self.renderer.template(messages)
-        new = self.renderer.encode(rendered[self._kept(rendered, _turns(messages)) :])
-        if self.ids and new[:1] == self.ids[-1:] and self.ids[-1] in self.renderer.tokenizer.all_special_ids:
+    def _chat_ids(self, answers: Sequence[Message]) -> list[int]:
+        before, renderer = self.messages, self.renderer
+        if not before and renderer.system is not None and answers[0]["role"] != "system":
+            before = [Message(role="system", content=renderer.system)]
+        messages = [*before, *answers]
+        rendered = renderer.template(messages, tools=self.tools)
+        called = before and "tool_calls" in before[-1]
+        kept = self._closed(rendered) if called else self._kept(rendered, _turns(messages))
+        new = renderer.encode(rendered[kept:])
+        if self.ids and new[:1] == self.ids[-1:] and self.ids[-1] in renderer.tokenizer.all_special_ids:
             new = new[1:]  # the policy's own stop token ended its turn
         self.messages, self._rendered = messages, rendered
         return new
+
+    def _closed(self, rendered: str) -> int:
+        """The same after tool calls, which a template writes in its own way: where the text that ends them begins."""
+        closed = self.renderer.template(self.messages, tools=self.tools, goes_on=False)
+        for before, after in ((self._rendered, closed), (closed, rendered)):
+            if not after.startswith(before):
+                self._rewrites(before, after, _turns(self.messages))
+        end = closed.rstrip()
+        return len(end) - len(chat_template(self.renderer.tokenizer, self.renderer.arguments).special_at_end(end) or "")
 
     def _kept(self, rendered: str, turn: int) -> int:
         """How many characters of a rendering are in the context already; the rest is new."""
         for said in (self._said, self._said.strip()):  # templates may trim an utterance: the sampled tokens stay
             if rendered.startswith(self._rendered + said):
                 return len(self._rendered) + len(said)
-        before = self._rendered + self._said
+        self._rewrites(self._rendered + self._said, rendered, turn)
+
+    def _rewrites(self, before: str, rendered: str, turn: int) -> NoReturn:
         same = next((i for i, (a, b) in enumerate(zip(before, rendered, strict=False)) if a != b), len(rendered))
         start = max(0, same - SHOWN // 2)
         raise DataError(
@@ -128,5 +171,5 @@ class Transcript:
 
 
 def _turns(messages: Sequence[Message]) -> int:
-    """Number of the turn that the last message begins, from 1."""
-    return sum(message["role"] == "user" for message in messages)
+    """Number of the turn that comes next, from 1."""
+    return 1 + sum(message["role"] == "assistant" for message in messages)

@@ -21,8 +21,10 @@ Part = Literal["weights", "cache"]
 class Sampler(Protocol):
     """Samples completions from a copy of the policy's weights."""
 
-    policy_version: int
-    """Number of updates behind the weights it holds now; stamped on every Completion."""
+    @property
+    def policy_version(self) -> int:
+        """Number of updates behind the weights it holds now; stamped on every Completion."""
+        ...
 
     async def sample(self, request: Request) -> Completion:
         """The Completion of one Request, which runs beside whatever else was asked for (continuous batching).

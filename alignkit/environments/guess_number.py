@@ -59,7 +59,14 @@ class GuessNumber(Game):
 
 
 def guess_number(*, numbers: int = 20, guesses: int = 8) -> GuessNumber:
-    """One game."""
+    """One game.
+
+    Reads: `?`, then `<` (it is smaller), `>`, or `!` (no number of the range)
+    Says: a number
+    Pays: -1 a wrong guess, 0 for the right one
+    Ends: right, or after `guesses` guesses
+    Optimum: exact, by dynamic programming (`optimal_value`, `optimal_action`)
+    """
     return GuessNumber(numbers=numbers, guesses=guesses)
 
 

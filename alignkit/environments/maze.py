@@ -64,7 +64,14 @@ class Maze(Game):
 
 
 def maze() -> Maze:
-    """One walk."""
+    """One walk.
+
+    Reads: `5112ud>`: goal (5, 1), position (1, 2), walls above and below
+    Says: `u`, `d`, `l` or `r`
+    Pays: -1 a step, 0 onto the goal, -4 for anything else
+    Ends: at the goal
+    Optimum: exact, by shortest ways (`optimal_value`, `optimal_action`)
+    """
     return Maze()
 
 

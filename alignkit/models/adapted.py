@@ -31,11 +31,20 @@ def effective_weight(layer: Any) -> Tensor:
     if is_trained_whole(layer):
         return effective_weight(layer.modules_to_save[layer.active_adapters[0]])
     if not has_lora(layer):
-        return layer.weight
-    weight = layer.base_layer.weight
+        return numbers(layer.weight)
+    weight = numbers(layer.base_layer.weight)
     for adapter in layer.active_adapters:
         weight = _adapted(layer, adapter, weight)
     return weight
+
+
+def numbers(weight: Tensor) -> Tensor:
+    """The parameter itself, or what one in 4 bits stands for."""
+    if not hasattr(weight, "quant_state"):
+        return weight
+    from alignkit.models.quantized import dequantized
+
+    return dequantized(weight)
 
 
 def has_lora(layer: Any) -> bool:

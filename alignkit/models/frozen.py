@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignkit.models.adapted import base_model
 from alignkit.models.experts import follows
-from alignkit.models.weights import narrow, whole
+from alignkit.models.weights import is_cut, whole
 
 
 def hold_frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -33,7 +33,7 @@ def hold_frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         if follows(module) and not adapted:
             for parameter in module.parameters(recurse=False):
                 if not parameter.requires_grad:
-                    narrow(parameter, dtype)
+                    _round(parameter, dtype)
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Linear, Conv1D, nn.Embedding)) or ".lora_" in name:
             continue  # peft casts what an adapter reads to the adapter's dtype
@@ -41,7 +41,7 @@ def hold_frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             adapted = isinstance(module, nn.Embedding) and name.endswith(".base_layer")
             kept = adapted or not embedded.get(id(parameter), True) or parameter.requires_grad
             if not kept and parameter.dtype == torch.float32 and _fits(parameter, dtype, id(parameter) in embedded):
-                narrow(parameter, dtype)
+                _round(parameter, dtype)
         if module.weight.dtype == dtype and not _is_narrow(module):
             module._narrow = None
             module._widening = module.register_forward_pre_hook(_widen)
@@ -60,6 +60,13 @@ def widen_last(model: nn.Module) -> None:
 def is_held(model: nn.Module) -> bool:
     """Whether `hold_frozen` has rounded weights of the model."""
     return any(map(_is_narrow, model.modules()))
+
+
+def _round(parameter: Any, dtype: torch.dtype) -> None:
+    """In its place, or this rank's shard of it."""
+    parameter.data = parameter.data.to(dtype)
+    if is_cut(parameter):
+        parameter.ds_tensor.data = parameter.ds_tensor.data.to(dtype)
 
 
 def _is_narrow(module: Any) -> bool:

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,18 +47,21 @@ def load_policy(
     *,
     seed: int,
     beside: Path | None = None,
-    read: Callable[[str, str | None], tuple[Module, Any]] = load_pretrained,
+    read: Callable[..., tuple[Module, Any]] = load_pretrained,
 ) -> tuple[Module, Any]:
     """The policy that `model` describes, on the CPU, and its tokenizer; an encoder, too, to be a reward model.
 
     seed: of scratch weights and LoRA matrices; the global random state is left as it was.
     beside: folder of the recipe; a relative `path` that exists there is taken from there. read: what loads a model and
-    its tokenizer from a folder or hub id, at a revision.
-    Weights are float32, every dropout is zero, attention is SDPA. Raises ContentError when the model cannot be found
-    or is incomplete, RecipeError when neither or both of `path` and `scratch` are given.
+    its tokenizer from a folder or hub id, at a revision; it is told of `quantization` where the recipe has one.
+    Weights are float32 (a base in 4 bits: `models/quantized.py`), every dropout is zero, attention is SDPA. Raises
+    ContentError when the model cannot be found or is incomplete, RecipeError when neither or both of `path` and
+    `scratch` are given.
     """
     if (model.path is None) == (model.scratch is None):
         raise RecipeError("model: give exactly one of `path` and `scratch`")
+    if model.quantization is not None:
+        read = partial(read, quantization=model.quantization)
     adapter = None
     if model.scratch is not None:
         policy, tokenizer = _build(model.scratch, seed)

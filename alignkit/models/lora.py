@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import RecipeError
 from alignkit.models.encoder import Encoder
+from alignkit.models.quantized import is_quantized
 from alignkit.types.seeds import child
 
 if TYPE_CHECKING:
@@ -56,11 +57,15 @@ def add_lora(policy: Module, lora: Lora, seed: int) -> Any:
 
 
 def _check_whole(policy: Module, lora: Lora) -> None:
-    """That each module to be trained whole exists: peft would say nothing."""
+    """That each module to be trained whole exists and can be: peft would say nothing."""
     names = [name for name, _ in policy.named_modules()]
     for module in lora.modules_to_save:
-        if not any(name == module or name.endswith(f".{module}") for name in names):
+        found = [name for name in names if name == module or name.endswith(f".{module}")]
+        if not found:
             raise RecipeError(f"model.lora.modules_to_save: the model has no module '{module}'; name one of its own")
+        if any(map(is_quantized, map(policy.get_submodule, found))):
+            problem = f"'{module}' is held in 4 bits (model.quantization), which cannot be trained"
+            raise RecipeError(f"model.lora.modules_to_save: {problem}; put it into target_modules instead")
 
 
 def _check_lengths(model: Any) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from alignkit.models.adapted import base_model
+from alignkit.models.quantized import dequantize
 from alignkit.models.untied import untie, unties
 from alignkit.models.weights import merged_weights
 
@@ -16,7 +17,7 @@ def merge(model: Any) -> Any:
     """The transformers model inside a PeftModel with the adapter's work in its own weights; others as they are.
 
     The given model is used up; all weights of the result require gradients. A head that the adapter has parted from its
-    embedding becomes a matrix of its own.
+    embedding becomes a matrix of its own, a base in 4 bits one of float32.
     """
     if not hasattr(model, "peft_config"):
         return model
@@ -29,6 +30,7 @@ def merge(model: Any) -> Any:
         head.weight = nn.Parameter(head.weight.detach().clone())
         untie(base.config)
         base.all_tied_weights_keys = base.get_expanded_tied_weights_keys(all_submodels=True)
+    dequantize(base)
     parameters = dict(base.named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():

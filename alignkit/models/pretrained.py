@@ -7,9 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import ContentError, first_line
+from alignkit.errors import ContentError, RecipeError, first_line
+from alignkit.models.device_type import default_device
 from alignkit.models.encoder import Encoder, is_encoder
 from alignkit.models.experts import follow_autocast
+from alignkit.models.quantized import (
+    bitsandbytes_settings,
+    check_device,
+    check_quantizable,
+    compute_by_autocast,
+    scales,
+)
 from alignkit.models.tokenizer import recognise
 from alignkit.models.weights import whole
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
@@ -21,11 +29,12 @@ BUFFERS = ("attn.bias", "masked_bias")  # what old checkpoints hold beside their
 
 
 @lent(FOR_THE_HUB)
-def load_pretrained(path: str, revision: str | None = None) -> tuple[Module, Any]:
+def load_pretrained(path: str, revision: str | None = None, quantization: str | None = None) -> tuple[Module, Any]:
     """A causal language model (or encoder) and its tokenizer from a folder or hub id; float32, safetensors only.
 
-    The tokenizer is as it was saved. Raises ContentError when either cannot be found, is damaged, does not have the
-    sizes that its config says, or holds numbers that are not finite.
+    quantization: of the base under an adapter, each of whose weights is quantised on the device that trains as it is
+    read. The tokenizer is as it was saved. Raises ContentError when either cannot be found, is damaged, does not have
+    the sizes that its config says, or holds numbers that are not finite; RecipeError where 4 bits cannot be had.
     """
     import torch
     from safetensors import SafetensorError
@@ -42,6 +51,11 @@ def load_pretrained(path: str, revision: str | None = None) -> tuple[Module, Any
     try:
         config = without_dropout(AutoConfig.from_pretrained(path, **options))
         reads_only = is_encoder(config)
+        if quantization is not None:
+            check_quantizable(path, config, reads_only)
+            options["quantization_config"] = bitsandbytes_settings(quantization)
+            options["device_map"] = {"": default_device()}
+            check_device(quantization, default_device())
         auto: Any = AutoModel if reads_only else AutoModelForCausalLM
         loaded: Any = auto.from_pretrained(
             path,
@@ -55,6 +69,8 @@ def load_pretrained(path: str, revision: str | None = None) -> tuple[Module, Any
         )
     except SafetensorError as error:
         raise _damaged(path, error) from error
+    except RecipeError:
+        raise
     except Exception as error:  # transformers raises anything over a config that does not hang together
         raise _unusable(path, error) from error
     finally:
@@ -62,6 +78,8 @@ def load_pretrained(path: str, revision: str | None = None) -> tuple[Module, Any
     model, info = loaded
     _check_sizes(path, model, info)
     _check_numbers(path, model)
+    if quantization is not None:
+        compute_by_autocast(model)
     return (Encoder(model) if reads_only else follow_autocast(model)), load_tokenizer(path, revision)
 
 
@@ -166,6 +184,7 @@ def _check_numbers(path: str, model: Any) -> None:
     """One pass over the weights: a NaN would be found at the first step only, as if training had made it."""
     for name, weight in model.named_parameters():
         with whole([weight]):
+            weight = scales(weight)
             low, high = weight.detach().aminmax()
         if not (low - low == 0 and high - high == 0):  # of NaN and of infinities it is NaN
             raise ContentError(f"model.path: {path}: {name} holds numbers that are not finite; fetch or save it again")

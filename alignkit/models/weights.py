@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignkit.models.adapted import base_model, effective_weight, has_lora
+from alignkit.models.adapted import base_model, effective_weight, has_lora, numbers
 from alignkit.models.adapter_matrices import adapter_matrices
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from torch.nn import Module, Parameter
 
@@ -70,16 +69,9 @@ def is_cut(parameter: Tensor) -> bool:
     return hasattr(parameter, "ds_id")
 
 
-def narrow(parameter: Any, dtype: torch.dtype) -> None:
-    """Rounds a parameter in its place, or this rank's shard of it."""
-    parameter.data = parameter.data.to(dtype)
-    if is_cut(parameter):
-        parameter.ds_tensor.data = parameter.ds_tensor.data.to(dtype)
-
-
 def whole_shape(parameter: Tensor) -> tuple[int, ...]:
-    """Its shape when it is whole."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+    """Its shape when it is whole and no longer quantised."""
+    return tuple(getattr(parameter, "ds_shape", getattr(parameter, "quant_state", parameter).shape))
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ class Held:
         return [self.parameter, *(p for p in self.layer.parameters())] if self.layer is not None else [self.parameter]
 
     def value(self) -> Tensor:
-        return (self.parameter if self.layer is None else effective_weight(self.layer)).detach()
+        return (numbers(self.parameter) if self.layer is None else effective_weight(self.layer)).detach()
 
 
 def _held(base: Any, *, merged: bool = True) -> dict[str, Held]:

@@ -139,7 +139,7 @@ def _reward(stage: Stage) -> str:
     rewards = reward_formula(stage.rewards)
     if stage.environment is None:
         return rewards
-    episode = f"return of an episode in {stage.environment.name}, at most {stage.environment.max_turns} turns"
+    episode = f"return of an episode in {stage.environment.title}, at most {stage.environment.max_turns} turns"
     return f"{episode} + {rewards}" if rewards else episode
 
 

@@ -304,7 +304,12 @@ def _check_stage(stage: Any, i: int, folder: Path, located: Located, *, code: bo
     rewards = stage.get("rewards")
     for j, spec in enumerate(rewards if isinstance(rewards, list) else []):
         _check_named("rewards", spec, ("stages", i, "rewards", j), folder, located)
-    _check_named("environments", stage.get("environment"), ("stages", i, "environment"), folder, located)
+    environment = stage.get("environment")
+    _check_named("environments", environment, ("stages", i, "environment"), folder, located)
+    tools = environment.get("tools") if isinstance(environment, dict) else None
+    for j, spec in enumerate(tools if isinstance(tools, list) else []):
+        named = {"name": spec} if isinstance(spec, str) else spec
+        _check_named("tools", named, ("stages", i, "environment", "tools", j), folder, located)
     section = stage.get("algorithm")
     if not isinstance(section, dict):
         return None
@@ -352,12 +357,14 @@ def _check_named(kind: str, spec: Any, key: KeyPath, folder: Path, located: Loca
 
 def _what_matters(recipe: Recipe) -> dict[str, Any]:
     """The recipe without what changes only where, how fast or how watched it runs."""
-    tree = recipe.model_dump(mode="json", exclude=set(_IMMATERIAL))
+    tree = recipe.model_dump(mode="json", exclude=set(IMMATERIAL))
     tree["engine"] = {key: tree["engine"][key] for key in ("options", "lora")}
     for stage in tree["stages"]:
         del stage["train"]["micro_batch_tokens"]
         for key in ("memory_gib", "gpu_memory_fraction", "reward_workers"):
             del stage["rollouts"][key]
+        if stage["environment"] is not None:
+            del stage["environment"]["memory_mib"]
         for reward in stage["rewards"]:
             del reward["memory_mib"], reward["secrets"]
     last = tree["stages"][-1]
@@ -366,7 +373,7 @@ def _what_matters(recipe: Recipe) -> dict[str, Any]:
     return tree
 
 
-_IMMATERIAL = ("run", "tracker", "checkpoints", "health", "file", "launch")
+IMMATERIAL = ("run", "tracker", "checkpoints", "health", "file", "launch")
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:

@@ -18,7 +18,7 @@ from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.outline import function_options, keyword_functions
 from alignkit.recipe.lookup.rows_function import find_rows_function
 from alignkit.recipe.reward_settings import broken_reward_settings
-from alignkit.recipe.schema import Critic, Data, Recipe, Rows, Stage
+from alignkit.recipe.schema import Critic, Data, Environment, Recipe, Rows, Stage
 from alignkit.recipe.step_rules import broken_steps
 from alignkit.recipe.template import template_parts
 from alignkit.types.needs import Needs
@@ -39,6 +39,7 @@ def broken_rules(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broke
     folder = recipe.file.parent if recipe.file else Path()
     for rule in (_model, _stage_names, broken_engine, _launch):
         yield from rule(recipe)
+    yield from _quantization(recipe)
     yield from _lora(recipe, algorithms)
     yield from _evaluation(recipe, algorithms)
     if recipe.reference is not None:
@@ -99,6 +100,15 @@ def _model(recipe: Recipe) -> Broken:
     if len(set(scratch.characters)) != len(scratch.characters):
         twice = next(letter for letter in scratch.characters if scratch.characters.count(letter) > 1)
         yield ("model", "scratch", "characters"), f"holds {twice!r} twice; give each character once"
+
+
+def _quantization(recipe: Recipe) -> Broken:
+    """That what is held in 4 bits is a base that was trained before, and stays what it is."""
+    kind, key = recipe.model.quantization, ("model", "quantization")
+    if kind is not None and recipe.model.lora is None:
+        yield key, f"weights in {kind} cannot be trained; add an adapter, model.lora.rank=16, or remove it"
+    if kind is not None and recipe.model.scratch is not None:
+        yield key, "`scratch` weights are drawn at random, and none are read; remove it"
 
 
 def _lora(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken:
@@ -270,6 +280,8 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
             yield (*key, "environment"), problem
         return
     if stage.environment is not None:
+        yield from _environment(stage, stage.environment, (*key, "environment"))
+    if stage.environment is not None and stage.environment.name is not None:
         return
     if not stage.rewards:
         yield (*key, "rewards"), f"{kind} learns from rewards; name at least one (see `alignkit ls rewards`)"
@@ -278,6 +290,16 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
             (*key, "rewards"),
             "only gates or zero weights, so the sum is always 0; at least one reward must add to it",
         )
+
+
+def _environment(stage: Stage, environment: Environment, key: KeyPath) -> Broken:
+    """That there is something to talk with, and that tools can be shown."""
+    if environment.name is None and not environment.tools:
+        yield key, "has neither a `name` nor `tools`; give it one of the two (see `alignkit ls environments`)"
+    if environment.name is None and environment.options:
+        yield (*key, "options"), "are the environment's, and there is no `name`; a tool has `options` of its own"
+    if environment.tools and not stage.data.chat:
+        yield (*key, "tools"), "are shown by the chat template, and data.chat is false; set it to true"
 
 
 def _guide(recipe: Recipe, stage: Stage, algorithm: Any, key: KeyPath) -> Broken:

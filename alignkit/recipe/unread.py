@@ -75,6 +75,8 @@ def _names(tree: Any) -> Iterator[tuple[KeyPath, str, str]]:
                 yield path, "rewards", value
             case ("stages", int(), "environment", "name"):
                 yield path, "environments", value
+            case ("stages", int(), "environment", "tools", int(), *rest) if rest in ([], ["name"]):
+                yield path, "tools", value
             case ("stages", int(), "algorithm", "type"):
                 yield path, "algorithms", value
             case (*_, "data", "source") | (*_, "data", "mixture", _, "source"):

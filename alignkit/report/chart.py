@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
 from markupsafe import Markup, escape
@@ -20,9 +21,24 @@ HOVERS = 60
 COLOURS = 8
 LARGEST = 1e100  # values beyond are drawn here, where arithmetic on them cannot overflow
 DOTS = 12
+LETTER_ROOM, LETTER_HEIGHT = 22, 12  # pixels
 
 Points = Sequence[tuple[float, float]]
 """(step, value) in rising order of steps; values finite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """One of several lines that are told apart by a letter at their ends and a colour.
+
+    raw: drawn faintly beneath. band: (step, lowest, highest) around the line.
+    """
+
+    letter: str
+    colour: int
+    points: Points
+    raw: Points = ()
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +50,11 @@ class Frame:
     y_low: float
     y_high: float
     log: bool = False
+    right: int = RIGHT
 
     def x(self, step: float) -> float:
         share = (step - self.x_low) / ((self.x_high - self.x_low) or 1)
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
+        return LEFT + share * (WIDTH - LEFT - self.right)
 
     def y(self, value: float) -> float:
         if self.log:
@@ -71,6 +88,52 @@ def line_chart(lines: Mapping[str, Points], *, title: str, log: bool = False) ->
             parts.append(_path(frame, thin(smooth), f"line s{index % COLOURS}", f"{label}, running mean"))
     parts += _hovers(frame, drawn)
     return _svg(parts, title)
+
+
+def overlaid_chart(traces: Sequence[Trace], *, title: str, log: bool = False) -> Markup:
+    """Lines of several runs over the same steps (or other numbers), each with its letter where it ends.
+
+    log: as of `line_chart`. Letters that would cover one another are moved apart.
+    """
+    traces = [trace for trace in traces if trace.points]
+    if not traces:
+        return Markup("")
+    values = [value for trace in traces for points in (trace.points, trace.raw) for _, value in _bounded(points)]
+    values += [min(max(end, -LARGEST), LARGEST) for trace in traces for _, *ends in trace.band for end in ends]
+    log = log and min(values) > 1 / LARGEST
+    low, high = _padded(*(math.log10(end) if log else end for end in (min(values), max(values))))
+    steps = [step for trace in traces for points in (trace.points, trace.raw) for step, _ in points]
+    frame = Frame(min(steps), max(steps), low, high, log, LETTER_ROOM)
+    parts = list(_axes(frame))
+    parts += [_band(frame, trace) for trace in traces if trace.band]
+    parts += [
+        _path(frame, thin(_bounded(trace.raw)), f"line s{trace.colour} raw", trace.letter)
+        for trace in traces
+        if trace.raw
+    ]
+    drawn = {trace.letter: thin(_bounded(trace.points)) for trace in traces}
+    parts += [_path(frame, drawn[trace.letter], f"line s{trace.colour}", trace.letter) for trace in traces]
+    ends = [(frame.x(step), frame.y(value)) for step, value in (drawn[trace.letter][-1] for trace in traces)]
+    for trace, (x, y) in zip(traces, moved_apart(ends), strict=True):
+        parts.append(
+            Markup('<text class="letter s{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
+                trace.colour, x + 5, y + 4, trace.letter
+            )
+        )
+    parts += _hovers(frame, drawn)
+    return _svg(parts, title)
+
+
+def moved_apart(places: Points) -> list[tuple[float, float]]:
+    """Pixels (x, y) of labels, moved up or down until those of one column are LETTER_HEIGHT apart and in the chart."""
+    order = sorted(range(len(places)), key=lambda index: places[index][1])
+    moved = list(places)
+    for before, index in pairwise(order):
+        near = abs(moved[index][0] - moved[before][0]) < LETTER_ROOM
+        lowest = moved[before][1] + LETTER_HEIGHT if near else 0.0
+        moved[index] = (moved[index][0], max(moved[index][1], lowest))
+    beyond = max(0.0, max((y for _, y in moved), default=0.0) - (HEIGHT - BOTTOM))
+    return [(x, y - beyond) for x, y in moved]
 
 
 def stacked_chart(layers: Mapping[str, Points], *, title: str) -> Markup:
@@ -177,7 +240,9 @@ def _axes(frame: Frame) -> Iterator[Markup]:
         ticks = nice_ticks(frame.y_low, frame.y_high)
     for value in ticks:
         y = frame.y(value)
-        yield Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y)
+        yield Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
+            LEFT, WIDTH - frame.right, y, y
+        )
         yield Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
             LEFT - 6, y + 4, short_number(value)
         )
@@ -201,12 +266,20 @@ def _path(frame: Frame, points: Points, classes: str, label: str) -> Markup:
     return line + Markup("").join(dots)
 
 
+def _band(frame: Frame, trace: Trace) -> Markup:
+    """The area between the lowest and the highest; of a long one the extremes of equal buckets."""
+    lows = thin(_bounded([(step, low) for step, low, _ in trace.band]))
+    highs = thin(_bounded([(step, high) for step, _, high in trace.band]))
+    corners = " ".join(f"{frame.x(step):.1f},{frame.y(value):.1f}" for step, value in [*lows, *reversed(highs)])
+    return Markup('<polygon class="band area s{}" points="{}"/>').format(trace.colour, corners)
+
+
 def _hovers(frame: Frame, lines: Mapping[str, Points]) -> Iterator[Markup]:
     """Invisible columns whose tooltip gives the values there: reading a chart without a script."""
     steps = sorted({step for points in lines.values() for step, _ in points})
     values = {label: dict(points) for label, points in lines.items()}
     stride = math.ceil(len(steps) / HOVERS)
-    width = (WIDTH - LEFT - RIGHT) / math.ceil(len(steps) / stride)
+    width = (WIDTH - LEFT - frame.right) / math.ceil(len(steps) / stride)
     for step in steps[::stride]:
         told = ", ".join(f"{label} {short_number(known[step])}" for label, known in values.items() if step in known)
         yield Markup(

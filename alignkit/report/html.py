@@ -90,6 +90,7 @@ def render(run: RunData) -> str:
         evaluations=[_evaluation_row(record) for record in run.evaluations],
         charts=_charts(run),
         health=health_summary(run.events),
+        trained_questions=[event for event in run.events if event.get("kind") == "trained_questions"],
         steps=len(run.metrics),
         examples=run.examples,
         recipe=json.dumps(run.recipe, indent=2, ensure_ascii=False),

@@ -42,8 +42,8 @@ class RunData:
     missing: list[str] = field(default_factory=list)
 
 
-def read_run(path: Path) -> RunData:
-    """Never raises for a partial or damaged folder; `missing` says what is not there."""
+def read_run(path: Path, *, completions: bool = True) -> RunData:
+    """Never raises for a partial or damaged folder; `missing` says what is not there. completions: read some, too."""
     run = RunData(path=path)
     recipe = _read_json(path / RECIPE, run.missing)
     run.recipe = recipe if isinstance(recipe, dict) else {}
@@ -60,7 +60,7 @@ def read_run(path: Path) -> RunData:
     run.evaluations.sort(key=lambda record: record.get("step", 0))
     if len(run.evaluations) < 2:
         run.missing.append(f"before/after: {len(run.evaluations)} of the 2 evaluations it takes are in evaluations/")
-    run.examples = _read_examples(path / "rollouts", run.missing)
+    run.examples = _read_examples(path / "rollouts", run.missing) if completions else []
     return run
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Protocol
 
-from alignkit.engines.engine import Engine
+from alignkit.engines.engine import Sampler
 from alignkit.errors import RewardError
 from alignkit.recipe.schema import Rollouts
+from alignkit.rollout.episode_metrics import episode_metrics
 from alignkit.rollout.placement import pay_too, place
 from alignkit.rollout.play import Play, Prompt, RolloutStart, Speaker, Utterance
 from alignkit.types.rollout import Completion, Request, Rollout
@@ -49,7 +50,7 @@ class Collector:
     places_steps: scores say what of them is paid before the end. seed: every sample's randomness is named from it.
     """
 
-    engine: Engine
+    engine: Sampler
     play: Play
     scorer: Scorer | None
     decode: Callable[[Sequence[int]], str]
@@ -67,8 +68,8 @@ class Collector:
         prompts for at most `refill_rounds` rounds. Raises RewardError when more than `max_unscorable` of the rollouts
         cannot be scored.
         """
-        result = Collected()
-        while len(result.groups) < self.settings.prompts and result.rounds < self._max_rounds:
+        result, most_rounds = Collected(), 1 + self.settings.refill_rounds * self.settings.dynamic_sampling
+        while len(result.groups) < self.settings.prompts and result.rounds < most_rounds:
             prompts = draw(self.settings.prompts - len(result.groups))
             result.rounds += 1
             result.consumed += [prompt.task.id for prompt in prompts]
@@ -82,10 +83,6 @@ class Collector:
                 (result.groups if self._teaches(group) else result.dropped).append(group)
         self._check_scorable(result.everything)
         return result
-
-    @property
-    def _max_rounds(self) -> int:
-        return 1 + self.settings.refill_rounds * self.settings.dynamic_sampling
 
     async def sample(self, prompts: Sequence[Prompt], *, first_group: int = 0) -> list[list[Rollout]]:
         """A group per prompt, of `settings.group` rollouts or those of them that there are, not scored by rewards."""
@@ -164,7 +161,7 @@ def describe(collected: Collected, settings: Rollouts) -> dict[str, Any]:
     own = [rollout for rollout in rollouts if rollout.reset is None or rollout.member == 0]
     values = [value for rollout in own if (value := rollout.reward) is not None]
     mean = sum(values) / len(values) if values else None
-    metrics: dict[str, Any] = {
+    metrics = {
         "reward/mean": mean,
         "reward/std": (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5 if mean is not None else None,
         "reward/unscorable_frac": 1 - sum(rollout.reward is not None for rollout in rollouts) / len(rollouts),
@@ -189,7 +186,7 @@ def describe(collected: Collected, settings: Rollouts) -> dict[str, Any]:
     for kind in sorted({score.fault.kind for score in scores if score.fault}):
         metrics[f"reward/fault/{kind}"] = sum(score.fault is not None and score.fault.kind == kind for score in scores)
     if rollouts[0].end is not None:
-        metrics["rollout/turns_mean"] = sum(len(rollout.turns) for rollout in own) / len(own)
+        metrics |= episode_metrics(own)
     if settings.guide_roll_out:
         finished = [bool(turn.finish_ids) for rollout in rollouts for turn in rollout.turns]
         metrics["rollout/finished_frac"] = sum(finished) / max(1, len(finished))

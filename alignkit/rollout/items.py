@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 from alignkit.errors import BatchError
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
-from alignkit.types.rollout import DIRECTION, TURNS, Reset, Rollout, Turn
+from alignkit.types.rollout import DIRECTION, TURNS, Reset, Rollout
+from alignkit.types.turn import EpisodeEnd, Turn
 
 
 def pack_rollouts(rollouts: Sequence[Rollout], *, version: int, share_prefix: bool) -> Batch:
@@ -27,11 +30,28 @@ def pack_rollouts(rollouts: Sequence[Rollout], *, version: int, share_prefix: bo
 def items(rollout: Rollout, *, reward: float) -> list[Item]:
     """What is learnt from a rollout: all its turns, or the one that was taken anew, after all that was said before it.
 
-    A list, because an episode whose context was rewritten on the way would break into several sequences of one group
-    and member. reward: of the whole episode; that of a turn is what was paid from it on.
-    Raises BatchError, naming the turn, when a turn's context does not begin with the turns before it.
+    An episode whose context was rewritten on the way is several sequences of one group and member, each paid the whole
+    return at its end. reward: of the whole episode; that of a turn taken anew is what was paid from it on.
     """
-    return [_whole(rollout, reward) if rollout.reset is None else _from_reset(rollout, rollout.reset, reward)]
+    if rollout.reset is not None:
+        return [_from_reset(rollout, rollout.reset, reward)]
+    parts = contexts(rollout.turns)
+    if len(parts) == 1:
+        return [_sequence(rollout, reward, whole=True)]
+    ended = replace(rollout, end=EpisodeEnd.DONE)  # a context that was left is not cut
+    pieces = [replace(ended, turns=turns) for turns in parts[:-1]] + [replace(rollout, turns=parts[-1])]
+    return [_sequence(piece, reward, whole=False) for piece in pieces]
+
+
+def contexts(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
+    """The turns of each context, which each of them but its first goes on from where the one before ended."""
+    begins, said = [], ()
+    for number, turn in enumerate(turns):
+        if not number or turn.prompt_ids[: len(said)] != said:
+            begins.append(number)
+        said = turn.prompt_ids + turn.completion_ids + turn.finish_ids
+    parts = [tuple(turns[begin:end]) for begin, end in pairwise([*begins, len(turns)])]
+    return [part for part in parts if any(turn.completion_ids for turn in part)] or parts[:1]
 
 
 def _from_reset(rollout: Rollout, reset: Reset, reward: float) -> Item:
@@ -53,45 +73,43 @@ def _from_reset(rollout: Rollout, reset: Reset, reward: float) -> Item:
     )
 
 
-def _whole(rollout: Rollout, reward: float) -> Item:
+def _sequence(rollout: Rollout, reward: float, *, whole: bool) -> Item:
     """One sequence of all turns: the first prompt, then everything after it, with the policy's tokens as actions.
 
-    Rewards lie where the rollout's `paid` says, else each turn's on the last token of its action; without either
-    `reward` is paid at the end.
-    Raises BatchError, naming the turn, when a turn's context does not begin with the turns before it.
+    Rewards lie where the rollout's `paid` says, else each turn's on the last token of its action; where turns are
+    missing (not whole), and without either, `reward` is paid at the end.
     """
     first = rollout.turns[0]
-    ids: list[int] = list(first.prompt_ids)
-    start = len(ids)
+    length = start = len(first.prompt_ids)
+    ids: list[int] = []
     action: list[bool] = []
     logprobs: list[float] = []
     rewards: list[float] = []
     turns: list[int] = []
-    for number, turn in enumerate(rollout.turns, start=1):
-        seen = turn.prompt_ids[len(ids) :]
-        if list(turn.prompt_ids[: len(ids)]) != ids:
-            raise BatchError(
-                f"task {rollout.task.id}: the context of turn {number} does not begin with the tokens of the turns "
-                "before it; a context may only be appended to"
-            )
+    for number, turn in enumerate(rollout.turns):
+        seen = turn.prompt_ids[length:]
         size, tail = len(turn.completion_ids), len(turn.finish_ids)
         ids += [*seen, *turn.completion_ids, *turn.finish_ids]
+        length = start + len(ids)
         action += [False] * len(seen) + [True] * size + [False] * tail
-        turns += [number - 1] * (len(seen) + size + tail)
+        turns += [number] * (len(seen) + size + tail)
         logprobs += [0.0] * len(seen) + list(turn.sampler_logprobs) + [0.0] * tail
         rewards += [0.0] * len(seen)
-        rewards += [0.0] * (size - 1) + [turn.reward or 0.0] if rollout.paid is None else rollout.paid[number - 1]
+        rewards += [0.0] * (size - 1) + [turn.reward or 0.0] if rollout.paid is None else rollout.paid[number]
         rewards += [0.0] * tail
+    if not whole:
+        last = max((place for place, chosen in enumerate(action) if chosen), default=0)
+        rewards = [reward * (place == last) for place in range(len(action))]
     parts = rollout.score.parts if rollout.score else {}
     return Item(
         prompt_ids=first.prompt_ids,
-        completion_ids=ids[start:],
+        completion_ids=ids,
         action=action,
         sampler_logprobs=logprobs,
         group=rollout.group,
         member=rollout.member,
         reward=reward,
-        rewards=rewards if rollout.paid is not None or rollout.end is not None else None,
+        rewards=rewards if rollout.paid is not None or rollout.end is not None or not whole else None,
         truncated=rollout.truncated,
         policy_version=rollout.policy_version,
         channels={name: math.nan if part is None else part for name, part in parts.items()} | _direction(rollout),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from alignkit.rollout.episodes import Episode, Episodes, play_out
+from alignkit.rollout.episodes import Episode, Episodes
 from alignkit.rollout.play import RolloutStart, Speaker
 from alignkit.types.rollout import Completion, Reset, Rollout, Turn
 from alignkit.types.score import FaultKind
@@ -29,14 +29,14 @@ class Resets:
             for start in starts
             if start.member == 0
         }
-        await play_out(list(firsts.values()), speaker)
+        await self.episodes.play_out(list(firsts.values()), speaker)
         resets = {group: _reset(first) for group, first in firsts.items()}
         forks = [
             Fork(rules=self.episodes, start=start, speaker=speaker, past=firsts[start.group].turns[: reset.turn + 1])
             for start in starts
             if start.member and (reset := resets[start.group])
         ]
-        await play_out(forks, speaker)
+        await self.episodes.play_out(forks, speaker)
         played = sorted([*firsts.values(), *forks], key=lambda episode: (episode.start.group, episode.start.member))
         return [replace(episode.rollout(), reset=resets[episode.start.group]) for episode in played]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -192,6 +193,12 @@ def prompt_text(task: Task) -> str:
     if task.messages is None:
         return task.text or ""
     return "\n".join(f"{message['role']}: {message_text(message)}" for message in task.messages)
+
+
+def asked(task: Task) -> str:
+    """Names what a task asks and what is right, whatever its id: 16 hex digits that are equal for equal tasks."""
+    words = [prompt_text(task), str(task.reference)]
+    return hashlib.blake2b(json.dumps(words).encode(), digest_size=8).hexdigest()
 
 
 def _file_stem(stage: str, step: int) -> str:

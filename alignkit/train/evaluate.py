@@ -12,6 +12,7 @@ from alignkit.recipe.schema import Evaluation, RewardSpec
 from alignkit.rewards.pool.blend import is_for
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.play import Prompt
+from alignkit.run_folder.run_folder import asked
 from alignkit.types.rollout import Rollout
 from alignkit.types.task import Task
 
@@ -32,7 +33,10 @@ class Evaluator:
     sources: Sequence[str] = ()
 
     def run(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """(one row per answer: task_id, correct, reward, text, stop; summary metrics). Unscorable: correct is None."""
+        """(one row per answer: task_id, asked, correct, reward, text, stop; summary metrics).
+
+        Unscorable: correct is None.
+        """
         sampling = {
             "group": self.settings.samples,
             "temperature": self.settings.temperature,
@@ -72,6 +76,7 @@ class Evaluator:
             value = next((told for name in self.graders if (told := parts.get(name)) is not None), None)
         return {
             "task_id": rollout.task.id,
+            "asked": asked(rollout.task),
             "member": rollout.member,
             "correct": value,
             "reward": rollout.reward,

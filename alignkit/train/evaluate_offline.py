@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alignkit.data.kinds.kind import Kind
+from alignkit.run_folder.run_folder import asked
 from alignkit.train.loop import StageLoop
 from alignkit.types.batch import pack
 from alignkit.types.outputs import Outputs
@@ -23,7 +24,7 @@ class OfflineEvaluator:
     share_prefix: bool
 
     def run(self, loop: StageLoop) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """(one row per held-out row: task_id, correct, reward; summary metrics).
+        """(one row per held-out row: task_id, asked, correct, reward; summary metrics).
 
         correct: the share of comparisons that the model decides as the data does, ties half; None without any. reward:
         mean score of the row's completions, of a pair the chosen's lead; of a cost the negative.
@@ -52,6 +53,7 @@ class OfflineEvaluator:
         members = [(batch.group == group).nonzero().squeeze(-1).tolist() for group in batch.group.unique().tolist()]
         verdicts = [self.kind.verdict(judgement, batch, each) for each in members]
         return [
-            {"task_id": row.task.id, "member": 0, "correct": correct, "reward": reward, "text": "", "stop": "given"}
+            {"task_id": row.task.id, "asked": asked(row.task), "member": 0, "correct": correct, "reward": reward}
+            | {"text": "", "stop": "given"}
             for row, (correct, reward) in zip(rows, verdicts, strict=True)
         ]

@@ -16,6 +16,7 @@ KINDS = (
     "evaluation",
     "rewards",
     "environments",
+    "tools",
     "algorithms",
     "tokenizer",
     "template",

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
 from alignkit.errors import EngineError
 from alignkit.types.score import Score
 from alignkit.types.task import Task
-
-
-class StopReason(StrEnum):
-    END_OF_TEXT = "end_of_text"  # the policy chose a stop token (it is the last completion token)
-    LENGTH = "length"  # max_new_tokens reached: truncated
-    CONTEXT_FULL = "context_full"  # the model's context is full: truncated
-    ERROR = "error"  # the engine failed on this request
-
-
-class EpisodeEnd(StrEnum):
-    DONE = "done"  # the environment ended it
-    MAX_TURNS = "max_turns"  # the recipe's number of turns was reached: truncated
-    CONTEXT_FULL = "context_full"  # no room for another utterance: truncated
-    FAULT = "fault"  # the environment or the engine failed
+from alignkit.types.turn import EpisodeEnd, StopReason, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,32 +58,6 @@ class Completion:
     def policy_version(self) -> int:
         """That of the oldest weights that sampled any of it."""
         return min(version for _, version in self.versions)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One utterance of the policy: the exact context it saw and the tokens it chose.
-
-    reward, observation: what the environment paid for it and answered; None without an environment, or where it could
-    not answer any more. The next turn's prompt_ids begin with this turn's prompt_ids, completion_ids
-    and finish_ids.
-    info, info_before: numbers and words that the environment said besides, in its answer and in what the turn answers.
-    text: what rewards judge and people read: what the prompt already held of the answer (`opened` characters, such as a
-    `<think>` of the chat template) and all that was said after it, special tokens included, stop and pad tokens not.
-    finish_ids: tokens after the policy's that a guide wrote; `text` has them, and `stop` says how they ended.
-    """
-
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
-    sampler_logprobs: tuple[float, ...]
-    stop: StopReason
-    text: str
-    reward: float | None = None
-    observation: str | None = None
-    finish_ids: tuple[int, ...] = ()
-    opened: int = 0
-    info: Mapping[str, float | str] = field(default_factory=dict, hash=False)
-    info_before: Mapping[str, float | str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,5 +123,5 @@ class Rollout:
     def truncated(self) -> bool:
         """Cut at a limit: the last utterance, or an episode that could have gone on."""
         if self.end is not None:
-            return self.end in (EpisodeEnd.MAX_TURNS, EpisodeEnd.CONTEXT_FULL)
+            return self.end not in (EpisodeEnd.DONE, EpisodeEnd.FAULT)
         return self.turns[-1].stop in (StopReason.LENGTH, StopReason.CONTEXT_FULL)

@@ -38,8 +38,8 @@ def pieces(model: Module, *, rank: int, world: int, part: Part = "merged") -> It
 
     Of a weight that is cut by ZeRO-3 that is its shard, of one that is whole on all ranks an equal share. LoRA's two
     small matrices are gathered, and what they add is computed for the rows that the rank has. One layer is whole at a
-    time only where its pieces cannot be said: DoRA, adapters of stacked experts, weights whose numbers lie in another
-    order in the checkpoint. Every rank must run the iterator to its end. A piece is valid until the next.
+    time only where its pieces cannot be said: 4 bits, DoRA, adapters of stacked experts, weights whose numbers lie in
+    another order in the checkpoint. Every rank must run the iterator to its end. A piece is valid until the next.
     """
     if part == "adapter":
         for name, matrix in adapter_matrices(model, gather=whole):
@@ -82,6 +82,8 @@ def _of_layer(base: Any, layer: Mapping[str, Held], rank: int, world: int) -> It
 
 def _in_ranges(held: Held, world: int) -> bool:
     """Whether a rank can say its range of the weight as it travels."""
+    if hasattr(held.parameter, "quant_state"):
+        return False
     cut: Any = held.parameter
     if is_cut(cut) and cut.ds_tensor.numel() != _size(held.parameter, world):  # it lies elsewhere: on other ranks, NVMe
         return False

@@ -109,7 +109,9 @@ def test_check_says_which_episode_does_not_start(recipe, monkeypatch):
         "    async def step(self, text): ...\n"
     )
     broken = read_recipe(recipe, ["stages.1.environment={name: './broken.py:broken'}"])
-    with pytest.raises(ContentError, match=r"generator:seeds:train/0 did not start: no sandbox"):
+    with pytest.raises(
+        ContentError, match=r"generator:seeds:train/0 did not start: OSError: no sandbox \(broken.py:2\)"
+    ):
         preflight(broken, broken.stages[1], rows=5)
 
 

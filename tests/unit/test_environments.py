@@ -1,4 +1,4 @@
-"""The two environments against brute force, the single-use guard, the players and the finder."""
+"""The two first environments against brute force, the single-use guard, the players and the finder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alignkit.recipe.lookup.find import list_content
 from alignkit.types.task import Task
 
 TASK = Task(id="t", text="?")
-GAMES = [find_environment(found.name, {}) for found in list_content("environments")]
+GAMES = [find_environment(name, {}) for name in ("guess_number", "maze")]
 
 
 def talk(game: Environment, seed: int, *said: str) -> list[Observation]:
@@ -160,8 +160,12 @@ def test_the_expert_earns_more_than_the_mixture_and_that_more_than_random_play(m
     assert means["expert"] > means["mixed"] + 1 > means["random"] + 2
 
 
-def test_the_shelf_holds_the_two_environments_and_no_helper():
-    assert [found.name for found in list_content("environments")] == ["guess_number", "maze"]
+def test_the_shelf_holds_environments_and_no_helper():
+    shelf = (
+        "car_dealer chess double_t_maze endgames garden guess_a_number guess_city guess_number maze search_answer "
+        "text_nav twenty_questions wordle"
+    )
+    assert [found.name for found in list_content("environments")] == shelf.split()
 
 
 def test_a_users_environment_is_found_by_its_file_and_wrong_options_are_named(tmp_path):

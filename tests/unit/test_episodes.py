@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as parquet
@@ -234,13 +233,24 @@ def test_metrics_count_turns_success_truncation_and_faults():
     assert metrics["rollout/length_mean"] == 2 * 7 / 4
 
 
-def test_a_context_that_was_rewritten_is_refused_by_the_turn():
-    driver = collector(Script(lambda call, request: "0"), scripted(seen("?"), seen("<", -1), seen("=", done=True)))
+def test_a_rewritten_context_is_a_sequence_of_its_own_that_is_paid_the_whole_return():
+    """`?` 0 `<` 1 | (forgotten) `>` 2: three turns in two contexts, of the same group and member."""
+    answers = seen("?"), seen("<", -1), seen(">", -2, new_context=True), seen("=", 5, done=True)
+    driver = collector(Script(lambda call, request: "012"[call - 1]), scripted(*answers))
     rollout = sample(driver)[0]
-    second = rollout.turns[1]
-    rewritten = replace(second, prompt_ids=(second.prompt_ids[0], 9, *second.prompt_ids[2:]))
-    with pytest.raises(BatchError, match="task t0: the context of turn 2 does not begin with the tokens of the turns"):
-        items(replace(rollout, turns=(rollout.turns[0], rewritten)), reward=-1.0)
+    first, second = items(rollout, reward=2.0)
+    assert TOKENIZER.decode(first.prompt_ids) + TOKENIZER.decode(first.completion_ids) == "?0<eos><1<eos>"
+    assert TOKENIZER.decode(second.prompt_ids) + TOKENIZER.decode(second.completion_ids) == ">2<eos>"
+    assert [(item.group, item.member, item.reward, item.turn[-1]) for item in (first, second)] == [
+        (0, 0, 2, 1),
+        (0, 0, 2, 0),
+    ]
+    assert (first.rewards, second.rewards) == ([0, 0, 0, 0, 2], [0, 2])
+    assert pack([first, second]).validate().num_actions == 6
+    metrics = describe(
+        asyncio.run(collector(Script(lambda call, request: "0"), scripted(*answers)).collect(prompts)), driver.settings
+    )
+    assert metrics["rollout/new_contexts"] == 4, "once in each of four episodes"
 
 
 def test_stale_episodes_are_refused_and_fresh_ones_reach_grpo_with_advantages_on_actions_only():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from alignkit.data.kinds import sft
 from alignkit.errors import RecipeError
 from alignkit.ops.schedule import learning_rate, warmup_updates
 from alignkit.recipe.explain import batch_equation
@@ -43,6 +44,20 @@ def test_two_passes_over_seven_rows_in_batches_of_three_are_five_steps(folder):
     assert warmup == 1
     wanted = [learning_rate(i, peak=1e-3, total=5, warmup=warmup, shape="linear") for i in range(5)]
     assert [step["optim/lr"] for step in steps] == pytest.approx(wanted)
+
+
+def test_given_data_is_tokenised_once_and_says_once_what_it_leaves_out(folder, monkeypatch):
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "9+9+9+9=", "completion": "36=36=36=36="}) + "\n")
+    calls = []
+    rendered = sft.render_learnt
+    monkeypatch.setattr(sft, "render_learnt", lambda *given: calls.append(given) or rendered(*given))
+    settings = [f"run={folder / 'run'}", "data.long_completions=filter"]
+    run(read_recipe(folder / "r.yaml", settings), resume=False, as_json=True)
+    assert len(calls) == 8
+    events = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]
+    told = [event["text"] for event in events if "left out" in event.get("text", "")]
+    assert told == ["./rows.jsonl: 1 of 8 completions left out, 1 with a completion too long"]
 
 
 def test_a_run_of_epochs_keeps_its_own_words_and_resumes_with_the_same_bits(folder):

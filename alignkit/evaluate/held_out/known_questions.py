@@ -52,9 +52,10 @@ def _benchmark(path: Path, protocols: list[Named]) -> Benchmark | None:
 
 
 @functools.cache
-def _texts(path: Path, changed: int, names: frozenset[str]) -> list[list[str]]:
+def _texts(path: Path, changed: int, names: frozenset[str]) -> tuple[tuple[str, ...], ...]:
     """The texts of these columns, row by row. changed: when the file was; one that changes is read again."""
-    return [[value for name in names if isinstance(value := row.columns.get(name), str)] for row in read_rows(path)]
+    rows = (row.columns for row in read_rows(path))
+    return tuple(tuple(value for name in names if isinstance(value := row.get(name), str)) for row in rows)
 
 
 def _columns(template: str) -> frozenset[str]:

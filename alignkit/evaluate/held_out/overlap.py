@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 RUN = 13
 """Words: the length that GPT-3 (2005.14165) and most decontaminations since compare by."""
 WORD = re.compile(r"\w+")
+FACTOR = 0x9E3779B97F4A7C15
+POWERS = [np.uint64(pow(FACTOR, power, 2**64)) for power in range(RUN)]
+
+Place = tuple[int, int]
+"""(number of a benchmark, number of its question)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,16 +27,20 @@ class Benchmark:
 
     file: str
     protocols: tuple[str, ...]
-    questions: Sequence[Sequence[str]]
+    questions: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """How many of a benchmark's questions are trained on. exact: word by word. run: at least 13 words in a row."""
+    """How many of a benchmark's questions are trained on. exact: word by word. run: at least 13 words in a row.
+
+    prompts: how many of the compared prompts share one, either way.
+    """
 
     benchmark: Benchmark
     exact: int
     run: int
+    prompts: int
 
     def __str__(self) -> str:
         of, who = len(self.benchmark.questions), ", ".join(self.benchmark.protocols)
@@ -36,26 +50,36 @@ class Overlap:
         )
 
 
-@dataclass
-class Prompts:
-    """What is trained on, to be searched: all prompts by their words, and all runs of 13 words in them."""
+class Questions:
+    """What benchmarks ask, to be searched for prompts, of which there may be many more and which are not kept.
 
-    whole: set[tuple[str, ...]] = field(default_factory=set)
-    runs: set[tuple[str, ...]] = field(default_factory=set)
+    By hashes of 64 bits: of a question's words in a dictionary, of each 13 of them in a row in sorted arrays.
+    """
 
-    def add(self, text: str) -> None:
-        said = words(text)
-        self.whole.add(tuple(said))
-        self.runs.update(runs(said))
+    def __init__(self, benchmarks: Sequence[Benchmark]):
+        self._whole: dict[int, list[Place]] = defaultdict(list)
+        self._places: list[Place] = []
+        keys, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        for number, benchmark in enumerate(benchmarks):
+            for row, texts in enumerate(benchmark.questions):
+                for said in filter(None, map(words, texts)):
+                    self._whole[hash(tuple(said))].append((number, row))
+                    keys.append(runs(said))
+                    numbers.append(np.full(len(keys[-1]), len(self._places)))
+                    self._places.append((number, row))
+        found, owner = np.concatenate(keys), np.concatenate(numbers)
+        order = np.argsort(found)
+        self._keys, self._owners = found[order], owner[order]
 
-    def overlap(self, benchmark: Benchmark) -> Overlap:
-        exact = run = 0
-        for texts in benchmark.questions:
-            asked = [words(text) for text in texts]
-            same = any(tuple(said) in self.whole for said in asked if said)
-            exact += same
-            run += same or any(one in self.runs for said in asked for one in runs(said))
-        return Overlap(benchmark=benchmark, exact=exact, run=run)
+    def asked(self, prompt: str) -> tuple[set[Place], set[Place]]:
+        """The questions that the prompt is, and those that it shares 13 words in a row with."""
+        said = words(prompt)
+        same = set(self._whole.get(hash(tuple(said)), ()))
+        own = runs(said)
+        first = np.searchsorted(self._keys, own, side="left")
+        last = np.searchsorted(self._keys, own, side="right")
+        found = [self._owners[first[i] : last[i]] for i in np.flatnonzero(last > first)]
+        return same, same | {self._places[owner] for owners in found for owner in owners}
 
 
 def words(text: str) -> list[str]:
@@ -63,15 +87,40 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def runs(said: Sequence[str]) -> Iterable[tuple[str, ...]]:
-    """All runs of 13 words."""
-    return (tuple(said[begin : begin + RUN]) for begin in range(len(said) - RUN + 1))
+def runs(said: Sequence[str]) -> NDArray[np.uint64]:
+    """A hash of each 13 words in a row: sum of hash(word i) * FACTOR^i, modulo 2^64."""
+    hashes = np.fromiter(map(hash, said), np.int64, len(said)).view(np.uint64)
+    count = max(len(said) - RUN + 1, 0)
+    found = np.zeros(count, np.uint64)
+    for place, factor in enumerate(POWERS if count else ()):
+        found += hashes[place : place + count] * factor
+    return found
 
 
-def overlaps(prompts: Iterable[str], benchmarks: Iterable[Benchmark]) -> list[Overlap]:
-    """Of every benchmark that shares a question with the prompts."""
-    searched = Prompts()
+def overlaps(prompts: Iterable[str], benchmarks: Sequence[Benchmark]) -> list[Overlap]:
+    """Of every benchmark that shares a question with the prompts. Memory is that of the benchmarks, time is linear."""
+    asked = _searchable(tuple(benchmarks))
+    exact: set[Place] = set()
+    shared: set[Place] = set()
+    sharing: dict[int, int] = defaultdict(int)
     for prompt in prompts:
-        searched.add(prompt)
-    found = (searched.overlap(benchmark) for benchmark in benchmarks)
-    return [overlap for overlap in found if overlap.exact or overlap.run]
+        same, like = asked.asked(prompt)
+        exact |= same
+        shared |= like
+        for number in {number for number, _ in like}:
+            sharing[number] += 1
+    return [
+        Overlap(
+            benchmark=benchmark,
+            exact=sum(place[0] == number for place in exact),
+            run=sum(place[0] == number for place in shared),
+            prompts=sharing[number],
+        )
+        for number, benchmark in enumerate(benchmarks)
+        if sharing[number]
+    ]
+
+
+@functools.lru_cache(maxsize=2)
+def _searchable(benchmarks: tuple[Benchmark, ...]) -> Questions:
+    return Questions(benchmarks)

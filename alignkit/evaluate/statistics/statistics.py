@@ -52,16 +52,19 @@ def wilson_of_rate(rate: float, trials: float, *, confidence: float = 0.95) -> I
 def student_quantile(confidence: float, degrees: int) -> float:
     """t such that a Student variable with this many degrees of freedom (>= 1) lies within +-t with this probability."""
     low, high = 0.0, 1.0
-    while _within(high, degrees) < confidence:
+    while within_student(high, degrees) < confidence:
         low, high = high, 2 * high
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, degrees) < confidence else (low, middle)
+        low, high = (middle, high) if within_student(middle, degrees) < confidence else (low, middle)
     return (low + high) / 2
 
 
-def _within(t: float, degrees: int) -> float:
-    """P[|T| <= t] as the finite sum that integer degrees of freedom have (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+def within_student(t: float, degrees: int) -> float:
+    """P[|T| <= t] of a Student variable: the finite sum that whole degrees of freedom (>= 1) have.
+
+    Abramowitz and Stegun 26.7.3 and 26.7.4.
+    """
     angle = math.atan2(t, math.sqrt(degrees))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = degrees % 2

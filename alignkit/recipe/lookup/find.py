@@ -99,6 +99,14 @@ KINDS = {
             shelf=_PACKAGE / "environments",
             module="alignkit.environments",
         ),
+        Kind(
+            name="tools",
+            one="tool",
+            folder="tools",
+            suffixes=(".py",),
+            shelf=_PACKAGE / "environments" / "tools",
+            module="alignkit.environments.tools",
+        ),
         Kind(name="evals", one="eval", folder="evals", suffixes=(".yaml",), shelf=ROOT / "evals"),
         Kind(
             name="launch",
@@ -246,11 +254,12 @@ def _places(kind: Kind, beside: Path | None, name: str = "") -> Iterator[list[Fo
 def _in_folder(kind: Kind, folder: Path, origin: str, name: str) -> list[Found]:
     results = []
     on_shelf = folder.resolve() == kind.shelf.resolve()
+    others = [other.shelf for other in KINDS.values() if kind.shelf in other.shelf.parents] if on_shelf else []
     called = glob.escape(name.rsplit("/", 1)[-1]) or "*"  # spares looking at all others
     files = {path for suffix in kind.suffixes for path in folder.rglob(called + suffix)} if folder.is_dir() else ()
     for path in sorted(files):
         relative = path.relative_to(folder)
-        if any(part.startswith((".", "_")) for part in relative.parts):
+        if any(part.startswith((".", "_")) for part in relative.parts) or any(o in path.parents for o in others):
             continue
         stem = _strip(relative.as_posix(), kind.suffixes)
         plain = stem.rsplit("/", 1)[-1]

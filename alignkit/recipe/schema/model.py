@@ -51,6 +51,8 @@ class Model(Section):
     """Arithmetic of forward and backward. Trained weights are always float32."""
     lora: Lora | None = None
     """Train a LoRA adapter instead of all weights; where `path` is an adapter's folder, go on with that one."""
+    quantization: Literal["nf4"] | None = None
+    """Hold the linear layers under the adapter in 4 bits (QLoRA): a quarter of their memory. Needs bitsandbytes."""
     frozen: bool = False
     """Train nothing but the head of a reward model."""
     chat_template: str | None = None

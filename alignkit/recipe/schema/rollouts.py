@@ -4,24 +4,62 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from alignkit.recipe.schema.section import Fraction, Section
+
+
+class Tool(Section):
+    """A function that the policy may call; in a recipe its name alone will do."""
+
+    name: str
+    """Name on the shelf (`alignkit ls tools`), `./file.py:name` or `package.module:name`."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of a function that makes the tool; none: the function itself is the tool."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class Environment(Section):
     """What the policy talks with over several turns: its first observation is the prompt, what it pays the reward."""
 
-    name: str
-    """Name on the shelf (`alignkit ls environments`), `./file.py:name` or `package.module:name`."""
+    name: str | None = None
+    """Name on the shelf (`alignkit ls environments`), `./file.py:name` or `package.module:name`, of an environment or
+    of a class with TRL's `reset`; null: the tasks of `data` are answered with `tools`, and `rewards` score the last
+    answer."""
     options: dict[str, Any] = {}
     """Keyword arguments of the environment."""
+    tools: tuple[Tool, ...] = ()
+    """What the policy may call, in the tool-call format of its chat template."""
     max_turns: PositiveInt = 10
     """Most utterances of the policy in an episode; an episode that is cut there counts as truncated."""
     max_tokens: PositiveInt | None = None
     """Most tokens of a whole episode, observations included; null: the model's context."""
     deadline_s: PositiveFloat = 30.0
-    """Seconds for one answer of the environment; then the episode is a timeout fault and leaves the batch."""
+    """Seconds for one answer of the environment; then the episode is a timeout fault and leaves the batch. Of tools the
+    calls of a turn share them, and one that is too slow is told to the policy."""
+    max_seconds: PositiveFloat | None = None
+    """Most seconds of an episode, sampling included; one that is cut there counts as truncated. Which are, a machine's
+    load decides, so that a run with it does not repeat its bits."""
+    max_tool_calls: PositiveInt | None = None
+    """Most tool calls of an episode; one that asks for more is cut, and counts as truncated."""
+    tool_characters: PositiveInt = 8000
+    """Characters of a tool's result that the policy reads; the rest is cut."""
+    pace: Literal["lockstep", "free"] = "lockstep"
+    """`lockstep`: all living episodes take each turn together, which exact resume needs. `free`: each goes on as soon
+    as it can, and fast episodes never wait for slow ones."""
+    isolate: bool | None = None
+    """Play each episode in a process of its own, which can be killed; null: all but what alignkit ships."""
+    memory_mib: PositiveInt = 1024
+    """Memory of such a process; more is a fault."""
+
+    @property
+    def title(self) -> str:
+        """What faults and people call it."""
+        return self.name or ", ".join(tool.name for tool in self.tools)
 
 
 class Rollouts(Section):

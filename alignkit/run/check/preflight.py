@@ -149,7 +149,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
         stops=stops_of(tokenizer, recipe.model, beside),
         long_prompts=stage.data.long_prompts,
         rewards=trl_problems(stage.rewards, tasks, beside=beside, training=training),
-        asked_by_benchmarks=trained_questions(stage, tasks, every_protocol(beside=beside)),
+        asked_by_benchmarks=[*map(str, trained_questions(stage.data, tasks, every_protocol(beside=beside)))],
     )
 
 
@@ -208,29 +208,42 @@ def first_observations(
     Raises ContentError when the stage's environment cannot be made or an episode of it does not start.
     """
     from alignkit.data.turns import Renderer
-    from alignkit.environments.lift import find_environment
+    from alignkit.environments.maker import environment_maker
 
     assert stage.environment is not None
-    name = stage.environment.name
-    make = find_environment(name, stage.environment.options, recipe.file.parent if recipe.file else None)
+    name = stage.environment.title
+    make, _ = environment_maker(stage.environment, recipe.file.parent if recipe.file else None)
     data = stage.data
     renderer = Renderer(tokenizer=tokenizer, chat=data.chat, system=data.system, arguments=data.chat_template_kwargs)
     prompts: list[list[int]] = []
     problems: dict[str, None] = {}
     for number, task in enumerate(tasks):
         try:
-            observation = asyncio.run(make().start(task, child(recipe.seed, "preflight", number)))
+            observation = asyncio.run(_started(make(), task, child(recipe.seed, "preflight", number)))
         except Exception as error:  # a user's environment may raise anything
             raise ContentError(f"environment '{name}': {task.id} did not start: {error}") from error
         transcript = renderer.begin()
-        transcript.observe(observation.text)
+        transcript.offer(observation.tools)
+        transcript.observe(observation.text, observation.messages)
         prompts.append(list(transcript.ids))
-        transcript.act([*renderer.encode(observation.text), renderer.end_id])
         try:
-            transcript.observe(observation.text)
+            transcript.act([*renderer.encode(observation.text), renderer.end_id])
+            if observation.tools:
+                call: Any = {"type": "function", "function": {"name": "f", "arguments": {}}}
+                transcript.messages[-1] = {"role": "assistant", "content": "", "tool_calls": [call]}
+                transcript.observe("", [{"role": "tool", "name": "f", "content": "1"}])
+            else:
+                transcript.observe(observation.text or "?")
         except DataError as error:
             problems.setdefault(str(error))
     return prompts, list(problems)
+
+
+async def _started(environment: Any, task: Task, seed: int) -> Any:
+    try:
+        return await environment.start(task, seed)
+    finally:
+        getattr(environment, "close", lambda: None)()
 
 
 def grade_gold(

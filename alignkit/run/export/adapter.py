@@ -11,6 +11,7 @@ import torch
 from alignkit.errors import ContentError
 from alignkit.models.adapter_folder import CONFIG, WEIGHTS, AdapterFolder
 from alignkit.models.lora import quiet
+from alignkit.models.merge import merge
 from alignkit.models.pretrained import load_pretrained, load_tokenizer
 from alignkit.run.export.proof import (
     GAPS,
@@ -43,8 +44,9 @@ def write_adapter(source: Source, model: Any, tokenizer: Any, folder: Path) -> d
 def check_adapter(source: Source, model: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
     """The proof of `write_adapter`: what it returns and raises.
 
-    rounded: the same with base and adapter merged by peft and rounded as the model is stored; only of a base that is
-    stored in the same numbers, because from another one training may have read fewer digits.
+    rounded: the same with base and adapter merged (by peft, around a base in 4 bits by alignkit) and rounded as the
+    model is stored; only of a base that is stored in the same numbers, because from another one training may have read
+    fewer digits.
     """
     from peft import PeftModel
     from transformers import AutoConfig
@@ -53,7 +55,7 @@ def check_adapter(source: Source, model: Any, tokenizer: Any, folder: Path) -> d
     if found is None:
         raise ContentError(f"{folder} lacks {CONFIG}; nothing was exported")
     place, revision = found.base(None), found.settings.get("revision")
-    base, _ = load_pretrained(place, revision)
+    base, _ = load_pretrained(place, revision, source.quantization)
     with quiet():
         adapted: Any = PeftModel.from_pretrained(base, str(folder)).eval()
     check_words(words(tokenizer, model), words(load_tokenizer(str(folder)), adapted), folder, tokenizer)
@@ -62,7 +64,7 @@ def check_adapter(source: Source, model: Any, tokenizer: Any, folder: Path) -> d
     said = logprobs(adapted, sequences)
     gaps = {"gap": check_logprobs(said, wanted, folder, tolerance=GAPS[source.stored], of="the merged model")}
     if AutoConfig.from_pretrained(place, revision=revision).dtype == dtype:
-        merged = adapted.merge_and_unload()
+        merged = merge(adapted) if source.quantization else adapted.merge_and_unload()  # which would quantise anew
         round_weights(merged, lambda name, weight: weight.to(dtype).float())
         said = logprobs(merged, sequences)
         gaps["rounded"] = check_logprobs(said, wanted, folder, tolerance=TOLERANCE, of="the merged model")

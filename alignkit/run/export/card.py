@@ -28,12 +28,19 @@ USE = {
     "hub": "`AutoModelForCausalLM.from_pretrained(REPOSITORY)`.",
 }
 
+QUANTIZED = (
+    'Its base was read with `BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{kind}", '
+    "bnb_4bit_use_double_quant=True)`; around one in more digits it says something slightly different."
+)
+
 
 def card(run: Path | None, *, name: str, to: str, dtype: str, gaps: Mapping[str, float]) -> str:
     """Markdown with YAML front matter. run: None where no run is known: then it says what was written, no more."""
     data = read_run(run) if run is not None else None
     recipe = data.recipe if data else {}
-    parts = [_front(recipe, to), f"# {one_line(name)}", "", *_origin(recipe, data), f"How to use it: {USE[to]}", ""]
+    quantized = to == "adapter" and (recipe.get("model") or {}).get("quantization")
+    use = f"{USE[to]} {QUANTIZED.format(kind=quantized)}" if quantized else USE[to]
+    parts = [_front(recipe, to), f"# {one_line(name)}", "", *_origin(recipe, data), f"How to use it: {use}", ""]
     if data:
         parts += ["## Data", "", *_data(recipe, data), "", "## Evaluation", "", *_evaluation(data), ""]
     said = ", ".join(f"{gap:.2g} ({what})" for what, gap in gaps.items())
@@ -86,7 +93,8 @@ def _origin(recipe: Mapping[str, Any], data: RunData | None) -> Iterator[str]:
         return
     methods = " then ".join(_methods(recipe)) or "a method that its recipe does not name"
     start = _base(recipe) or "weights drawn at random"
-    lora = " with LoRA" if (recipe.get("model") or {}).get("lora") else ""
+    model = recipe.get("model") or {}
+    lora = "" if not model.get("lora") else " with QLoRA" if model.get("quantization") else " with LoRA"
     yield f"Trained from {one_line(start)} by {methods}{lora}, {len(data.metrics):,} steps, with alignkit."
     yield ""
 

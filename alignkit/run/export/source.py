@@ -61,6 +61,13 @@ class Source:
         return found if found in ("float16", "bfloat16") else "float32"
 
     @property
+    def quantization(self) -> str | None:
+        """How the run's recipe held the base of its adapter (`model.quantization`)."""
+        if self.run is None:
+            return None
+        return (json.loads((self.run / RECIPE).read_text()).get("model") or {}).get("quantization")
+
+    @property
     def adapter(self) -> Path | None:
         """The folder of the adapter that belongs to it."""
         return next((place for place in (self.folder, self.folder / "adapter") if (place / CONFIG).is_file()), None)

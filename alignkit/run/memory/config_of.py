@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from alignkit.errors import ContentError, first_line
 from alignkit.models.encoder import Encoder, is_encoder
 from alignkit.models.experts import follow_autocast
+from alignkit.models.quantized import check_quantizable
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
+from alignkit.run.memory.quantized_sizes import quantized_sizes
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -30,11 +32,11 @@ class NoTokenizer:
 
 
 def model_of_config(
-    path: str, revision: str | None, beside: Path | None, layers: int | None = None
+    path: str, revision: str | None, beside: Path | None, layers: int | None = None, quantization: str | None = None
 ) -> tuple[Module, Any]:
     """The architecture of a folder or hub id in float32, as `load_pretrained` gives it, on the device that is set.
 
-    layers: how many it is given; None: its own.
+    layers: how many it is given; None: its own. quantization: of its linear layers, whose bytes it then has.
     """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
@@ -47,6 +49,9 @@ def model_of_config(
             text.layer_types = text.layer_types[:layers]
     kind = AutoModel if is_encoder(config) else AutoModelForCausalLM
     model: Any = kind.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    if quantization is not None:
+        check_quantizable(path, config, is_encoder(config))
+        quantized_sizes(model, quantization)
     return (Encoder(model) if is_encoder(config) else follow_autocast(model)), NoTokenizer()
 
 

@@ -18,7 +18,7 @@ from alignkit.engines.engine import Engine
 from alignkit.engines.fleet import Fleet
 from alignkit.engines.vllm.arguments import Settings
 from alignkit.engines.vllm.engine import VllmEngine
-from alignkit.environments.lift import find_environment
+from alignkit.environments.maker import environment_maker
 from alignkit.errors import RecipeError
 from alignkit.models.adapted import base_model, is_adapted
 from alignkit.models.adapter_folder import AdapterFolder
@@ -45,6 +45,7 @@ from alignkit.rewards.pool.pool import RewardPool
 from alignkit.rollout.answers import Answers
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.episodes import Episodes
+from alignkit.rollout.free_running import FreeRunning
 from alignkit.rollout.play import Play
 from alignkit.run.check.named_models import under
 from alignkit.run.check.training import training_of
@@ -129,7 +130,7 @@ def build_reference(recipe: Recipe, initial: First | None, load: Load = load_pol
 
 def load_other(recipe: Recipe, key: str, path: str, load: Load = load_policy) -> tuple[nn.Module, Any]:
     """The model, with its tokenizer, that a recipe names under `key` beside its own, in the same arithmetic."""
-    section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None})
+    section = recipe.model.model_copy(update={"path": path, "scratch": None, "lora": None, "quantization": None})
     with under(key):
         return load(section, seed=recipe.seed, beside=beside(recipe))
 
@@ -311,8 +312,9 @@ def build_pool(recipe: Recipe, number: int, tasks: Sequence[Task]) -> RewardPool
 def build_collector(recipe: Recipe, stage: Stage, policy: Policy, engine: Engine, pool: RewardPool | None) -> Collector:
     """What samples and scores for a stage: answers through the pool, or episodes in its environment."""
     decode = partial(said_text, policy.tokenizer, stop_token_ids=policy.stop)
+    free = stage.environment is not None and stage.environment.pace == "free"
     return Collector(
-        engine=engine,
+        engine=FreeRunning(engine) if free else engine,
         play=_play(recipe, stage, policy, decode),
         scorer=pool,
         decode=decode,
@@ -328,13 +330,18 @@ def _play(recipe: Recipe, stage: Stage, policy: Policy, decode: Callable[[Sequen
     environment = stage.environment
     if environment is None:
         return Answers(decode=decode)
+    make, pays = environment_maker(environment, beside(recipe))
     return Episodes(
-        make=find_environment(environment.name, environment.options, beside(recipe)),
-        name=environment.name,
+        make=make,
+        pays=pays,
+        name=environment.title,
         renderer=renderer_of(stage.data, policy),
         max_turns=environment.max_turns,
         context=episode_tokens(environment, policy.context),
         deadline_s=environment.deadline_s,
+        max_seconds=environment.max_seconds,
+        max_tool_calls=environment.max_tool_calls,
+        lockstep=environment.pace == "lockstep",
     )
 
 

@@ -27,6 +27,7 @@ from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.schema import Recipe, Stage
 from alignkit.rollout.collect import Collector
 from alignkit.run.train import build, build_data
+from alignkit.run.train.epochs import GivenData
 from alignkit.run.train.training_play import training_play
 from alignkit.train.hooks.build import hooks_of
 from alignkit.train.hooks.hook import Hook
@@ -46,6 +47,7 @@ class StageBuilder:
     """Builds the stages of a run on this rank.
 
     collector: (number of a stage, the tasks that it trains on) -> what samples and scores for it, on the first rank.
+    given: the sources of given data. tasks_read: is told of the tasks that the stage trains on, as they are read.
     folder: of the run, for what the reference said of offline data. report: is told of what rows are left out. load: of
     the models beside the policy. cutter: what makes this rank's shards of those that nothing trains, under ZeRO-3.
     """
@@ -53,6 +55,8 @@ class StageBuilder:
     recipe: Recipe
     group: Group
     collector: Callable[[int, Sequence[Task]], Collector]
+    given: GivenData
+    tasks_read: Callable[[Sequence[Task]], None]
     folder: Path
     report: Callable[[str], None]
     load: build.Load = load_policy
@@ -204,11 +208,14 @@ class StageBuilder:
 
     def _source(self, number: int, kind: Kind, policy: build.Policy, initial: build.First | None) -> Source:
         stage = self.recipe.stages[number]
-        given = {"recipe": self.recipe, "report": self.report}
         if not kind.samples:
-            return build_data.build_offline(stage, policy, **given)
-        examples = build_data.build_examples(stage, policy, **given)
-        collector = self.collector(number, [example.task for example in examples])
+            offline = self.given.take(number, policy, report=self.report)
+            self.tasks_read([row.task for row in offline.order.examples])
+            return offline
+        examples = build_data.build_examples(stage, policy, recipe=self.recipe, report=self.report)
+        tasks = [example.task for example in examples]
+        self.tasks_read(tasks)
+        collector = self.collector(number, tasks)
         play = training_play(collector.play, self.recipe, stage, policy, initial)
         collector = replace(collector, play=play)
         return build_data.build_source(kind, stage, examples, collector, policy, self.recipe.seed)

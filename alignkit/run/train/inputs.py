@@ -100,13 +100,16 @@ def _plain(value: Any) -> Any:
 
 
 def _files(recipe: Recipe) -> Iterator[Input]:
-    """Python files of rewards, environments and algorithms, with the files and models that their options name."""
+    """Python files of rewards, environments, tools and algorithms, and the files and models that their options name."""
     wanted: dict[tuple[str, str], list[Any]] = {}
     for stage in recipe.stages:
         for spec in stage.rewards:
             wanted.setdefault(("rewards", spec.name), []).append(spec.options)
         if stage.environment is not None:
-            wanted.setdefault(("environments", stage.environment.name), []).append(stage.environment.options)
+            if stage.environment.name is not None:
+                wanted.setdefault(("environments", stage.environment.name), []).append(stage.environment.options)
+            for tool in stage.environment.tools:
+                wanted.setdefault(("tools", tool.name), []).append(tool.options)
         wanted.setdefault(("algorithms", str(stage.algorithm["type"])), []).append(stage.algorithm)
     for (kind, name), options in wanted.items():
         path = find(kind, name, beside=beside(recipe)).path

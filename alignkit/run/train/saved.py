@@ -23,6 +23,7 @@ from alignkit.models.frozen import hold_frozen, is_held
 from alignkit.models.load import load_policy
 from alignkit.models.lora import quiet
 from alignkit.models.own_head import own_head
+from alignkit.models.pretrained import load_pretrained
 from alignkit.models.save import ADAPTER, save_pretrained
 from alignkit.models.weights import VALUE_HEAD, merged_weights, policy_shapes, whole
 from alignkit.parallel.cut import Cutter
@@ -141,7 +142,9 @@ def _read_adapter(recipe: Recipe, folder: Path, trained: Any, cutter: Cutter | N
     from peft import PeftConfig, PeftModel
 
     named = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    if named:
+    if named and recipe.model.quantization:
+        base = load_pretrained(named, None, recipe.model.quantization)[0].cpu()
+    elif named:
         base = _read(named, trained, cutter)
     else:
         section = recipe.model.model_copy(update={"lora": None})

@@ -27,6 +27,8 @@ from alignkit.rewards.pool.pool import RewardPool
 from alignkit.rollout.collect import Collector
 from alignkit.run.train import build, build_data
 from alignkit.run.train.build_stage import StageBuilder
+from alignkit.run.train.epochs import GivenData
+from alignkit.run.train.held_out import tell_trained_questions
 from alignkit.run.train.journal import Journal
 from alignkit.run.train.loader import cutter_of, loader
 from alignkit.run.train.saved import save_final
@@ -54,7 +56,8 @@ class Run:
 
     recipe: with the number of its steps, where `written` gives epochs in their place. start: the checkpoint to go on
     from, or None. stop: says whether a signal came; honoured after the step in progress.
-    inputs: what the run computes from, for its checkpoints.
+    given: the sources of given data, as far as they were read to count steps. inputs: what the run computes from, for
+    its checkpoints.
     """
 
     recipe: Recipe
@@ -68,6 +71,7 @@ class Run:
     state: State
     start: Path | None
     stop: Stop
+    given: GivenData
     inputs: Sequence[Input] = ()
     health: Health = field(default_factory=Health)
     evaluator: Evaluator | OfflineEvaluator | None = None
@@ -112,6 +116,8 @@ class Run:
             group=self.group,
             collector=self._collector,
             folder=self.path,
+            given=self.given,
+            tasks_read=self._compare_with_benchmarks,
             report=self.journal.report,
             load=loader(self.group),
             cutter=cutter_of(self.group),
@@ -134,6 +140,11 @@ class Run:
             self.start = None
         self.untrained = Untrained(self.policy.model)
         return loop
+
+    def _compare_with_benchmarks(self, tasks: Sequence[Task]) -> None:
+        """Once, as the stage begins."""
+        if self.state.step == 0:
+            tell_trained_questions(self.stage, tasks, self.journal, beside=build.beside(self.recipe))
 
     def _collector(self, number: int, tasks: Sequence[Task] | None = None) -> Collector:
         """The collector of a stage; its reward processes start once and live as long as the run. tasks: what the stage
@@ -241,8 +252,6 @@ class Run:
             self.evaluator = build_data.build_evaluator(self.recipe, self.policy, collector)
             if self.recipe.evaluation.suite is not None and self.engine is not None:
                 self.suite = SuiteEvaluation(self.recipe, self.policy, self.engine, self.path)
-                for sentence in self.suite.trained_questions():
-                    self.journal.report(sentence)
         rows, summary = self.evaluator.run()
         if self.suite is not None:
             summary |= self.suite.run(self.state.done)

@@ -14,10 +14,8 @@ from alignkit.evaluate.benchmark.answers import Model
 from alignkit.evaluate.benchmark.runner import Runner
 from alignkit.recipe.read import recipe_hash
 from alignkit.recipe.schema import Data, Recipe
-from alignkit.run.check.trained_questions import trained_questions
 from alignkit.run.evaluate.evaluate import Plan, plan
 from alignkit.run.train.build import Policy, beside, longest_sequence
-from alignkit.run.train.build_data import training_tasks
 from alignkit.types.task import Task
 
 FOLDER = "evals"
@@ -37,12 +35,6 @@ class SuiteEvaluation:
         self._plan: Plan = plan(
             settings.suite, (), limit=settings.limit, seed=recipe.seed, data=beside(recipe), beside=beside(recipe)
         )
-
-    def trained_questions(self) -> list[str]:
-        """What `trained_questions` finds of this suite's questions in the prompts of all stages."""
-        protocols = [job.named for job in self._plan.jobs]
-        stages = [(stage, training_tasks(stage, self._recipe)) for stage in self._recipe.stages]
-        return [sentence for stage, tasks in stages for sentence in trained_questions(stage, tasks, protocols)]
 
     def run(self, step: int) -> dict[str, Any]:
         """Metrics `eval/suite/<protocol>.<metric>` of the weights that the engine holds after `step` steps."""

@@ -21,7 +21,7 @@ from alignkit.report.tracker import open_tracker
 from alignkit.run.check.named_models import check_models
 from alignkit.run.train import build
 from alignkit.run.train.deterministic import deterministic
-from alignkit.run.train.epochs import counted_steps, with_steps
+from alignkit.run.train.epochs import GivenData, with_steps
 from alignkit.run.train.inputs import inputs_of
 from alignkit.run.train.journal import Journal
 from alignkit.run.train.memory import keep_freed_memory
@@ -87,7 +87,8 @@ def _open(
     inputs = on_first(group, lambda: inputs_of(recipe, policy))
     on_first(group, lambda: start.compare(inputs, accept))
     journal = Journal(folder=RunFolder(path), group=group)
-    written, recipe = recipe, with_steps(recipe, on_first(group, lambda: counted_steps(recipe, policy)))
+    given = GivenData(recipe=recipe, policy=policy)
+    written, recipe = recipe, with_steps(recipe, on_first(group, given.steps))
     if group.first:
         total = sum(stage.train.steps or 0 for stage in recipe.stages)
         _write_start(written, start, journal, total=total, as_json=as_json, resources=resources)
@@ -123,6 +124,7 @@ def _open(
         resources=resources,
         state=start.state,
         start=start.checkpoint,
+        given=given,
         inputs=inputs,
         stop=stop,
     )
