@@ -373,7 +373,7 @@ def _what_matters(recipe: Recipe) -> dict[str, Any]:
     return tree
 
 
-IMMATERIAL = ("run", "tracker", "checkpoints", "health", "file", "launch")
+IMMATERIAL = ("run", "tracker", "tracker_table_every", "checkpoints", "health", "file", "launch")
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:

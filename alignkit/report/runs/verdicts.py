@@ -64,7 +64,7 @@ class Verdict:
 
 
 def verdicts(recipes: Sequence[Scored], causes: Mapping[tuple[str, str], str], *, seed: int = 0) -> list[Verdict]:
-    """Every pair of recipes, all of them one family by Holm's method. causes: of the pairs that must not be compared."""
+    """Every pair of recipes, all of them one family by Holm's method. causes: of pairs that must not be compared."""
     found = [_pair(*pair, causes.get((pair[0].name, pair[1].name), ""), seed) for pair in combinations(recipes, 2)]
     tested = [verdict.comparison for verdict in found if verdict.comparison]
     if len(tested) > 1:
