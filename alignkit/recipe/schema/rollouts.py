@@ -122,9 +122,11 @@ class Rollouts(Section):
 
 
 class Replay(Section):
-    """Turns of past episodes, for algorithms that learn from them again and again."""
+    """Past episodes, for algorithms that learn from them again and again."""
 
     every: PositiveInt = 1
     """Steps between collections of rollouts.prompts x rollouts.group episodes."""
     capacity: PositiveInt = 100_000
-    """Turns kept; the oldest leave first."""
+    """Turns kept; the oldest episodes leave first."""
+    newest: Fraction = 0.0
+    """Share of each draw that is taken from the episodes of the latest collection; the rest from all."""

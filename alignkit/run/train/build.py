@@ -136,7 +136,9 @@ def load_other(recipe: Recipe, key: str, path: str, load: Load = load_policy) ->
         return load(section, seed=recipe.seed, beside=beside(recipe))
 
 
-def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int, load: Load = load_policy) -> nn.Module:
+def build_critic(
+    recipe: Recipe, stage: Stage, policy: Policy, heads: int, load: Load = load_policy, *, scored: int = 0
+) -> nn.Module:
     """A critic of its own: `critic.path`, else a copy of the policy as it is now, with a fresh value head.
 
     From the folder of a reward model of one number, a critic of one value takes the head, too: it begins as the score.
@@ -149,7 +151,7 @@ def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int, load:
     else:
         model = copied(policy.model)
     freeze_words(base_model(model))
-    add_value_head(model, heads, seed=child(recipe.seed, stage.name))
+    add_value_head(model, heads, seed=child(recipe.seed, stage.name), scored=scored)
     if path and is_reward_model(folder := Path(locate(path, beside(recipe)))):
         adopt_value(model, folder)
     return on(model, next(policy.model.parameters()).device)
