@@ -15,11 +15,11 @@ import typer
 
 from alignkit.cli.output import JsonOption, print_json
 from alignkit.errors import AlignkitError, ContentError, RecipeError
-from alignkit.recipe.lookup.find import find, list_content
+from alignkit.recipe.lookup.editor_line import with_editor_line
+from alignkit.recipe.lookup.find import find
+from alignkit.recipe.lookup.methods import methods
 from alignkit.recipe.read import read_recipe
 
-MARK = "model.path=MODEL"
-"""In the command of a recipe that leaves the model to the command line."""
 TEN_TIMES = re.compile(r"(?m)^  lr: \S+  # with model\.lora\.rank=16 .*?optimizer\.lr=([^)]+)\).*$")
 
 
@@ -50,18 +50,13 @@ def init(
     rank = lora if lora is not None else _rank(_asked(None, "LoRA rank", "0 trains all weights", "16"))
     settings |= {"model.lora.rank": str(rank)} if rank else {}
     settings["launch"] = _asked(launch, "Launch profile", "of `alignkit ls launch`; empty: this process alone", "")
-    written = filled(text, {key: value for key, value in settings.items() if value}, file)
+    written = filled(with_editor_line(text, file), {key: value for key, value in settings.items() if value}, file)
     _checked(written, file)
     file.write_text(written, encoding="utf-8")
     if as_json:
         print_json({"recipe": str(file), "method": method, "settings": settings})
     else:
         typer.echo(f"wrote {file}; next: alignkit check {file}, then alignkit train {file}")
-
-
-def methods() -> list[str]:
-    """The recipes that leave model and data open."""
-    return [found.name for found in list_content("recipes") if found.is_shipped and MARK in found.path.read_text()]
 
 
 def filled(text: str, settings: Mapping[str, str], file: Path) -> str:

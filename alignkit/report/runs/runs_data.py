@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,7 +13,16 @@ from typing import Any
 from alignkit.errors import ContentError
 from alignkit.evaluate.results.compare import first_difference
 from alignkit.report.chart import COLOURS
-from alignkit.report.run_data import RunData, health_summary, metric_names, read_run, series, status, total_steps, versions
+from alignkit.report.run_data import (
+    RunData,
+    health_summary,
+    metric_names,
+    read_run,
+    series,
+    status,
+    total_steps,
+    versions,
+)
 from alignkit.report.runs.recipes import differences, same_recipe
 from alignkit.report.runs.verdicts import Scored, Verdict, item_scores, verdicts
 
@@ -45,8 +54,8 @@ def runs_data(folders: Sequence[Path], *, seed: int = 0) -> Data:
         "kind": "runs",
         "runs": [_run(names[i], LETTERS[g], runs[i]) for g, members in enumerate(groups) for i in members],
         "recipes": [
-            {"letter": LETTERS[g], "name": _group_name([names[i] for i in members]), "runs": [names[i] for i in members]}
-            for g, members in enumerate(groups)
+            {"letter": LETTERS[g], "name": _group_name(own), "runs": own}
+            for g, own in enumerate([[names[i] for i in members] for members in groups])
         ],
         "differences": [asdict(row) for row in differences(recipes) if row.key != "seed"],
         "metrics": _metrics(runs, groups),
@@ -83,7 +92,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _group_name(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
-    common = re.sub(r"[-_./ \d]*(seed|s)?[-_./ ]*$", "", os.path.commonprefix(list(names)))
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    common = re.sub(r"[-_./ \d]*(seed|s)?[-_./ ]*$", "", "".join(letters[0] for letters in same))
     return f"{common or names[0]} ({len(names)} runs)"
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about several runs: verdicts, what their recipes differ in, their curves over another."""
+"""One self-contained HTML page about several runs: verdicts, what their recipes differ in, curves over one another."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Verdict:
 
 
 def verdicts(recipes: Sequence[Scored], causes: Mapping[tuple[str, str], str], *, seed: int = 0) -> list[Verdict]:
-    """Every pair of recipes, all of them one family by Holm's method. causes: of the pairs that must not be compared."""
+    """Every pair of recipes, all of them one family by Holm's method. causes: of pairs that must not be compared."""
     found = [_pair(*pair, causes.get((pair[0].name, pair[1].name), ""), seed) for pair in combinations(recipes, 2)]
     tested = [verdict.comparison for verdict in found if verdict.comparison]
     if len(tested) > 1:
@@ -95,9 +95,7 @@ def _pair(first: Scored, second: Scored, cause: str, seed: int) -> Verdict:
         counts = f"{repeats.seeds[0]}" if repeats.paired else f"{repeats.seeds[0]} and {repeats.seeds[1]}"
         comparison = _with_seeds(comparison, repeats, f"{comparison.test} over tasks and {over} over {counts} seeds")
     left_out = len(sides[0].keys() | sides[1].keys()) - len(shared)
-    return Verdict(
-        first=first.name, second=second.name, comparison=comparison, repeats=repeats, left_out=left_out
-    )
+    return Verdict(first=first.name, second=second.name, comparison=comparison, repeats=repeats, left_out=left_out)
 
 
 def _with_seeds(comparison: Comparison, repeats: Repeats, test: str) -> Comparison:
