@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignkit.cli.data import data
 from alignkit.cli.device_memory import check_device
 from alignkit.cli.output import JsonOption, OverridesArgument, print_json
 from alignkit.errors import AlignkitError, RecipeError
@@ -15,9 +16,10 @@ from alignkit.recipe.explain import batch_equation
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.read import read_recipe, recipe_hash, resolve_algorithm
 from alignkit.recipe.rules import DATA_SUFFIXES
-from alignkit.run.check.preflight_rows import marked, named
+from alignkit.run.check.preflight_rows import named
 
 if TYPE_CHECKING:
+    from alignkit.data.look.spans import Sequenced
     from alignkit.recipe.schema import Recipe
     from alignkit.run.check.preflight import Lengths, Preflight
     from alignkit.run.check.preflight_rows import Learnt
@@ -38,6 +40,7 @@ def check(
         str | None, typer.Option(help="With --device: the launch profile; default, the recipe's.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows to render and grade, spread over the data.")] = 200,
+    html: Annotated[Path | None, typer.Option(help="Write a row of each stage as a page, learnt tokens green.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes and stop.")] = False,
     settings: Annotated[bool, typer.Option("--settings", help="Print every setting as Markdown and stop.")] = False,
     as_json: JsonOption = False,
@@ -48,17 +51,17 @@ def check(
     elif target is None:
         raise AlignkitError("check what? Give a recipe or a data file (`alignkit ls recipes` lists shipped recipes)")
     elif _is_data(target):
-        _check_data(target, rows=rows, as_json=as_json)
+        data(target, overrides, rows=rows, html=html, as_json=as_json)
     elif device is not None:
         check_device(target, overrides or [], device, launch, as_json=as_json)
     elif no_code:
         _check_without_code(target, overrides or [], as_json=as_json)
     else:
-        _check_recipe(target, overrides or [], quick=quick, rows=rows, as_json=as_json)
+        _check_recipe(target, overrides or [], quick=quick, rows=rows, html=html, as_json=as_json)
 
 
 def _is_data(target: str) -> bool:
-    """Whether rows are meant; a plain .json file is a resolved recipe."""
+    """Whether rows are meant, for which `alignkit data` is the verb; a plain .json file is a resolved recipe."""
     from alignkit.data.rows import is_saved
 
     if target.startswith(("hub:", "generator:")) or ".py:" in target or is_saved(Path(target)):
@@ -75,7 +78,9 @@ def _print_settings(*, as_markdown: bool) -> None:
         print_json(recipe_json_schema())
 
 
-def _check_recipe(target: str, overrides: list[str], *, quick: bool, rows: int, as_json: bool) -> None:
+def _check_recipe(
+    target: str, overrides: list[str], *, quick: bool, rows: int, html: Path | None, as_json: bool
+) -> None:
     try:
         recipe = read_recipe(target, overrides)
         if not quick:
@@ -91,6 +96,7 @@ def _check_recipe(target: str, overrides: list[str], *, quick: bool, rows: int, 
     if not as_json:
         for stage in result["stages"]:
             typer.echo(f"stage {stage['name']}: {stage['algorithm']}\n  {stage['batch_text']}")
+    examples: list[tuple[str, list[Sequenced]]] = []
     if not quick:
         from alignkit.run.check.preflight import preflight
 
@@ -98,9 +104,14 @@ def _check_recipe(target: str, overrides: list[str], *, quick: bool, rows: int, 
             found = preflight(recipe, stage, rows=rows)
             summary["preflight"] = asdict(found)
             result["problems"] += found.problems
+            examples.append((found.stage, found.example))
             if not as_json:
                 _print_preflight(found)
     result["ok"] = not result["problems"]
+    if html is not None:
+        from alignkit.run.look.page import write_rows_page
+
+        write_rows_page(html, target, examples)
     if as_json:
         print_json(result)
     else:
@@ -141,7 +152,7 @@ def _print_preflight(found: Preflight) -> None:
         typer.echo(f"  {found.compared.lengths}; {found.compared.truncated} rows truncated")
         for reason, count in found.compared.left_out.items():
             typer.echo(f"    {count} left out with {reason}")
-        typer.echo(f"    one row, what is learnt from between ⟦ and ⟧: {marked(found.compared.example)}")
+        _print_example(found.compared.example)
     if found.learnt is not None:
         _print_learnt(found.learnt)
     stops = ", ".join(f"{stop.text} ({stop.id}: {', '.join(stop.named_by)})" for stop in found.stops)
@@ -168,8 +179,15 @@ def _print_learnt(learnt: Learnt) -> None:
     )
     if learnt.without:
         typer.echo(f"    {len(learnt.without)} rows without a learnt token: {named(learnt.without)}")
-    if learnt.example:
-        typer.echo(f"    one row, what is learnt between ⟦ and ⟧: {marked(learnt.example)}")
+    _print_example(learnt.example)
+
+
+def _print_example(example: list[Sequenced]) -> None:
+    if example:
+        from alignkit.cli.painted import LEGEND, print_sequences
+
+        typer.echo(f"    one row ({LEGEND}):")
+        print_sequences(example, indent="      ")
 
 
 def _lengths_text(lengths: Lengths) -> str:
@@ -179,27 +197,3 @@ def _lengths_text(lengths: Lengths) -> str:
 
 def _number(mean: float | None) -> str:
     return "none" if mean is None else f"{mean:.3f}"
-
-
-def _check_data(source: str, *, rows: int, as_json: bool) -> None:
-    from alignkit.data.sources import load_tasks
-    from alignkit.recipe.schema import Data
-
-    tasks = load_tasks(Data(source=source, limit=None), seed=0, beside=Path())
-    sample = tasks[:rows]
-    columns = sorted({name for task in sample for name in task.columns})
-    result = {
-        "ok": True,
-        "source": source,
-        "tasks": len(tasks),
-        "chat": sum(task.messages is not None for task in sample),
-        "with_reference": sum(task.reference is not None for task in sample),
-        "rows_read": len(sample),
-        "columns": columns,
-    }
-    if as_json:
-        print_json(result)
-        return
-    typer.echo(f"{source}: {result['tasks']:,} tasks")
-    typer.echo(f"  of the first {len(sample)}: {result['chat']} chats, {result['with_reference']} with a reference")
-    typer.echo(f"  other columns: {', '.join(columns) or 'none'}")

@@ -15,11 +15,10 @@ import typer
 
 from alignkit.cli.output import JsonOption, print_json
 from alignkit.errors import AlignkitError, ContentError, RecipeError
-from alignkit.recipe.lookup.find import find, list_content
+from alignkit.recipe.lookup.find import find
+from alignkit.recipe.lookup.methods import methods
 from alignkit.recipe.read import read_recipe
 
-MARK = "model.path=MODEL"
-"""In the command of a recipe that leaves the model to the command line."""
 TEN_TIMES = re.compile(r"(?m)^  lr: \S+  # with model\.lora\.rank=16 .*?optimizer\.lr=([^)]+)\).*$")
 
 
@@ -57,11 +56,6 @@ def init(
         print_json({"recipe": str(file), "method": method, "settings": settings})
     else:
         typer.echo(f"wrote {file}; next: alignkit check {file}, then alignkit train {file}")
-
-
-def methods() -> list[str]:
-    """The recipes that leave model and data open."""
-    return [found.name for found in list_content("recipes") if found.is_shipped and MARK in found.path.read_text()]
 
 
 def filled(text: str, settings: Mapping[str, str], file: Path) -> str:

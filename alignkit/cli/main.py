@@ -17,6 +17,7 @@ from alignkit.cli.chat import chat
 from alignkit.cli.check import check
 from alignkit.cli.compare import compare
 from alignkit.cli.cp import cp
+from alignkit.cli.data import data
 from alignkit.cli.doctor import doctor
 from alignkit.cli.eval import evaluate
 from alignkit.cli.explain import explain
@@ -130,6 +131,7 @@ def build() -> typer.Typer:
         init,
         train,
         check,
+        data,
         explain,
         ls,
         cp,

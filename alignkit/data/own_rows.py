@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ OURS = ("seed", "split")
 CURE = "return (or yield) one dictionary for each row, by the names of its columns"
 
 
-def make_own_rows(found: Found, data: Data, *, seed: int) -> list[Row]:
-    """The first `data.limit` rows of the function (default: all of them).
+def make_own_rows(found: Found, data: Data, *, seed: int) -> Iterator[Row]:
+    """The rows of the function, one after another as they are asked for.
 
     The function gets `data.options`, and `seed` and `split` where it has arguments of these names.
     Raises ContentError when the file cannot be imported, DataError when the function does not take the options, raises,
@@ -28,15 +27,14 @@ def make_own_rows(found: Found, data: Data, *, seed: int) -> list[Row]:
     if not callable(function):
         raise DataError(f"{data.source}: is {type(function).__name__}, not a function; {CURE}")
     arguments = _arguments(function, data, seed)
-    rows: list[Row] = []
+    number = 0
     for number, row in enumerate(_guarded(function, arguments, data), start=1):
         where = f"{data.source} row {number}"
         if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row):
             raise DataError(f"{where}: is {type(row).__name__} {str(row)[:40]!r}; {CURE}")
-        rows.append(Row(where, dict(row)))
-    if not rows:
+        yield Row(where, dict(row))
+    if not number:
         raise DataError(f"{data.source}: made no rows for split '{data.split}'; wanted at least one")
-    return rows
 
 
 def _arguments(function: Any, data: Data, seed: int) -> dict[str, Any]:
@@ -66,7 +64,7 @@ def _guarded(function: Any, arguments: dict[str, Any], data: Data) -> Iterator[A
         made = function(**arguments)
         if isinstance(made, str | bytes | Mapping) or not isinstance(made, Iterable):
             raise DataError(f"{data.source}: gives {type(made).__name__} {str(made)[:40]!r}; {CURE}")
-        yield from islice(made, data.limit)
+        yield from made
     except DataError:
         raise
     except Exception as error:  # a user's function may raise anything

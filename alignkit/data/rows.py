@@ -18,6 +18,7 @@ from alignkit.errors import DataError, first_line, on_one_line
 
 ONE_SPLIT, SPLITS = "state.json", "dataset_dict.json"  # what datasets.save_to_disk leaves in a folder
 LONGEST_FIELD = 2**31 - 1
+SAVED_ROWS = 1000  # of a saved dataset, in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,12 @@ class Row:
 
 
 def read_rows(path: Path, limit: int | None = None, *, split: str = "train") -> list[Row]:
-    """The first `limit` rows (default: all) of a .jsonl, .json, .csv or .tsv file (each also .gz), a .parquet file, or
+    """The first `limit` rows (default: all), as `iterate_rows` gives them."""
+    return list(islice(iterate_rows(path, split=split), limit))
+
+
+def iterate_rows(path: Path, *, split: str = "train") -> Iterator[Row]:
+    """The rows, read as they are asked for, of a .jsonl, .json, .csv or .tsv file (each also .gz), a .parquet file, or
     a folder that `datasets.save_to_disk` wrote; of a folder with several splits, those of `split`.
 
     Text is UTF-8, with or without a byte-order mark; blank lines are left out.
@@ -41,17 +47,19 @@ def read_rows(path: Path, limit: int | None = None, *, split: str = "train") -> 
     if reader is None:
         wanted = " ".join(suffix for suffixes in READERS for suffix in suffixes)
         raise DataError(f"{path}: unknown kind of file; wanted one of {wanted}, or a folder of datasets.save_to_disk")
+    empty = True
     try:
-        rows = list(islice(reader(path), limit))
+        for row in reader(path):
+            empty = False
+            yield row
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: the gzip file is damaged or cut off ({error}); fetch it again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not rows:
+    if empty:
         raise DataError(f"{path}: has no rows; wanted at least one")
-    return rows
 
 
 def is_saved(path: Path) -> bool:
@@ -209,8 +217,11 @@ def _saved(path: Path, *, split: str) -> Iterator[Row]:
         if split not in dataset:
             raise DataError(f"{path}: has no split '{split}'; set data.split to one of {', '.join(map(str, dataset))}")
         dataset = dataset[split]
-    for number, columns in enumerate(dataset.to_list(), start=1):
-        yield Row(f"{path} row {number}", columns)
+    number = 0
+    for table in dataset.with_format("arrow").iter(batch_size=SAVED_ROWS):
+        for columns in table.to_pylist():
+            number += 1
+            yield Row(f"{path} row {number}", columns)
 
 
 READERS: dict[tuple[str, ...], Callable[[Path], Iterator[Row]]] = {

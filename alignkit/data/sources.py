@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from alignkit.data.generators import generate
 from alignkit.data.own_rows import make_own_rows
 from alignkit.data.paths import reach
-from alignkit.data.rows import Row, read_rows
+from alignkit.data.rows import Row, iterate_rows
 from alignkit.data.tasks import make_task
 from alignkit.errors import DataError, on_one_line
 from alignkit.recipe.lookup.data_file import data_file, data_folders
@@ -36,8 +37,8 @@ def load_tasks(data: Data, *, seed: int, beside: Path | None = None) -> list[Tas
         raise DataError("data.system is given but data.chat is false; put it into data.template instead")
     if data.mixture:
         return _mixed(data, seed, beside)
-    source, rows = _rows(data, seed, beside)
-    rows = _levelled(rows[: data.limit])
+    source, rows = iterate_source(data, seed=seed, beside=beside)
+    rows = levelled(list(islice(rows, data.limit)))
     elsewhere = cache(lambda path: any(_reaches(row, path) for row in rows))
     tasks = [make_task(row, data, source=source, number=number, elsewhere=elsewhere) for number, row in enumerate(rows)]
     if "id" in data.columns:
@@ -69,8 +70,11 @@ def _mixed(data: Data, seed: int, beside: Path | None) -> list[Task]:
     return tasks
 
 
-def _rows(data: Data, seed: int, beside: Path | None) -> tuple[str, list[Row]]:
-    """(what the ids of tasks begin with, the rows)."""
+def iterate_source(data: Data, *, seed: int, beside: Path | None) -> tuple[str, Iterator[Row]]:
+    """(what the ids of tasks begin with, the rows of a source that is no mixture, read as they are asked for).
+
+    `data.limit` is left to the caller. Raises as `load_tasks`, some of it only as rows are asked for.
+    """
     kind, _, name = data.source.partition(":")
     if kind == "generator":
         return f"{data.source}:{data.split}", _generated(name, data, seed)
@@ -82,7 +86,7 @@ def _rows(data: Data, seed: int, beside: Path | None) -> tuple[str, list[Row]]:
     return data.source, _from_file(data, beside)
 
 
-def _levelled(rows: list[Row]) -> list[Row]:
+def levelled(rows: list[Row]) -> list[Row]:
     """The rows with the same columns each: what a row of JSON leaves out is null, as it is in a table."""
     names = dict.fromkeys(name for row in rows for name in row.columns)
     if all(len(row.columns) == len(names) for row in rows):
@@ -97,23 +101,23 @@ def _reaches(row: Row, path: str) -> bool:
         return False
 
 
-def _generated(name: str, data: Data, seed: int) -> list[Row]:
+def _generated(name: str, data: Data, seed: int) -> Iterator[Row]:
     rows = generate(name, data.options, split=data.split, seed=seed)
-    return [Row(f"{data.source} row {number}", columns) for number, columns in enumerate(rows, start=1)]
+    return (Row(f"{data.source} row {number}", columns) for number, columns in enumerate(rows, start=1))
 
 
-def _from_file(data: Data, beside: Path | None) -> list[Row]:
+def _from_file(data: Data, beside: Path | None) -> Iterator[Row]:
     if data.options or data.revision:
         raise DataError(f"{data.source}: data.options and data.revision are for generators and hub datasets; remove")
     path = data_file(data.source, beside)
     if path is None:
         looked = ", ".join(str(folder.resolve()) for folder in data_folders(beside))
         raise DataError(f"{data.source}: no such file in {looked}; fetch it, or set ALIGNKIT_DATA to its folder")
-    return read_rows(path, data.limit, split=data.split)
+    return iterate_rows(path, split=data.split)
 
 
 @lent(FOR_THE_HUB)
-def _from_hub(name: str, data: Data) -> tuple[str, list[Row]]:
+def _from_hub(name: str, data: Data) -> tuple[str, Iterator[Row]]:
     """The dataset's rows, and its name with the commit that was really loaded."""
     from datasets import load_dataset
 
@@ -131,7 +135,7 @@ def _from_hub(name: str, data: Data) -> tuple[str, list[Row]]:
     commit = re.search(r"@([0-9a-f]{40})/", checksums)
     revision = commit[1] if commit else data.revision or "main"
     source = f"{data.source}@{revision}:{data.split}"
-    return source, [Row(f"{source} row {number}", row) for number, row in enumerate(dataset.to_list(), start=1)]
+    return source, (Row(f"{source} row {number}", row) for number, row in enumerate(dataset.to_list(), start=1))
 
 
 def _check_unique(tasks: Sequence[Task], rows: Sequence[Row]) -> None:

@@ -11,7 +11,13 @@ from alignkit.errors import ContentError, RecipeError, first_line
 from alignkit.models.device_type import default_device
 from alignkit.models.encoder import Encoder, is_encoder
 from alignkit.models.experts import follow_autocast
-from alignkit.models.quantized import bitsandbytes_settings, check_quantizable, compute_by_autocast, scales
+from alignkit.models.quantized import (
+    bitsandbytes_settings,
+    check_device,
+    check_quantizable,
+    compute_by_autocast,
+    scales,
+)
 from alignkit.models.tokenizer import recognise
 from alignkit.models.weights import whole
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
@@ -47,8 +53,9 @@ def load_pretrained(path: str, revision: str | None = None, quantization: str | 
         reads_only = is_encoder(config)
         if quantization is not None:
             check_quantizable(path, config, reads_only)
-            options["quantization_config"] = bitsandbytes_settings(quantization, default_device())
+            options["quantization_config"] = bitsandbytes_settings(quantization)
             options["device_map"] = {"": default_device()}
+            check_device(quantization, default_device())
         auto: Any = AutoModel if reads_only else AutoModelForCausalLM
         loaded: Any = auto.from_pretrained(
             path,

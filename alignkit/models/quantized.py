@@ -19,15 +19,21 @@ if TYPE_CHECKING:
 KEY = "model.quantization"
 
 
-def bitsandbytes_settings(kind: str, device: str) -> Any:
+def bitsandbytes_settings(kind: str) -> Any:
     """transformers' settings for reading a base in 4 bits of that kind ("nf4").
 
-    Raises RecipeError where bitsandbytes is not installed, or cannot quantise on the device.
+    Raises RecipeError where bitsandbytes is not installed.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise RecipeError(f"{KEY}: {kind} needs the package bitsandbytes; run: pip install bitsandbytes")
-    import torch
     from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=True)
+
+
+def check_device(kind: str, device: str) -> None:
+    """Raises RecipeError where bitsandbytes cannot quantise on the device."""
+    import torch
 
     try:
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -36,7 +42,6 @@ def bitsandbytes_settings(kind: str, device: str) -> Any:
     except Exception as error:  # a library that was built for other machines raises anything
         problem = f"bitsandbytes cannot quantise on {device} here ({on_one_line(error)})"
         raise RecipeError(f"{KEY}: {problem}; remove it to hold the base in model.dtype") from error
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=True)
 
 
 def check_quantizable(path: str, config: Any, reads_only: bool) -> None:

@@ -26,7 +26,8 @@ def recipe_json_schema() -> dict[str, Any]:
     properties = schema["properties"]
     del properties["file"]
     properties |= {name: stage["properties"][name] for name in STAGE_SECTIONS} | {"algorithm": algorithm}
-    properties["extends"] = {"type": "string", "description": "Name or path of a recipe that this one is laid over."}
+    name = {"type": "string", "description": "Name or path of a recipe that this one is laid over."}
+    properties["extends"] = {"anyOf": [name, {"type": "array", "items": name}]}
     schema.pop("required", None)
     schema["title"] = "alignkit recipe"
     return schema

@@ -24,3 +24,12 @@ def one_line(text: str, *, limit: int = 2000) -> str:
         shown = "\ufffd" if category in ("Cc", "Cf", "Cs", "Cn", "Co") else character
         cleaned.append(_SIGNS.get(character, shown))
     return "".join(cleaned) + ("…" if len(text) > limit else "")
+
+
+def cut_middle(text: str, limit: int) -> str:
+    """The text; of a longer one `limit` characters, four fifths from its start, and how many are left out between."""
+    if len(text) <= limit:
+        return text
+    head = limit * 4 // 5
+    tail = limit - head
+    return f"{text[:head]}\n[... {len(text) - limit:,} characters left out ...]\n{text[-tail:]}"

@@ -15,6 +15,7 @@ from alignkit.errors import DataError
 from alignkit.evaluate.results.before_after import Comparison, compare_results, task_scores
 from alignkit.evaluate.statistics.statistics import Interval, wilson_interval
 from alignkit.report.chart import line_chart, short_number, stacked_chart
+from alignkit.report.clean_text import cut_middle
 from alignkit.report.run_data import (
     RunData,
     flipped,
@@ -22,6 +23,7 @@ from alignkit.report.run_data import (
     metric_names,
     read_run,
     series,
+    spelled_out,
     status,
     total_steps,
     versions,
@@ -31,9 +33,9 @@ from alignkit.run_folder import json_lines
 from alignkit.run_folder.names import meaning
 from alignkit.types.files import write_atomically
 
-TEXT_HEAD, TEXT_TAIL = 1600, 400  # characters shown of a long text
+TEXT_SHOWN = 2000  # characters of a long text
 
-CHARTS = (
+CHARTS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("Reward", ("reward/mean",), False),
     ("Held-out accuracy", ("eval/accuracy",), False),
     ("Loss", ("loss/policy", "loss/reward"), False),
@@ -46,6 +48,11 @@ CHARTS = (
         ("rollout/truncated_frac", "rollout/zero_spread_frac", "reward/unscorable_frac", "policy/clip_frac"),
         False,
     ),
+    ("Turns of an episode", ("rollout/turns_mean",), False),
+    ("How episodes end, shares", ("rollout/end/",), False),
+    ("Faults of rewards and environments", ("reward/fault/",), False),
+    ("Tool calls that failed", ("tools/fault/",), False),
+    ("Errors of utterance critics", ("critic/q_error", "critic/v_error"), True),
     ("Canary gap after sync, nats", ("sync/canary_gap",), False),
     ("Learning rate", ("optim/lr",), False),
 )
@@ -80,6 +87,7 @@ def render(run: RunData) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters.update(shown=shown, number=short_number, clock=_clock, duration=duration)
+    environment.tests["in_turns"] = lambda name, turns: any(turn.get(name) is not None for turn in turns)
     comparison, notes = _before_after(run)
     return environment.get_template("report.html.j2").render(
         title=run.path.resolve().name,
@@ -103,10 +111,7 @@ def render(run: RunData) -> str:
 
 def shown(text: object) -> str:
     """Text as far as it is shown: control characters made visible, the middle of a long one left out and counted."""
-    whole = str(text)
-    if len(whole) > TEXT_HEAD + TEXT_TAIL:
-        left_out = len(whole) - TEXT_HEAD - TEXT_TAIL
-        whole = f"{whole[:TEXT_HEAD]}\n[... {left_out:,} characters left out ...]\n{whole[-TEXT_TAIL:]}"
+    whole = cut_middle(str(text), TEXT_SHOWN)
     return "".join(
         character if character in "\n\t" or (character.isprintable() or character.isspace()) else "\ufffd"
         for character in whole
@@ -145,6 +150,8 @@ def _summary(run: RunData) -> list[tuple[str, str]]:
         tiles.append(("model", str(path or "built from nothing")))
     if rewards:
         tiles.append(("mean reward, first to last step", f"{rewards[0][1]:.3f} → {rewards[-1][1]:.3f}"))
+    if run.metrics and (written := _clock(run.metrics[-1].get("time/clock_s"))):
+        tiles.append(("last step written", written))
     seconds = [value for _, value in series(run.metrics, "time/step_s")]
     if seconds:
         tiles.append(("time in steps", duration(sum(seconds))))
@@ -172,7 +179,8 @@ def _evaluation_row(record: Mapping[str, Any]) -> dict[str, Any]:
 def _charts(run: RunData) -> list[Chart]:
     charts = []
     for title, names, log in CHARTS:
-        lines = {name: points for name in names if (points := series(run.metrics, name))}
+        known = spelled_out(run.metrics, names)
+        lines = {name: points for name in known if (points := series(run.metrics, name))}
         if title == "Held-out accuracy":
             rows = [_evaluation_row(record) for record in run.evaluations]
             points = [(float(row["step"]), row["accuracy"]) for row in rows if row["accuracy"] is not None]

@@ -38,6 +38,7 @@ class Section:
     warnings: Sequence[str] = ()
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = field(default_factory=tuple)
+    markup: Sequence[Markup] = ()
 
 
 def write_page(path: Path, title: str, tiles: Sequence[tuple[str, str]], sections: Sequence[Section]) -> None:

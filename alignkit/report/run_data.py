@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from alignkit.errors import first_line
 from alignkit.run_folder import json_lines
 from alignkit.run_folder.run_folder import RECIPE, step_of
+from alignkit.types.rollout import EpisodeEnd
 
 EXAMPLES = 3
-ROLLOUT_COLUMNS = ("step", "task_id", "prompt", "completion", "reward", "parts", "fault", "stop", "completion_tokens")
+ROLLOUT_COLUMNS = (
+    *("step", "task_id", "prompt", "completion", "turns", "reward", "parts", "fault", "stop", "completion_tokens"),
+    *("policy_version", "advantage"),
+)
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Completions of one step: best and worst by reward, and some that could not be scored."""
+    """Completions of one step: best and worst by reward, and some that could not be scored.
+
+    environments: of each one what became of its episodes; none where completions are answers.
+    """
 
     step: int
     best: list[Row]
     worst: list[Row]
     unscored: list[Row]
+    environments: list[Row] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,6 +86,12 @@ def series(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float,
 def metric_names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """All metric names, in order of first appearance."""
     return [name for name in dict.fromkeys(name for record in metrics for name in record) if "/" in name]
+
+
+def spelled_out(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """The names, with those that begin so in the place of one that ends in a slash."""
+    known = metric_names(metrics)
+    return [one for name in names for one in ([n for n in known if n.startswith(name)] if name[-1] == "/" else [name])]
 
 
 def health_summary(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -163,11 +179,35 @@ def _examples(file: Path) -> Examples:
     import pyarrow.parquet as parquet
 
     rows = parquet.read_table(file, columns=list(ROLLOUT_COLUMNS)).to_pylist()
+    for row in rows:
+        row["turns"] = json.loads(row["turns"]) if row["turns"] else []
     scored = sorted((row for row in rows if row["reward"] is not None), key=lambda row: -row["reward"])
     best = scored[:EXAMPLES]
     worst = scored[max(len(best), len(scored) - EXAMPLES) :][::-1]
     unscored = [row for row in rows if row["reward"] is None][:EXAMPLES]
-    return Examples(step=step_of(file), best=best, worst=worst, unscored=unscored)
+    return Examples(step=step_of(file), best=best, worst=worst, unscored=unscored, environments=_environments(rows))
+
+
+def _environments(rows: Sequence[Row]) -> list[Row]:
+    """Of each source of episodes: their number, mean return and turns, how they ended, what failed."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["turns"] or row["stop"] in [str(end) for end in EpisodeEnd]:
+            found.setdefault(row["task_id"].rpartition("/")[0] or row["task_id"], []).append(row)
+    return [
+        {
+            "name": name,
+            "episodes": len(own),
+            "return": fmean(paid) if (paid := [row["reward"] for row in own if row["reward"] is not None]) else None,
+            "turns": fmean(len(row["turns"]) for row in own),
+            "ends": Counter(row["stop"] for row in own).most_common(),
+            "faults": Counter(row["fault"].partition(":")[0] for row in own if row["fault"]).most_common(),
+            "tool_faults": Counter(
+                fault for row in own for turn in row["turns"] for fault in turn.get("tool_faults") or ()
+            ).most_common(),
+        }
+        for name, own in found.items()
+    ]
 
 
 def _read_lines(path: Path, missing: list[str], absent: str) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 PHASES = ("sample", "score", "logprobs", "update", "sync")
 SPARKS = "▁▂▃▄▅▆▇█"
-SAMPLES_SHOWN = 3
+SAMPLES_SHOWN, TURNS_SHOWN = 3, 6
+TURN_NUMBERS = ("reward", "q", "v", "advantage")
 FIELDS = (
     ("reward", "reward/mean", "{:.3f}"),
     ("loss", "loss/policy", "{:.4g}"),
@@ -33,6 +34,8 @@ FIELDS = (
     ("time", "time/step_s", "{:.1f} s"),
 )
 
+Conversation = Sequence[Mapping[str, Any]]
+"""An episode's turns as the column `turns` of the rollouts' table has them."""
 Record = Mapping[str, Any]
 """One line of metrics.jsonl: `step` (from 0), `stage`, and metrics by name; a metric may be missing or None."""
 
@@ -42,8 +45,14 @@ class Display(Protocol):
         """Before the first step; total: steps of the run; done: steps already behind it (after a resume)."""
         ...
 
-    def step(self, record: Record, samples: Sequence[Rollout] = (), lights: Sequence[Light] = ()) -> None:
-        """After a step."""
+    def step(
+        self,
+        record: Record,
+        samples: Sequence[Rollout] = (),
+        lights: Sequence[Light] = (),
+        turns: Sequence[Conversation] = (),
+    ) -> None:
+        """After a step. turns: of each sample that is an episode its turns, as the rollouts' table has them."""
         ...
 
     def message(self, text: str) -> None:
@@ -145,7 +154,13 @@ class PlainDisplay:
         self.total = total
         self.lines.write(f"{one_line(title)}: {total} steps" + (f", {done} already done" if done else ""))
 
-    def step(self, record: Record, samples: Sequence[Rollout] = (), lights: Sequence[Light] = ()) -> None:
+    def step(
+        self,
+        record: Record,
+        samples: Sequence[Rollout] = (),
+        lights: Sequence[Light] = (),
+        turns: Sequence[Conversation] = (),
+    ) -> None:
         self.lines.write(step_line(record, self.total))
         self.steps += 1
         for light in lights:
@@ -170,7 +185,13 @@ class JsonDisplay:
     def start(self, total: int, title: str, *, done: int = 0) -> None:
         self._write(event="start", title=title, total=total, done=done)
 
-    def step(self, record: Record, samples: Sequence[Rollout] = (), lights: Sequence[Light] = ()) -> None:
+    def step(
+        self,
+        record: Record,
+        samples: Sequence[Rollout] = (),
+        lights: Sequence[Light] = (),
+        turns: Sequence[Conversation] = (),
+    ) -> None:
         shown = [
             {"name": light.name, "level": light.level, "sentence": light.sentence, "advice": light.advice}
             for light in lights
@@ -205,6 +226,7 @@ class PanelDisplay:
         self.rewards: list[float] = []
         self.record: Record = {}
         self.samples: Sequence[Rollout] = ()
+        self.conversation: Conversation = ()
         self.lights: Sequence[Light] = ()
         self.note = ""
 
@@ -215,8 +237,15 @@ class PanelDisplay:
         self.live = Live(self.render(), console=self.console, auto_refresh=False)
         self._show(lambda live: live.start(refresh=True))
 
-    def step(self, record: Record, samples: Sequence[Rollout] = (), lights: Sequence[Light] = ()) -> None:
+    def step(
+        self,
+        record: Record,
+        samples: Sequence[Rollout] = (),
+        lights: Sequence[Light] = (),
+        turns: Sequence[Conversation] = (),
+    ) -> None:
         self.record, self.samples, self.lights = record, pick_samples(samples), lights
+        self.conversation = next((one for one in turns if one), ())
         self.stepped_at = self.clock()
         if record.get("reward/mean") is not None:
             self.rewards.append(record["reward/mean"])
@@ -241,6 +270,8 @@ class PanelDisplay:
         rows = [self._progress(), *self._numbers(), *_light_rows(self.lights)]
         if self.samples:
             rows.append(_sample_table(self.samples))
+        if self.conversation:
+            rows.append(_turn_table(self.conversation))
         if self.note:
             rows.append(_text(self.note, style="dim"))
         return Panel(Group(*rows), title=_text(self.title), border_style="blue", padding=(0, 1))
@@ -326,6 +357,24 @@ def _sample_table(samples: Sequence[Rollout]) -> Table:
         parts = score.parts if score else {}
         shown = "  ".join(f"{name} {'none' if part is None else f'{part:.2f}'}" for name, part in parts.items())
         table.add_row(_text(value), _text(shown), _text(_question(rollout)), _text(rollout.conversation))
+    return table
+
+
+def _turn_table(turns: Conversation) -> Table:
+    """The last turns of an episode with what was paid for each, and what critic and algorithm made of it."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    numbers = [name for name in TURN_NUMBERS if any(turn.get(name) is not None for turn in turns)]
+    table = Table(box=SIMPLE_HEAD, expand=True, padding=(0, 1))
+    table.add_column("turn", justify="right", width=4)
+    for name in numbers:
+        table.add_column(name, justify="right", width=9)
+    table.add_column("said", ratio=3)
+    table.add_column("answered", ratio=3)
+    for number, turn in list(enumerate(turns, start=1))[-TURNS_SHOWN:]:
+        values = ("" if turn.get(name) is None else f"{turn[name]:.3f}" for name in numbers)
+        table.add_row(f"{number}", *values, _text(turn["text"]), _text(turn.get("observation") or ""))
     return table
 
 

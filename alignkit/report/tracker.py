@@ -17,11 +17,14 @@ from typing import Any, Literal, Protocol
 
 from alignkit.errors import ContentError
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
-from alignkit.report.clean_text import one_line
+from alignkit.report.clean_text import cut_middle, one_line
+from alignkit.run_folder import json_lines
 from alignkit.types.files import make_folder, write_atomically
 
 SECRETS = rf"(WANDB|TRACKIO)_.*|{FOR_THE_HUB}"
-TABLE_COLUMNS = ("reward", "prompt", "completion")
+TABLE = ("step", "task", "reward", "parts", "advantage", "stop", "prompt", "completion")
+TABLE_ROWS, TABLE_LETTERS = 16, 2000
+"""Completions in a table; characters of a text in it, of which the middle is left out."""
 
 
 class Tracker(Protocol):
@@ -30,7 +33,7 @@ class Tracker(Protocol):
         ...
 
     def table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Sends some completions: rows with reward, prompt and completion."""
+        """Sends some completions: rows with the columns of TABLE, of which parts are numbers by name."""
         ...
 
     def close(self) -> None:
@@ -86,9 +89,10 @@ class TensorboardTracker:
         self.writer.flush()
 
     def table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        lines = ["| " + " | ".join(TABLE_COLUMNS) + " |", "| --- | --- | --- |"]
-        lines += ["| " + " | ".join(_cell(row.get(name)) for name in TABLE_COLUMNS) + " |" for row in rows]
+        lines = ["| " + " | ".join(TABLE) + " |", "|" + " --- |" * len(TABLE)]
+        lines += ["| " + " | ".join(_cell(value) for value in values) + " |" for values in map(_values, rows)]
         self.writer.add_text("completions", "\n".join(lines), step)
+        self.writer.flush()
 
     def close(self) -> None:
         self.writer.close()
@@ -109,8 +113,8 @@ class RunTracker:
         self.run.log(_known(metrics), step=step)
 
     def table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        data = [[row.get(name) for name in TABLE_COLUMNS] for row in rows]
-        self.run.log({"completions": self.library.Table(columns=list(TABLE_COLUMNS), data=data)}, step=step)
+        table = self.library.Table(columns=list(TABLE), data=[_values(row) for row in rows])
+        self.run.log({"completions": table}, step=step)
 
     def close(self) -> None:
         if not self.closed:
@@ -133,9 +137,24 @@ def _known(metrics: Mapping[str, float | int | None]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if value is not None and math.isfinite(value)}
 
 
-def _cell(value: Any) -> str:
+def _values(row: Mapping[str, Any]) -> list[float | str | None]:
+    """A row of the table. Of one kind in each column, which W&B asks for: numbers are floats, a number that is not
+    finite is None, parts are JSON."""
+    given = {**row, "parts": json_lines.dumps(row.get("parts") or {})}
+    return [_value(given.get(name)) for name in TABLE]
+
+
+def _value(value: Any) -> float | str | None:
+    if isinstance(value, int | float):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None else cut_middle(str(value), TABLE_LETTERS)
+
+
+def _cell(value: float | str | None) -> str:
     """Text for one cell of a Markdown table; backticks and pipes would end it."""
-    return one_line(str(value)).replace("|", "\\|").replace("`", "'").replace("<", "&lt;")
+    if isinstance(value, int | float):
+        return f"{value:.6g}"
+    return one_line(value or "").replace("|", "\\|").replace("`", "'").replace("<", "&lt;")
 
 
 def _load(module: str, extra: str) -> ModuleType:

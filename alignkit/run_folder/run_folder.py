@@ -16,9 +16,11 @@ from alignkit.run_folder import json_lines
 from alignkit.run_folder.cut import cut_files, cut_lines
 from alignkit.run_folder.light import Light
 from alignkit.run_folder.names import check_names
+from alignkit.run_folder.turn_value import TurnValue
 from alignkit.run_folder.versions import installed
 from alignkit.types.files import make_folder, write_atomically
 from alignkit.types.rollout import Rollout, Turn
+from alignkit.types.score import Fault
 from alignkit.types.task import Task, message_text
 
 RECIPE = "recipe.resolved.json"
@@ -114,15 +116,19 @@ class RunFolder:
         *,
         stage: str = "main",
         advantages: Sequence[float | None] | None = None,
+        turn_values: Mapping[int, Sequence[TurnValue]] | None = None,
     ) -> Path:
-        """Writes rollouts/<stage>-<step>.parquet, one row per rollout in order; `advantages` is one per rollout."""
+        """Writes rollouts/<stage>-<step>.parquet, one row per rollout in order.
+
+        advantages: one per rollout. turn_values: index of a rollout -> what the algorithm made of each of its turns.
+        """
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
         given = advantages if advantages is not None else [None] * len(rollouts)
         rows = [
-            {"stage": stage, "step": step, **_row(rollout), "advantage": advantage}
-            for rollout, advantage in zip(rollouts, given, strict=True)
+            {"stage": stage, "step": step, **_row(rollout, (turn_values or {}).get(index, ())), "advantage": advantage}
+            for index, (rollout, advantage) in enumerate(zip(rollouts, given, strict=True))
         ]
         schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
         buffer = pa.BufferOutputStream()
@@ -205,7 +211,7 @@ def _file_stem(stage: str, step: int) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', stage)}-{step:06d}"
 
 
-def _row(rollout: Rollout) -> dict[str, Any]:
+def _row(rollout: Rollout, values: Sequence[TurnValue]) -> dict[str, Any]:
     score = rollout.score
     fault = score.fault if score else None
     return {
@@ -214,21 +220,33 @@ def _row(rollout: Rollout) -> dict[str, Any]:
         "member": rollout.member,
         "prompt": _utf8(prompt_text(rollout.task)),
         "completion": _utf8(rollout.conversation),
-        "turns": json_lines.dumps([_turn(turn) for turn in rollout.turns]) if rollout.end else None,
+        "turns": json_lines.dumps(conversation(rollout, values)) if rollout.end else None,
         "prompt_tokens": len(rollout.turns[0].prompt_ids) if rollout.turns else 0,
         "completion_tokens": rollout.sampled_tokens,
         "stop": str(rollout.end or rollout.turns[-1].stop),
         "reward": score.value if score else None,
         "parts": json_lines.dumps(score.parts) if score else None,
-        "fault": _utf8(f"{fault.kind} in {fault.where}: {fault.message}".removesuffix(": ")) if fault else None,
+        "fault": _utf8(fault_text(fault)) if fault else None,
         "policy_version": rollout.policy_version,
         "adapter": rollout.adapter,
     }
 
 
+def fault_text(fault: Fault) -> str:
+    """Why a reward is absent, as the rollouts' table says it: `timeout in math_answer: no answer after 5 s`."""
+    return f"{fault.kind} in {fault.where}: {fault.message}".removesuffix(": ")
+
+
+def conversation(rollout: Rollout, values: Sequence[TurnValue] = ()) -> list[dict[str, Any]]:
+    """An episode's turns as the column `turns` has them. values: of its turns, in order, as far as they are known."""
+    told = [asdict(value) for value in values]
+    return [_turn(turn) | (told[number] if number < len(told) else {}) for number, turn in enumerate(rollout.turns)]
+
+
 def _turn(turn: Turn) -> dict[str, Any]:
     said = {"text": _utf8(turn.text), "reward": turn.reward, "observation": turn.observation}
-    return {**said, "tokens": len(turn.completion_ids), "stop": str(turn.stop)}
+    faults = {"tool_faults": list(turn.tool_faults)} if turn.tool_faults else {}
+    return {**said, "tokens": len(turn.completion_ids), "stop": str(turn.stop), **faults}
 
 
 def _utf8(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from alignkit.data.look.spans import runs
 from alignkit.data.offline.row_filter import RowFilter
 from alignkit.data.sources import load_tasks
 from alignkit.errors import EngineError
@@ -127,7 +128,7 @@ def test_the_source_of_data_tells_what_it_leaves_out_and_trains_towards_the_answ
     found = preflight(recipe, recipe.stages[0], rows=10).compared
     assert (found.kept, found.left_out) == (2, {"no majority": 1, "an empty completion": 1})
     assert found.lengths == "mean tokens of 4 completions 2.0"
-    assert [text for text, learnt in found.example if learnt] == ["2<eos>", "3<eos>"]
+    assert [run.text for one in found.example for run in runs(one.spans) if run.learnt] == ["2<eos>", "3<eos>"]
 
     kind = load(find("algorithms", str(tmp_path / "votes.py"))).source
     tasks = load_tasks(recipe.stages[0].data, seed=0, beside=tmp_path)

@@ -142,8 +142,8 @@ def test_checking_data_says_what_was_recognised(alignkit, folder):
     code, out, _ = alignkit("check", "d.jsonl", "--json")
     answer = json.loads(out)
     assert code == 0
-    assert (answer["tasks"], answer["with_reference"]) == (3, 2)
-    assert "topic" in answer["columns"]
+    assert (answer["tasks"], answer["balance"]["references"]) == (3, 2)
+    assert {one["name"]: one["taken_for"] for one in answer["columns"]}["topic"] == ["kept for rewards"]
     code, out, err = alignkit("check", "nothing.jsonl")
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1

@@ -161,8 +161,11 @@ def test_the_expert_earns_more_than_the_mixture_and_that_more_than_random_play(m
 
 
 def test_the_shelf_holds_environments_and_no_helper():
-    shelf = "car_dealer chess double_t_maze endgames garden guess_a_number guess_city guess_number maze text_nav"
-    assert [found.name for found in list_content("environments")] == [*shelf.split(), "twenty_questions", "wordle"]
+    shelf = (
+        "car_dealer chess double_t_maze endgames garden guess_a_number guess_city guess_number maze search_answer "
+        "text_nav twenty_questions wordle"
+    )
+    assert [found.name for found in list_content("environments")] == shelf.split()
 
 
 def test_a_users_environment_is_found_by_its_file_and_wrong_options_are_named(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alignkit.cli.init import methods
+from alignkit.recipe.lookup.methods import methods
 from alignkit.recipe.read import read_recipe
 from tests.unit.test_cli_verbs import alignkit, folder  # noqa: F401  fixtures
 

@@ -151,7 +151,7 @@ def test_check_shows_what_a_function_makes(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     (folder / "mine.py").write_text('def rows(seed):\n    return [{"text": "a"}, {"text": "b"}]\n')
     assert run(["check", "./mine.py:rows"]) == 0
-    assert "./mine.py:rows: 2 tasks" in capsys.readouterr().out
+    assert "./mine.py:rows: 2 rows" in capsys.readouterr().out
 
 
 def test_whole_texts_are_no_prompts_to_sample_answers_for():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from alignkit.data.look.spans import runs
 from alignkit.errors import DataError, RecipeError
 from alignkit.recipe.explain import explain_recipe
 from alignkit.recipe.read import read_recipe
@@ -60,13 +61,16 @@ def test_check_counts_what_cannot_be_learnt_from(recipe):
     resolved = read_recipe(recipe)
     found = preflight(resolved, resolved.stages[1], rows=50)
     assert found.compared is not None
-    assert asdict(found.compared) == {
+    told = asdict(found.compared)
+    texts = [[(run.text, run.learnt) for run in runs(one.spans)] for one in found.compared.example]
+    assert texts == [[("0+1=", False), ("1<eos>", True)], [("0<eos>", True)]]
+    assert [one.pop("caption") for one in told.pop("example")] == ["preferred", "rejected"]
+    assert told == {
         "kept": 8,
         "left_out": {"equal sides": 1, "an empty completion": 1},
         "truncated": 0,
         "lengths": "mean tokens of 8 chosen completions 2.0, of 8 rejected 2.0",
         "problem": None,
-        "example": [("0+1=", False), ("1<eos>", True), ("0<eos>", True)],
     }
     assert found.problems == []
     assert preflight(resolved, resolved.stages[0], rows=5).compared is None

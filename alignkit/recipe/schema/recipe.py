@@ -70,6 +70,8 @@ class Recipe(Section):
     health: Health = Health()
     tracker: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
     """Where metrics go besides metrics.jsonl."""
+    tracker_table_every: PositiveInt | None = 10
+    """Steps between the tables of completions that the tracker gets besides; null: none."""
     launch: str | None = None
     """Launch profile (`alignkit ls launch`) used when `--launch` is not given; null: this process alone."""
     file: Path | None = None

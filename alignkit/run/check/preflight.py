@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.data.look.spans import Sequenced, sequences
 from alignkit.errors import ContentError, DataError, first_line
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
 from alignkit.recipe.read import resolve_algorithm
-from alignkit.run.check.preflight_rows import Learnt, Repeats, learnt_of, offline_example, repeats_of, stops_of
+from alignkit.run.check.preflight_rows import Learnt, Repeats, learnt_of, repeats_of, stops_of
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.seeds import child
 
@@ -58,8 +59,7 @@ class GoldGrades:
 class Compared:
     """Offline completions with feedback: how many are kept, why the others are not, and how long the sides are.
 
-    problem: the sentence with which training would refuse the data. example: the first row: prompt and completions,
-    (text, whether it is learnt from).
+    problem: the sentence with which training would refuse the data. example: the first row.
     """
 
     kept: int
@@ -67,7 +67,7 @@ class Compared:
     truncated: int
     lengths: str | None
     problem: str | None
-    example: list[tuple[str, bool]] = field(default_factory=list)
+    example: list[Sequenced] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,11 @@ class Preflight:
     long_prompts: str
     rewards: list[str] = field(default_factory=list)
     asked_by_benchmarks: list[str] = field(default_factory=list)
+
+    @property
+    def example(self) -> list[Sequenced]:
+        """One row as it is learnt from; nothing where rows are sampled."""
+        return next((one.example for one in (self.learnt, self.compared) if one is not None), [])
 
     @property
     def problems(self) -> list[str]:
@@ -180,7 +185,7 @@ def compare_answers(recipe: Recipe, stage: Stage, tokenizer: Any, tasks: Sequenc
         truncated=row_filter.truncated,
         lengths=kind.lengths(rows) if rows else None,
         problem=problem,
-        example=offline_example(tokenizer, rows[0].prompt, kind.completions(rows[0])) if rows else [],
+        example=sequences(tokenizer, kind, rows[0]) if rows else [],
     )
 
 

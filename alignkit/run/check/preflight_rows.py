@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.data.look.spans import Sequenced, spans
 from alignkit.errors import DataError
+from alignkit.types.item import Item
 
 if TYPE_CHECKING:
+    from alignkit.data.rendering import Rendering
     from alignkit.models.tokenizer import StopToken
     from alignkit.recipe.schema import Data, Model
     from alignkit.types.task import Task
@@ -23,7 +26,7 @@ SHOWN_IDS = 3
 class Learnt:
     """What a stage of supervised training learns of the rows that were read.
 
-    example: the first row's text in pieces, (text, whether it is learnt). without: ids of rows without a learnt token.
+    example: the first row of which something is learnt. without: ids of rows without a learnt token.
     """
 
     rows: int
@@ -31,7 +34,7 @@ class Learnt:
     tokens: int
     all_tokens: int
     without: list[str]
-    example: list[tuple[str, bool]]
+    example: list[Sequenced]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +63,12 @@ def learnt_of(tokenizer: Any, tasks: Sequence[Task], data: Data) -> Learnt:
         tokens=sum(sum(one.action) for one in renderings.values()),
         all_tokens=sum(len(one.prompt) + len(one.completion) for one in renderings.values()),
         without=[name for name, one in renderings.items() if not any(one.action)],
-        example=[(piece.text, piece.learnt) for piece in shown.pieces] if shown else [],
+        example=[Sequenced(caption="", spans=spans(tokenizer, _item(shown)))] if shown else [],
     )
 
 
-def offline_example(
-    tokenizer: Any, prompt: Sequence[int], completions: Sequence[Sequence[int]]
-) -> list[tuple[str, bool]]:
-    """A row of offline data as text: its prompt, and each completion that is learnt from."""
-    texts = [(prompt, False), *((completion, True) for completion in completions)]
-    return [(tokenizer.decode(list(ids), skip_special_tokens=False), learnt) for ids, learnt in texts]
+def _item(rendering: Rendering) -> Item:
+    return Item(prompt_ids=rendering.prompt, completion_ids=rendering.completion, action=rendering.action)
 
 
 def repeats_of(tasks: Sequence[Task]) -> Repeats:
@@ -101,11 +100,6 @@ def stops_of(tokenizer: Any, model: Model, beside: Path | None) -> list[StopToke
                 locate(str(model.path), beside), revision=model.revision or "main"
             )
     return stop_tokens(tokenizer, settings)
-
-
-def marked(pieces: Sequence[tuple[str, bool]]) -> str:
-    """The text with what is learnt between ⟦ and ⟧, line breaks written as such."""
-    return "".join(f"⟦{text}⟧" if learnt else text for text, learnt in pieces).replace("\n", "\\n")
 
 
 def named(ids: Sequence[str]) -> str:

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 from alignkit.errors import ContentError, first_line
 from alignkit.models.encoder import Encoder, is_encoder
 from alignkit.models.experts import follow_autocast
+from alignkit.models.quantized import check_quantizable
+from alignkit.recipe.lookup.find import KINDS
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
+from alignkit.run.memory.quantized_sizes import quantized_sizes
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
 CONFIGS = "configs"  # folder beside a recipe: ORG/NAME.json of models that are not on this machine
+SHIPPED = KINDS["recipes"].shelf / "models" / CONFIGS
 
 
 class NoTokenizer:
@@ -30,11 +34,11 @@ class NoTokenizer:
 
 
 def model_of_config(
-    path: str, revision: str | None, beside: Path | None, layers: int | None = None
+    path: str, revision: str | None, beside: Path | None, layers: int | None = None, quantization: str | None = None
 ) -> tuple[Module, Any]:
     """The architecture of a folder or hub id in float32, as `load_pretrained` gives it, on the device that is set.
 
-    layers: how many it is given; None: its own.
+    layers: how many it is given; None: its own. quantization: of its linear layers, whose bytes it then has.
     """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
@@ -47,19 +51,22 @@ def model_of_config(
             text.layer_types = text.layer_types[:layers]
     kind = AutoModel if is_encoder(config) else AutoModelForCausalLM
     model: Any = kind.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    if quantization is not None:
+        check_quantizable(path, config, is_encoder(config))
+        quantized_sizes(model, quantization)
     return (Encoder(model) if is_encoder(config) else follow_autocast(model)), NoTokenizer()
 
 
 @lent(FOR_THE_HUB)
 def config_of(path: str, revision: str | None, beside: Path | None) -> Any:
-    """Its transformers config: of the folder, of the hub's cache, of `configs/ORG/NAME.json` beside the recipe, of the
-    hub, in this order. Raises ContentError where none is to be had."""
+    """Its transformers config: of the folder, of the hub's cache, of `configs/ORG/NAME.json` beside the recipe or
+    the shipped ones, of the hub, in this order. Raises ContentError where none is to be had."""
     from transformers import AutoConfig
 
     options: dict[str, Any] = {"trust_remote_code": False} | ({} if revision is None else {"revision": revision})
     noted = None if beside is None else beside / CONFIGS / f"{path}.json"
     tries: list[tuple[str, dict[str, Any]]] = [(path, {"local_files_only": True})]
-    tries += [(str(noted), {})] if noted is not None and noted.is_file() else []
+    tries += [(str(file), {}) for file in (noted, SHIPPED / f"{path}.json") if file is not None and file.is_file()]
     tries += [] if Path(path).is_dir() else [(path, {})]
     problem: Exception = FileNotFoundError(path)
     for place, where in tries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,9 +44,13 @@ def cures(target: str, overrides: list[str], device: Device, sharding: Sharding,
         yield _with(target, [*overrides, *settings], device, sharding, " ".join(settings))
     if recipe.model.lora is None:
         yield _with(target, [*overrides, "model.lora.rank=16"], device, sharding, "model.lora.rank=16")
+    elif recipe.model.quantization is None and recipe.model.path and importlib.util.find_spec("bitsandbytes"):
+        yield _with(target, [*overrides, "model.quantization=nf4"], device, sharding, "model.quantization=nf4")
     for name in PROFILES:
         _, settings_of = sharding_of(find("launch", name))
         other = Sharding.of(settings_of, max(device.count or SEVERAL, sharding.world))
+        if other.stage == 3 and recipe.model.quantization:
+            continue
         if (other.stage, other.weights_on_host) > (sharding.stage, sharding.weights_on_host):
             need = need_of(counted, recipe.stages[number], device, other)
             yield Cure(change=f"--launch {name} on {other.world} devices", bytes=need.bytes, fits=need.fits)

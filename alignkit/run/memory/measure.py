@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from alignkit.models.adapted import base_model
 from alignkit.models.device_type import planned_for
 from alignkit.models.load import load_policy, locate
 from alignkit.models.save import stored_weights
+from alignkit.models.weights import whole_shape
 from alignkit.parallel.group import Group
 from alignkit.parallel.memory.trace import Held, Peaks, deeper, most, total
 from alignkit.parallel.single import SingleTrainer
@@ -25,6 +27,7 @@ from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.schema import Recipe
 from alignkit.run.memory.batches import Limits
 from alignkit.run.memory.config_of import config_of, model_of_config
+from alignkit.run.memory.quantized_sizes import parts
 from alignkit.run.memory.recorder import Recorder
 from alignkit.run.memory.sizes_only import SizesOnly, without_content
 from alignkit.run.train import build
@@ -243,7 +246,7 @@ def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tupl
         phases={},
         trained=sum(p.numel() for one in models for p in one.parameters() if p.requires_grad),
         weights=sum(p.numel() for one in models for p in one.parameters()),
-        policy=sum(p.numel() for p in base_model(model).parameters()),
+        policy=sum(prod(whole_shape(p)) for p in base_model(model).parameters()),
         width=dtype.itemsize,
         token=_token_bytes(base_model(model).config, dtype.itemsize),
         context=build.longest_sequence(recipe, policy.context),
@@ -290,7 +293,8 @@ def _steps(loop: StageLoop) -> list[Step]:
 
 
 def _held_by(model: nn.Module) -> list[Tensor]:
-    return [tensor for tensor in (*model.parameters(), *model.buffers()) if isinstance(tensor, FakeTensor)]
+    held = [tensor for p in model.parameters() for tensor in (p, *parts(p).values())]
+    return [tensor for tensor in (*held, *model.buffers()) if isinstance(tensor, FakeTensor)]
 
 
 def _own(recorder: Recorder, loop: StageLoop) -> None:

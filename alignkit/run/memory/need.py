@@ -12,6 +12,7 @@ from alignkit.parallel.memory.sharding import Sharding
 from alignkit.parallel.memory.trace import Held, total
 from alignkit.recipe.schema import Recipe, Stage
 from alignkit.run.memory.measure import Counted, count_stage
+from alignkit.run.train.loader import check_uncut
 
 CONTEXT = 600 * 10**6
 """Bytes of a process's CUDA context and of the libraries' kernels and workspaces: assumed, not measured."""
@@ -60,7 +61,10 @@ class Need:
 
 
 def needs(recipe: Recipe, device: Device, sharding: Sharding) -> list[Need]:
-    """Of every stage. Raises ContentError where the sizes of a model are not known."""
+    """Of every stage. Raises ContentError where the sizes of a model are not known, RecipeError for a base in 4 bits
+    under ZeRO-3."""
+    if sharding.stage == 3:
+        check_uncut(recipe.model)
     stages = enumerate(recipe.stages)
     return [need_of(count_stage(recipe, i), stage, device, sharding) for i, stage in stages]
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from alignkit.run.memory.quantized_sizes import parts, with_parts
+
 aten = torch.ops.aten
 
 
@@ -69,6 +71,10 @@ def without_content(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
         for held in every:
             for name, tensor in held.items():
                 if tensor is None or isinstance(tensor, FakeTensor):
+                    continue
+                if scales := parts(tensor):
+                    made = {where: fake(scale) for where, scale in scales.items()}
+                    held[name] = with_parts(fake(tensor), tensor, made)
                     continue
                 exact = not tensor.is_floating_point()  # numbers of positions and the like: whatever they are
                 held[name] = torch.zeros(tensor.shape, dtype=tensor.dtype) if exact else fake(tensor)

@@ -10,9 +10,10 @@ from typing import Any
 from alignkit.errors import StorageError
 from alignkit.parallel.group import Group
 from alignkit.report.terminal import Display, pick_samples
-from alignkit.report.tracker import Tracker
+from alignkit.report.tracker import TABLE_ROWS, Tracker
+from alignkit.run.train.turn_values import turn_values
 from alignkit.run_folder.light import Light
-from alignkit.run_folder.run_folder import RunFolder, prompt_text
+from alignkit.run_folder.run_folder import RunFolder, conversation, prompt_text
 from alignkit.train.source import Drawn
 from alignkit.types.batch import Batch
 from alignkit.types.rollout import Rollout
@@ -22,12 +23,14 @@ OF = "eval/accuracy/"  # of one source of a mixture
 
 @dataclass(kw_only=True)
 class Journal:
-    """Writes for the first rank; the others hold one that writes nothing."""
+    """Writes for the first rank; the others hold one that writes nothing. table_every: steps between the tracker's
+    tables of completions; None: it gets none."""
 
     folder: RunFolder
     group: Group
     display: Display | None = None
     tracker: Tracker | None = None
+    table_every: int | None = None
 
     def report(self, message: str) -> None:
         """One sentence for the person who watches and for events.jsonl."""
@@ -58,15 +61,21 @@ class Journal:
             return
         metrics = {**metrics, "memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
         self.folder.consumed(step, drawn.consumed, stage=stage)
+        advantages, turns = _advantages(drawn, trained), turn_values(drawn, trained)
         if drawn.rollouts:
-            self.folder.rollouts(step, drawn.rollouts, stage=stage, advantages=_advantages(drawn, trained))
+            self.folder.rollouts(step, drawn.rollouts, stage=stage, advantages=advantages, turn_values=turns)
         self.folder.lights(step, lights, stage=stage)
         self.folder.metrics(step, metrics, stage=stage)
         samples = pick_samples(drawn.rollouts) if drawn.rollouts else []
         if self.display:
-            self.display.step({"stage": stage, "step": step, **metrics}, samples, lights)
+            of = {id(rollout): turns.get(index, ()) for index, rollout in enumerate(drawn.rollouts)}
+            told = [conversation(rollout, of[id(rollout)]) if rollout.end else [] for rollout in samples]
+            self.display.step({"stage": stage, "step": step, **metrics}, samples, lights, told)
         self._track(lambda tracker: tracker.log(step, metrics))
-        self._track(lambda tracker: tracker.table(step, [_shown(rollout) for rollout in samples]))
+        if drawn.rollouts and self.table_every and step % self.table_every == 0:
+            known = dict(zip(map(id, drawn.rollouts), advantages, strict=True))
+            rows = [_shown(step, one, known[id(one)]) for one in pick_samples(drawn.rollouts, TABLE_ROWS)]
+            self._track(lambda tracker: tracker.table(step, rows))
 
     def evaluation(self, step: int, stage: str, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
         """Records an evaluation of the weights after `step` steps."""
@@ -93,12 +102,18 @@ class Journal:
             self.report(f"the tracker is given up, metrics.jsonl has everything: {error}")
 
 
-def _shown(rollout: Rollout) -> dict[str, Any]:
+def _shown(step: int, rollout: Rollout, advantage: float | None) -> dict[str, Any]:
     """One row of the tracker's table of completions."""
-    parts = rollout.score.parts if rollout.score else {}
-    prompt = prompt_text(rollout.task)
-    said = rollout.conversation
-    return {"task": rollout.task.id, "prompt": prompt, "completion": said, "reward": rollout.reward, **parts}
+    return {
+        "step": step,
+        "task": rollout.task.id,
+        "reward": rollout.reward,
+        "parts": rollout.score.parts if rollout.score else {},
+        "advantage": advantage,
+        "stop": str(rollout.end or rollout.turns[-1].stop),
+        "prompt": prompt_text(rollout.task),
+        "completion": rollout.conversation,
+    }
 
 
 def _advantages(drawn: Drawn, batch: Batch | None) -> list[float | None]:

@@ -44,9 +44,7 @@ def loader(group: Group) -> Any:
 
 
 def _load(cutter: Cutter, model: Model, *, seed: int, beside: Path | None) -> tuple[Any, Any]:
-    if model.quantization is not None:
-        problem = f"ZeRO-3 cuts weights into shards, which those in {model.quantization} cannot be"
-        raise RecipeError(f"{KEY}: {problem}; use --launch zero2, or remove it")
+    check_uncut(model)
 
     def read(path: str, revision: str | None) -> tuple[Any, Any]:
         with cutter.reading():
@@ -55,6 +53,13 @@ def _load(cutter: Cutter, model: Model, *, seed: int, beside: Path | None) -> tu
     if is_whole(model, beside):
         return load_policy(model, seed=seed, beside=beside)
     return load_policy(model, seed=seed, beside=beside, read=read)
+
+
+def check_uncut(model: Model) -> None:
+    """Raises RecipeError for a base in 4 bits under ZeRO-3."""
+    if model.quantization is not None:
+        problem = f"ZeRO-3 cuts weights into shards, which those in {model.quantization} cannot be"
+        raise RecipeError(f"{KEY}: {problem}; use --launch zero2, or remove it")
 
 
 def is_whole(model: Model, beside: Path | None) -> bool:

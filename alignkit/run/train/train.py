@@ -140,6 +140,7 @@ def _write_start(
     config = recipe.model_dump(mode="json")
     tracker = open_tracker(recipe.tracker, folder.path, config, first_step=done)
     journal.tracker = resources.enter_context(contextlib.closing(tracker))
+    journal.table_every = recipe.tracker_table_every
     folder.recipe(config)
     cut = folder.truncate(done)
     folder.started(step=done)
