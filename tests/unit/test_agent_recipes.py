@@ -88,7 +88,7 @@ def test_a_file_of_forty_lines_outside_the_package_is_a_game_with_a_tool_that_tr
 
 def test_tools_alone_leave_the_pay_to_the_rewards_which_judge_the_last_answer(recipe, tmp_path):
     overrides = [
-        "stages.1.environment={tools: ['./dice.py:roll'], isolate: false, max_turns: 2, max_tool_calls: 4}",
+        f"stages.1.environment={{tools: ['{tmp_path}/dice.py:roll'], isolate: false, max_turns: 2, max_tool_calls: 4}}",
         "stages.1.rewards=[{name: ends_with_stop}]",
         "stages.0.train.steps=2",
         "evaluation={temperature: 1.0, max_new_tokens: 4}",
@@ -249,6 +249,12 @@ def test_a_class_of_trls_runs_unchanged_with_its_methods_as_tools(tmp_path):
     assert (end.done, end.reward) == (True, 1.0)
 
 
+def test_tools_of_an_override_are_looked_for_from_where_it_was_typed(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    found = read(recipe, f"stages.1.environment.tools=['./{tmp_path.name}/dice.py:roll']")
+    assert [tool.name for tool in found.stages[1].environment.tools] == ["./dice.py:roll"]
+
+
 def test_our_tools_of_a_trl_class_are_those_that_trl_finds(tmp_path):
     """The schemas, beside those that GRPOTrainer makes of the same class with its own rule."""
     import inspect
@@ -266,7 +272,7 @@ def test_our_tools_of_a_trl_class_are_those_that_trl_finds(tmp_path):
 def test_a_trl_class_trains_and_is_paid_once_also_when_it_is_cut(recipe, tmp_path):
     (tmp_path / "counter.py").write_text(TRL.replace("self.value == 7", "self.value == 0"))
     overrides = [
-        "stages.1.environment={name: './counter.py:Counter', max_turns: 2}",
+        f"stages.1.environment={{name: '{tmp_path}/counter.py:Counter', max_turns: 2}}",
         "stages.0.train.steps=2",
         "stages.1.train.steps=1",
     ]

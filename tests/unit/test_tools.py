@@ -146,6 +146,19 @@ def test_a_task_goes_on_while_the_policy_calls_tools_and_ends_with_its_answer():
     assert (rollout.reward, rollout.score.parts) == (0.0, {}), "what is paid is for the rewards to say"
 
 
+def test_a_trl_reward_sees_the_whole_conversation_with_its_calls_and_results():
+    from alignkit.rewards.serve.trl import trl_arguments
+
+    rollout = play(Says(f"let me see {ADD}", "3"), lambda: ToolUse(box()))
+    [messages] = trl_arguments(rollout.task, [rollout])["completions"]
+    assert [(m["role"], m["content"]) for m in messages] == [
+        ("assistant", "let me see"),
+        ("tool", "3"),
+        ("assistant", "3"),
+    ]
+    assert messages[0]["tool_calls"] == [call("add", a=1, b=2)]
+
+
 def test_tokens_of_tools_and_of_the_environment_have_exactly_no_gradient():
     rollout = play(Says(ADD, "3"), lambda: ToolUse(box()))
     [item] = items(dataclasses.replace(rollout, end=None), reward=1.0)
