@@ -162,8 +162,8 @@ def test_the_expert_earns_more_than_the_mixture_and_that_more_than_random_play(m
 
 def test_the_shelf_holds_environments_and_no_helper():
     shelf = (
-        "car_dealer chess double_t_maze endgames garden guess_a_number guess_city guess_number maze search_answer "
-        "text_nav twenty_questions wordle"
+        "car_dealer chess double_t_maze endgames garden guess_a_number guess_city guess_number gymnasium maze openenv "
+        "search_answer text_nav textarena twenty_questions wordle"
     )
     assert [found.name for found in list_content("environments")] == shelf.split()
 
