@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -63,9 +62,11 @@ class Verdict:
         )
 
 
-def verdicts(recipes: Sequence[Scored], causes: Mapping[tuple[str, str], str], *, seed: int = 0) -> list[Verdict]:
-    """Every pair of recipes, all of them one family by Holm's method. causes: of pairs that must not be compared."""
-    found = [_pair(*pair, causes.get((pair[0].name, pair[1].name), ""), seed) for pair in combinations(recipes, 2)]
+def verdicts(
+    pairs: Sequence[tuple[Scored, Scored]], causes: Mapping[tuple[str, str], str], *, seed: int = 0
+) -> list[Verdict]:
+    """Pairs of recipes, all of them one family by Holm's method. causes: of pairs that must not be compared."""
+    found = [_pair(*pair, causes.get((pair[0].name, pair[1].name), ""), seed) for pair in pairs]
     tested = [verdict.comparison for verdict in found if verdict.comparison]
     if len(tested) > 1:
         tested = adjust(tested, lower_is_better=[False] * len(tested))
