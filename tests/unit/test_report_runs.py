@@ -218,6 +218,16 @@ def test_a_run_that_was_interrupted_takes_nothing_from_the_verdict_on_the_others
     assert found["best"]["sentence"].endswith("better than A; not compared with C")
 
 
+def test_evaluations_that_did_not_record_what_was_asked_are_paired_by_id_with_those_that_did(four):
+    file = four[3] / "evaluations" / f"main-{STEPS:06d}.json"
+    told = json.loads(file.read_text())
+    told["results"] = [row | {"asked": "0123456789abcdef"} for row in told["results"]]
+    file.write_text(json.dumps(told))
+    [verdict] = runs_data(four)["evaluation"]["verdicts"]
+    assert verdict["comparison"]["after"] == 0.775
+    assert verdict["left_out"] == 0
+
+
 @pytest.mark.parametrize("broken", ["recipe.resolved.json", "metrics.jsonl", "evaluations", "events.jsonl"])
 def test_a_damaged_run_gives_a_page_that_says_what_is_missing(four, broken):
     place = four[0] / broken

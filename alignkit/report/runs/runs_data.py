@@ -170,13 +170,10 @@ def _pairs(
     for first, second in combinations(range(len(groups)), 2):
         members = [*groups[first], *groups[second]]
         records = dict(zip(members, _evaluated([runs[index] for index in members]), strict=True))
+        known = all("asked" in row for record in records.values() for row in _results(record))
+        scores = {i: item_scores(_results(record), measure, by_question=known) for i, record in records.items()}
         sides = [
-            Scored(
-                name=LETTERS[number],
-                seeds=[
-                    (runs[i].recipe.get("seed"), item_scores(_results(records[i]), measure)) for i in groups[number]
-                ],
-            )
+            Scored(name=LETTERS[number], seeds=[(runs[i].recipe.get("seed"), scores[i]) for i in groups[number]])
             for number in (first, second)
         ]
         scored.append((sides[0], sides[1]))

@@ -74,12 +74,18 @@ def verdicts(
     return [replace(verdict, comparison=next(told)) if verdict.comparison else verdict for verdict in found]
 
 
-def item_scores(results: Sequence[Mapping[str, Any]], measure: str) -> dict[Hashable, float]:
-    """(task, what was asked) -> mean of the column `measure` over its answers; items without a number are left out."""
+def item_scores(
+    results: Sequence[Mapping[str, Any]], measure: str, *, by_question: bool = True
+) -> dict[Hashable, float]:
+    """(task, what it asked) -> mean of the column `measure` over its answers; items without a number are left out.
+
+    by_question False: the task's id alone counts, for evaluations that did not record what was asked.
+    """
     scores: dict[Hashable, list[float]] = {}
     for row in results:
         if row.get(measure) is not None:
-            scores.setdefault((str(row.get("task_id")), row.get("asked")), []).append(float(row[measure]))
+            question = row.get("asked") if by_question else None
+            scores.setdefault((str(row.get("task_id")), question), []).append(float(row[measure]))
     return {item: fmean(values) for item, values in scores.items()}
 
 
