@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -166,14 +168,50 @@ FAMILIES = (
 )
 
 
+SMALL: Mapping[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+    "sliding_window": 16,
+    "sliding_window_pattern": 2,
+    "no_rope_layer_interval": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "experts_per_token": 2,
+    "max_window_layers": 1,
+    **{name: size for name, size in DELTA.items() if name != "layer_types"},
+}
+"""What a published config is made small by, where it says the same."""
+
+
 def tiny(family: Family, *, seed: int = 0) -> Any:
     """A random model of the family, in float32, with weights large enough that log-probs differ visibly."""
+    sizes = {name: size for name, size in {**SIZES, **family.extra}.items() if size is not None or name != "head_dim"}
+    return _random(family.kind, sizes, seed)
+
+
+def shrunk(config: Path, tokenizer: Any, *, seed: int = 0) -> Any:
+    """A random model of the published config in that file with small sizes: one layer of each of its kinds, and the
+    tokenizer's vocabulary."""
+    published = json.loads(config.read_text())
+    settings = {name: SMALL.get(name, value) if value is not None else None for name, value in published.items()}
+    settings |= {name: SMALL[name] for name in ("hidden_size", "num_attention_heads", "head_dim")}
+    kinds = list(dict.fromkeys(published.get("layer_types", ())))
+    settings |= {"layer_types": kinds, "num_hidden_layers": len(kinds)} if kinds else {}
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    return _random(settings.pop("model_type"), settings | tokens | {"vocab_size": len(tokenizer)}, seed)
+
+
+def _random(kind: str, settings: Mapping[str, Any], seed: int) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from alignkit.models.pretrained import own_attention, without_dropout
 
-    sizes = {name: size for name, size in {**SIZES, **family.extra}.items() if size is not None or name != "head_dim"}
-    config = without_dropout(AutoConfig.for_model(family.kind, **sizes))
+    config = without_dropout(AutoConfig.for_model(kind, **settings))
     how = own_attention(config, AutoModelForCausalLM)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

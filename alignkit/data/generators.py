@@ -14,6 +14,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
+from alignkit.data.city_rows import city_rows
 from alignkit.data.dialects import dialects
 from alignkit.environments.base import Game
 from alignkit.environments.behaviour import Behaviour, play
@@ -221,6 +222,11 @@ def city_conversations(*, split: Split, seed: int, count: int = 10_000) -> list[
     return [{"prompt": turns[0]["observation"], "turns": turns} for turns in kept[:count]]
 
 
+def city_questions(*, split: Split, seed: int, played: bool = False, count: int = 1000) -> list[Row]:
+    """Questions for the environment search_answer: in which country a city lies; `played` has searches as `turns`."""
+    return city_rows(split=split, seed=seed, played=played, count=count)
+
+
 GENERATORS: dict[str, Callable[..., list[Row]]] = {
     "arithmetic": arithmetic,
     "directed_sums": directed_sums,
@@ -233,6 +239,7 @@ GENERATORS: dict[str, Callable[..., list[Row]]] = {
     "maze_games": maze_games,
     "games": games,
     "city_conversations": city_conversations,
+    "city_questions": city_questions,
 }
 
 

@@ -2,7 +2,7 @@
 
 Made for asking when a critic on whole utterances beats one on tokens. Said before any run:
 
-- *Token-level credit forgets here.* A sentence has 13 to 15 tokens with its stop token, a game 20 sentences. GAE over
+- *Token-level credit forgets here.* A sentence has 14 or 15 tokens with its stop token, a game 20 sentences. GAE over
   tokens (gamma 1, lambda 0.95) weighs what is paid at the end with 0.95^(14 x 19) = 1e-6 in the advantage and in the
   critic's target of the first day: the reward is not seen from there. It has to come back through the critic's own
   estimates, about 1 / (1 - lambda) = 20 tokens, less than two days, an update, and every relay adds the critic's error.
@@ -12,6 +12,8 @@ Made for asking when a critic on whole utterances beats one on tokens. Said befo
   0.14 of the end at once, a hundred thousand times as much, and a replayed critic passes on the rest while no new game
   is played. Between turns the state is seen whole (weather, water, height), so its V needs no memory.
 - *Which tokens decide is unclear to a critic on tokens*: the first word of `water heavily` is not yet a decision.
+
+What an exact critic could tell, `python -m benchmarks.garden_credit` says: then a short memory is the better one.
 
 What may spoil this: height is shown and worth what it says, so a critic that reads it is right within two days of the
 end, whatever its lambda. What height does not tell is what water is worth, and that is most of good play.
@@ -84,7 +86,7 @@ class Garden(Game):
 
 
 def garden(*, days: int = 20) -> Garden:
-    """One summer: a game of our own with sentences of 13 to 15 characters, 20 turns and one reward at the end.
+    """One summer: a game of our own with sentences of 13 or 14 characters, 20 turns and one reward at the end.
 
     Reads: weather, water and height, as in `s2h17>`
     Says: one of six sentences, such as `water heavily`

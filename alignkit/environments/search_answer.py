@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Iterable
+from functools import cache
 
 from alignkit.environments.base import Observation
 from alignkit.errors import EpisodeError
+from alignkit.recipe.lookup.data_file import data_file
 from alignkit.types.task import Task
 
 ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
@@ -63,15 +65,23 @@ class SearchAnswer:
 def search_answer(*, corpus: str, results: int = 3, characters: int = 1000, max_turns: int = 6) -> SearchAnswer:
     """One question of the stage's data, whose reference, or any of a list of them, is the right answer.
 
+    corpus: a file of documents, see `tools/search.py`, searched in the working folder and in the data's.
+
     Reads: the question; what a search has found
     Says: `<search>words</search>` or `<answer>text</answer>`, after any thoughts
     Pays: 1 for the right answer, else 0
     Ends: with an answer, or after `max_turns` texts
     Optimum: 1, where the documents of `corpus` hold the answers
     """
+    return SearchAnswer(_search(corpus, results, characters), max_turns)
+
+
+@cache
+def _search(corpus: str, results: int, characters: int) -> Callable[[str], str]:
+    """The tool over a corpus, indexed once a process."""
     from alignkit.environments.tools.search import search
 
-    return SearchAnswer(search(corpus=corpus, results=results, characters=characters), max_turns)
+    return search(corpus=str(data_file(corpus, None) or corpus), results=results, characters=characters)
 
 
 def exact_match(answer: str, golds: Iterable[str]) -> bool:

@@ -141,26 +141,27 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _read_with_bases(path: Path, name: str, above: tuple[Path, ...], notes: list[str], *, code: bool) -> Document:
-    """The document, laid over the one it `extends`, recursively; notes: gets a line for each older key."""
+    """The document, laid over those it `extends`, recursively; notes: gets a line for each older key."""
     document = read_document(path, name)
-    base = document.tree.pop("extends", None)
-    if base is None:
-        notes += modernise(document, beside=path.parent, code=code)
-        return document
-    place = document.places[("extends",)]
-    if not isinstance(base, str):
-        raise RecipeError(place.says(f"wants the name or path of one recipe; got {describe(base)}"))
-    try:
-        base_path = _base_path(base, path.parent)
-    except ContentError as error:
-        raise RecipeError(place.says(str(error))) from error
-    if base_path in (*above, path):
-        circle = " -> ".join(step.name for step in (*above, path, base_path))
-        raise RecipeError(place.says(f"recipes extend one another in a circle: {circle}"))
-    below = _read_with_bases(base_path, _shown(base_path), (*above, path), notes, code=code)
-    below.tree = _rebase(below.tree, base_path.parent, path.parent)
-    notes += modernise(document, beside=path.parent, below=below.tree, code=code)
-    return overlay(below, document)
+    bases = document.tree.pop("extends", None)
+    bases = bases if isinstance(bases, list) else [bases] if bases is not None else []
+    place = document.places.get(("extends",), document.places[()])
+    below: Document | None = None
+    for base in bases:
+        if not isinstance(base, str):
+            raise RecipeError(place.says(f"wants names or paths of recipes; got {describe(base)}"))
+        try:
+            base_path = _base_path(base, path.parent)
+        except ContentError as error:
+            raise RecipeError(place.says(str(error))) from error
+        if base_path in (*above, path):
+            circle = " -> ".join(step.name for step in (*above, path, base_path))
+            raise RecipeError(place.says(f"recipes extend one another in a circle: {circle}"))
+        found = _read_with_bases(base_path, _shown(base_path), (*above, path), notes, code=code)
+        found.tree = _rebase(found.tree, base_path.parent, path.parent)
+        below = found if below is None else overlay(below, found)
+    notes += modernise(document, beside=path.parent, below=below.tree if below else None, code=code)
+    return overlay(below, document) if below else document
 
 
 def _base_path(base: str, folder: Path) -> Path:

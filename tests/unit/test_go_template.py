@@ -14,6 +14,7 @@ from tests.unit.export_models import tokenizer_of, write
 REFUSED = {
     "gpt_oss": "today's date",
     "llama_3_2": "today's date",
+    "smollm3": "today's date",
     "mistral_small": "today's date",
     "minicpm": "Ollama puts <s> before every text, and the template does not",
     "mistral_7b_v0_3": "it shows 6 messages otherwise",

@@ -237,7 +237,7 @@ CONTRADICTIONS = [
     replaced("no_such_model", SCRATCH, "  path: ./nowhere\n", key="model.path", words="there is no"),
     replaced("unknown_profile", "seed: 3", "launch: zero22", key="launch", words="'zero2'"),
     replaced("no_such_base", "seed: 3", "extends: ./nothing.yaml", key="extends", words="no such recipe file"),
-    replaced("base_is_a_list", "seed: 3", "extends: [a, b]", key="extends", words="name or path of one recipe"),
+    replaced("base_is_3", "seed: 3", "extends: [grpo, 3]", key="extends", words="wants names or paths of recipes"),
     replaced("extends_itself", "seed: 3", "extends: ./extends_itself.yaml", key="extends", words="circle"),
     replaced("file_key", "seed: 3", "file: x.yaml", key="file", words="is not a setting"),
     replaced("empty_stages", "seed: 3", "stages: []", key="stages", words="at least one stage"),

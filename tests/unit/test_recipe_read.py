@@ -169,6 +169,24 @@ def test_extends_lays_a_recipe_over_another_and_each_error_names_its_own_file(fo
     ]
 
 
+def test_recipes_of_a_list_are_laid_over_one_another_in_its_order(folder):
+    write(folder, BASE, "base.yaml")
+    write(folder, "model: {path: gpt2, scratch: null}\ntrain: {steps: 7}\n", "parts/model.yaml")
+    write(folder, "extends: ./model.yaml\noptimizer: {lr: 2e-5}\n", "parts/more.yaml")
+    recipe = read_recipe(write(folder, "extends: [./base.yaml, ./parts/more.yaml]\nseed: 4\n"))
+    assert (recipe.model.path, recipe.stages[0].train.steps, recipe.stages[0].optimizer.lr, recipe.seed) == (
+        "gpt2",
+        7,
+        2e-5,
+        4,
+    )
+    assert recipe.stages[0].algorithm["type"] == read_recipe("base.yaml").stages[0].algorithm["type"]
+    found = problems(write(folder, "extends: [./base.yaml, ./nothing.yaml]\n"))
+    assert [(line[:18], line[-38:]) for line in found] == [
+        ("r.yaml:1: extends:", "nothing.yaml: there is no such recipe file"[-38:])
+    ]
+
+
 def test_extends_with_another_algorithm_starts_its_section_anew(folder):
     write(folder, BASE, "base.yaml")
     child = "extends: ./base.yaml\nalgorithm: {type: sft}\nrewards: []\ntrain: {batch: 2}\n"

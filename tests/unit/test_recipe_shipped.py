@@ -9,18 +9,18 @@ from alignkit.recipe.explain import explain_recipe
 from alignkit.recipe.lookup.find import list_content
 from alignkit.recipe.read import read_recipe
 
-SHIPPED = list_content("recipes")
+PARTS = [found for found in list_content("recipes") if found.name.startswith("models/")]
+"""What a recipe says of a model, to be laid over that of a method."""
+SHIPPED = [found for found in list_content("recipes") if found not in PARTS]
 METHODS = [found for found in SHIPPED if "model.path=MODEL" in found.path.read_text()]
 """Recipes for anyone's model and data, which the command line names."""
 
 
 def given(found, folder) -> list[str]:
-    """What a method's recipe leaves to the command line."""
-    if found not in METHODS:
-        return []
+    """What a method's or model's recipe leaves to the command line."""
     (folder / "rows.jsonl").write_text("{}\n")
     named = [f"data.source={folder / 'rows.jsonl'}"] if "data.source=FILE" in found.path.read_text() else []
-    return ["model.path=smollm2-135m-instruct", *named]
+    return [*(["model.path=smollm2-135m-instruct"] if found in METHODS else []), *named]
 
 
 @pytest.mark.parametrize("found", SHIPPED, ids=lambda found: found.name)
@@ -40,6 +40,15 @@ def test_a_shipped_recipe_opens_with_command_hardware_minutes_and_expectation(fo
     head = [line for line in found.path.read_text().splitlines()[:12] if line.startswith("#")]
     for word in ("command", "hardware", "minutes", "expected"):
         assert any(line.split()[1:2] == [word] for line in head), word
+
+
+def test_what_is_said_of_a_model_can_be_laid_over_another_method(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    for found in PARTS:
+        (tmp_path / "mine.yaml").write_text(f"extends: [kto, {found.name}]\n")
+        recipe = read_recipe(tmp_path / "mine.yaml", [f"data.source={tmp_path / 'rows.jsonl'}"])
+        assert f"  path: {recipe.model.path}" in found.path.read_text()
+        assert recipe.stages[0].algorithm["type"] == "kto"
 
 
 def test_a_method_of_the_mission_has_a_recipe_by_its_short_name():

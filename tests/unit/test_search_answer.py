@@ -7,10 +7,12 @@ import json
 
 import pytest
 
+from alignkit.data.generators import generate
 from alignkit.environments.base import Environment
 from alignkit.environments.lift import find_environment
 from alignkit.environments.search_answer import exact_match, normalised
 from alignkit.errors import EpisodeError
+from alignkit.recipe.lookup.data_file import data_file
 from alignkit.types.task import Task
 
 TASK = Task(id="q", text="In which country does the river of Aldur end?", reference=["the Verran Republic", "Verran"])
@@ -62,6 +64,19 @@ def test_a_wrong_answer_ends_it_with_0_and_a_text_without_an_action_costs_a_turn
 )  # fmt: skip
 def test_exact_match_is_squad_s(said, gold, right):
     assert exact_match(said, {normalised(gold)}) is right
+
+
+def test_questions_about_cities_are_answered_by_the_table_and_careless_players_are_paid_nothing():
+    pytest.importorskip("bm25s")
+    if data_file("multiturn/global_cities.txt", None) is None:
+        pytest.skip("no file multiturn/global_cities.txt; set ALIGNKIT_DATA")
+    rows = generate("city_questions", {"played": True, "count": 60}, split="train", seed=0)
+    careful = [row["turns"] for row in rows if len(row["turns"]) == 2 and row["turns"][-1]["reward"] == 1]
+    assert 30 <= len(careful) <= 50
+    assert all(row["reference"] in turns[1]["observation"] for row in rows if (turns := row["turns"]) in careful)
+    tasks = generate("city_questions", {"count": 100}, split="heldout", seed=0)
+    assert len({row["prompt"] for row in tasks}) == 20
+    assert not {row["prompt"] for row in tasks} & {row["prompt"] for row in rows}
 
 
 def test_a_question_without_a_reference_is_a_fault_and_not_a_zero(make):

@@ -9,6 +9,7 @@ from alignkit.errors import ContentError, first_line
 from alignkit.models.encoder import Encoder, is_encoder
 from alignkit.models.experts import follow_autocast
 from alignkit.models.quantized import check_quantizable
+from alignkit.recipe.lookup.find import KINDS
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
 from alignkit.run.memory.quantized_sizes import quantized_sizes
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 CONFIGS = "configs"  # folder beside a recipe: ORG/NAME.json of models that are not on this machine
+SHIPPED = KINDS["recipes"].shelf / "models" / CONFIGS
 
 
 class NoTokenizer:
@@ -57,14 +59,14 @@ def model_of_config(
 
 @lent(FOR_THE_HUB)
 def config_of(path: str, revision: str | None, beside: Path | None) -> Any:
-    """Its transformers config: of the folder, of the hub's cache, of `configs/ORG/NAME.json` beside the recipe, of the
-    hub, in this order. Raises ContentError where none is to be had."""
+    """Its transformers config: of the folder, of the hub's cache, of `configs/ORG/NAME.json` beside the recipe or
+    the shipped ones, of the hub, in this order. Raises ContentError where none is to be had."""
     from transformers import AutoConfig
 
     options: dict[str, Any] = {"trust_remote_code": False} | ({} if revision is None else {"revision": revision})
     noted = None if beside is None else beside / CONFIGS / f"{path}.json"
     tries: list[tuple[str, dict[str, Any]]] = [(path, {"local_files_only": True})]
-    tries += [(str(noted), {})] if noted is not None and noted.is_file() else []
+    tries += [(str(file), {}) for file in (noted, SHIPPED / f"{path}.json") if file is not None and file.is_file()]
     tries += [] if Path(path).is_dir() else [(path, {})]
     problem: Exception = FileNotFoundError(path)
     for place, where in tries:

@@ -68,6 +68,10 @@ class StageBuilder:
         _, needs = _hooks_and_needs(stage, algorithm, config)
         return "reference" in needs.models or stage.rollouts.guide_roll_out > 0
 
+    def _identity(self, policy: build.Policy) -> str:
+        """What names the base's numbers beside answers that it gave."""
+        return fingerprint(policy.model, adapter=False)
+
     def build_stage(
         self,
         number: int,
@@ -88,7 +92,7 @@ class StageBuilder:
         shared, critic_model = self._heads(stage, algorithm, config, policy)
         kept = "reference" in needs.models and not kind.samples
         based = kept and build.begins_as_base(self.recipe, initial)
-        identity = fingerprint(policy.model, adapter=False) if based else None  # while the model is whole
+        identity = self._identity(policy) if based else None  # while the model is whole
         for trained in filter(None, (policy.model, critic_model)):
             build.recompute(trained, stage)
         slow = copied(critic_model or policy.model) if "target" in needs.models else None
