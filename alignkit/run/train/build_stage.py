@@ -139,16 +139,17 @@ class StageBuilder:
         self, stage: Stage, algorithm: Algorithm, config: Any, policy: build.Policy
     ) -> tuple[bool, nn.Module | None]:
         """(whether the policy's model is trained on all losses, a critic of its own)."""
-        heads, reward = len(algorithm.heads(config)), algorithm.trains_reward
+        heads, scored, reward = len(algorithm.heads(config)), algorithm.scored(config), algorithm.trains_reward
         shared = reward or (stage.critic is not None and stage.critic.shared)
         if reward:
             build.make_reward_model(self.recipe, stage, policy, self.report)
         elif heads and shared:
-            add_value_head(policy.model, heads, seed=child(self.recipe.seed, stage.name))
+            add_value_head(policy.model, heads, seed=child(self.recipe.seed, stage.name), scored=scored)
         build.check_speaks(policy, reward=reward)
         # a copy of the policy while it is whole: its trainer may shard it
-        own = heads and not shared
-        return shared, build.build_critic(self.recipe, stage, policy, heads, self.load) if own else None
+        if not heads or shared:
+            return shared, None
+        return shared, build.build_critic(self.recipe, stage, policy, heads, self.load, scored=scored)
 
     def _forward(
         self, trainer: Trainer, want: tuple[Want, ...], *, fast: bool, reference: Reference | None = None
