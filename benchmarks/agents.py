@@ -186,7 +186,7 @@ def finished(runs: Path) -> dict[str, dict[str, dict[str, Run]]]:
 
 
 def kept(runs: Path, file: Path) -> dict[str, dict[str, list[Run]]]:
-    """What `file` holds and, in its place where it is of the same seed, what has been finished; the file has it then."""
+    """What `file` holds and, in its place where it is of the same seed, what is finished, which the file then holds."""
     known = json.loads(file.read_text()) if file.is_file() else {}
     for game, methods in finished(runs).items():
         for method, seeds in methods.items():
