@@ -198,6 +198,14 @@ def _data(data: Data, key: KeyPath, folder: Path) -> Broken:
         yield (*key, name), "belongs into each part of `mixture`; move it there"
     for name, rows in data.mixture.items():
         yield from _rows(rows, (*key, "mixture", name), folder)
+    weighted = [name for name, part in data.mixture.items() if part.weight is not None]
+    if weighted and len(weighted) < len(data.mixture):
+        name = next(name for name in data.mixture if name not in weighted)
+        yield (*key, "mixture", name, "weight"), f"is missing, and {weighted[0]} has one; give all parts one, or none"
+    if data.window is not None and data.mixture and not weighted:
+        yield (*key, "window"), "reads the parts of a mixture in turns; give each a `weight`"
+    if data.window is not None and data.holdout:
+        yield (*key, "holdout"), "is drawn from all rows, and `window` never has them all; give `evaluation.data`"
     if data.limit is not None and data.holdout >= data.limit:
         yield (*key, "holdout"), f"leaves nothing to train on: {data.holdout} of {data.limit} rows; lower it"
 
@@ -281,7 +289,7 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
         return
     if stage.environment is not None:
         yield from _environment(stage, stage.environment, (*key, "environment"))
-    if stage.environment is not None and stage.environment.name is not None:
+    if stage.environment is not None and stage.environment.pays:
         return
     if not stage.rewards:
         yield (*key, "rewards"), f"{kind} learns from rewards; name at least one (see `alignkit ls rewards`)"
@@ -294,8 +302,12 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
 
 def _environment(stage: Stage, environment: Environment, key: KeyPath) -> Broken:
     """That there is something to talk with, and that tools can be shown."""
-    if environment.name is None and not environment.tools:
-        yield key, "has neither a `name` nor `tools`; give it one of the two (see `alignkit ls environments`)"
+    if not environment.pays and not environment.tools:
+        yield key, "has no `name`, `program` or `tools`; give it one of them (see `alignkit ls environments`)"
+    if environment.program is not None and (environment.name is not None or environment.tools):
+        yield (*key, "program"), "is the whole episode, and brings its own tools; remove `name` and `tools`"
+    if environment.program == ():
+        yield (*key, "program"), "is an empty command; wanted one such as [python, agent.py]"
     if environment.name is None and environment.options:
         yield (*key, "options"), "are the environment's, and there is no `name`; a tool has `options` of its own"
     if environment.tools and not stage.data.chat:

@@ -5,7 +5,7 @@ other move, -1 for each illegal move, after which the position is the same. Ther
 100 ms a move, which no seed replays; here it is a script, or a UCI engine of your own that looks at so many nodes, so
 returns are not comparable with published ones. Not repeated from the
 reference (abdulhaim/LMRL-Gym at 911d726b5b37): a null move, `--`, ends the game there and is illegal here; 400 moves
-are 400, not 401. Needs python-chess: pip install 'alignkit[agents]'.
+are 400, not 401. Needs python-chess: pip install chess.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def rules() -> ModuleType:
     try:
         import chess
     except ImportError:
-        raise EpisodeError("chess and endgames need python-chess: pip install 'alignkit[agents]'") from None
+        raise EpisodeError("chess and endgames need python-chess: pip install chess") from None
     return chess
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignkit.data.sources import load_tasks
+from alignkit.data.sources import first_window, load_tasks
 from alignkit.evaluate.benchmark.grade import scorer_files, scorer_hash
 from alignkit.models.fingerprint import fingerprint_file, fingerprint_folder
 from alignkit.models.load import locate
@@ -65,8 +65,9 @@ def _evaluation(recipe: Recipe) -> Iterator[Input]:
 
 
 def _rows(kind: str, data: Data, of: str, recipe: Recipe) -> Iterator[Input]:
-    """One Input for each source: of a mixture its parts, which the column `source` tells apart."""
-    tasks = load_tasks(data, seed=recipe.seed, beside=beside(recipe))
+    """One Input for each source: of a mixture its parts, which the column `source` tells apart; of windows the first
+    one's rows."""
+    tasks = load_tasks(first_window(data), seed=recipe.seed, beside=beside(recipe))
     parts = {name: (f"{rows.source} ({name}){of}", rows.source) for name, rows in data.mixture.items()}
     for part, (name, source) in (parts or {"": (f"{data.source}{of}", data.source)}).items():
         own = [_content(task) for task in tasks if not parts or task.columns.get("source") == part]
@@ -108,9 +109,15 @@ def _files(recipe: Recipe) -> Iterator[Input]:
         if stage.environment is not None:
             if stage.environment.name is not None:
                 wanted.setdefault(("environments", stage.environment.name), []).append(stage.environment.options)
+            if isinstance(stage.environment.program, str):
+                wanted.setdefault(("environments", stage.environment.program), []).append({})
             for tool in stage.environment.tools:
                 wanted.setdefault(("tools", tool.name), []).append(tool.options)
         wanted.setdefault(("algorithms", str(stage.algorithm["type"])), []).append(stage.algorithm)
+        if stage.environment is not None and isinstance(stage.environment.program, tuple):
+            named = [_named(word, beside(recipe)) for word in stage.environment.program]
+            parts = {name: digest for one in named for name, digest in one.items()}
+            yield Input(kind="environments", name=stage.environment.title, parts=parts)
     for (kind, name), options in wanted.items():
         path = find(kind, name, beside=beside(recipe)).path
         files = [*source_files(path), *scorer_files(path)]
