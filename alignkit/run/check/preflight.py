@@ -116,7 +116,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
     """
     from alignkit.data.asked import check_asked
     from alignkit.data.prompts import checked_prompts
-    from alignkit.data.sources import load_tasks
+    from alignkit.data.sources import first_window, load_tasks
     from alignkit.data.tokens import plain_ids
     from alignkit.evaluate.held_out.known_questions import every_protocol
     from alignkit.rewards.pool.blend import check_rows
@@ -126,7 +126,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
 
     beside = recipe.file.parent if recipe.file else None
     tokenizer = load_tokenizer(recipe.model, beside)
-    tasks = load_tasks(stage.data, seed=recipe.seed, beside=beside)
+    tasks = load_tasks(first_window(stage.data), seed=recipe.seed, beside=beside)
     check_rows(stage.rewards, tasks)
     number = recipe.stages.index(stage)
     training = training_of(recipe, number, tasks)
