@@ -128,7 +128,10 @@ def _from_hub(name: str, data: Data) -> tuple[str, Iterator[Row]]:
         dataset = load_dataset(name, data.options.get("name"), split=data.split, revision=data.revision)
     except (OSError, ValueError) as error:
         line = on_one_line(error)
-        raise DataError(f"{data.source}: cannot load split '{data.split}': {type(error).__name__}: {line}") from error
+        raise DataError(
+            f"{data.source}: cannot load split '{data.split}': {type(error).__name__}: {line}; check its name and "
+            "data.split, or download it while online"
+        ) from error
     if data.limit is not None:
         dataset = dataset.select(range(min(data.limit, len(dataset))))
     checksums = " ".join(getattr(dataset.info, "download_checksums", None) or {})
