@@ -14,6 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table environments-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
+.PHONY: schema docs notebooks first-hour
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -110,6 +111,18 @@ licences: $(STAMP) ## the licences of the installed packages, written to docs/li
 
 trust-table: $(STAMP) ## the tests behind every promise of reliability and security, slow ones too, counted into docs/trust.md
 	$(BIN)/python .ci/trust_table.py docs/trust.md
+
+docs: $(STAMP) ## build the documentation site into build/site, strictly, with llms.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+notebooks: $(STAMP) ## write docs/notebooks from the pages on jobs
+	$(BIN)/python .ci/notebooks.py
+
+first-hour: $(STAMP) ## three models from an empty folder with the wheel, to GGUF and talked to, timed in docs/first-hour.md
+	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.first_hour
+
+schema: $(STAMP) ## write recipes/recipe.schema.json from the code
+	$(BIN)/alignkit check --schema > recipes/recipe.schema.json
 
 glossary: $(STAMP) ## write docs/glossary.md from the code
 	$(BIN)/python -m alignkit.report.glossary docs/glossary.md

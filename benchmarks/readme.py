@@ -19,12 +19,14 @@ INTRODUCTION = """\
 
 Written by `python -m benchmarks.readme` from `results/*.json`; do not edit. Cells that lose are here too.
 
-    python -m benchmarks.grpo_step --shape A1 --pairs 3    # one GRPO step against TRL; also --shape A2
-    python -m benchmarks.head                              # the log-prob head against full logits
-    python -m benchmarks.update_profile --shape A1         # where our update's time goes
-    python -m benchmarks.trl_tuning --shape A1             # which settings of TRL are its best
-    python -m benchmarks.all                               # all of these, and this file
-    python -m benchmarks.reallocation                      # weights from trainer to engine; also in docs/scaling.md
+```bash
+python -m benchmarks.grpo_step --shape A1 --pairs 3    # one GRPO step against TRL; also --shape A2
+python -m benchmarks.head                              # the log-prob head against full logits
+python -m benchmarks.update_profile --shape A1         # where our update's time goes
+python -m benchmarks.trl_tuning --shape A1             # which settings of TRL are its best
+python -m benchmarks.all                               # all of these, and this file
+python -m benchmarks.reallocation                      # weights from trainer to engine; also in docs/scaling.md
+```
 
 How to read the numbers: two sides take turns on the same weights, prompts, token counts, arithmetic, optimizer and
 threads; a ratio is the median of the ratios of neighbouring turns, with the lowest and the highest. A turn of a GRPO

@@ -43,6 +43,7 @@ class Algorithm:
     unit: what a loss must see whole: a "sequence", or a "group" (pairs, regressions on differences). No micro-batch and
         no minibatch cuts one apart.
     heads: (config) -> names of the value head's outputs; none for algorithms without a critic.
+    scored: (config) -> how many of these, the first ones, are scores of the chosen token, read in the state before it.
     controls: (config) -> coefficients that adapt during training, at their first values. They reach `estimate` and the
         losses as `batch.controls`, are logged as control/<name> and saved with every checkpoint.
     adapt: (config, batch) -> the coefficients of the next step, from a batch that has been trained on.
@@ -63,6 +64,7 @@ class Algorithm:
     needs: Callable[[Any], Needs] = lambda config: Needs()
     unit: Literal["sequence", "group"] = "sequence"
     heads: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    scored: Callable[[Any], int] = lambda config: 0
     controls: Callable[[Any], Mapping[str, float]] = lambda config: {}
     adapt: Callable[[Any, Batch], Mapping[str, float]] = lambda config, batch: batch.controls
     columns: Callable[[Any], tuple[str, ...]] = lambda config: ()

@@ -10,6 +10,7 @@ import typer
 
 from alignkit.cli.output import JsonOption, print_json
 from alignkit.errors import ContentError
+from alignkit.recipe.lookup.editor_line import with_editor_line
 from alignkit.recipe.lookup.find import KINDS, Found, did_you_mean, find, list_content
 
 
@@ -26,7 +27,11 @@ def cp(
     if not target.parent.is_dir():
         raise ContentError(f"there is no folder {target.parent} to copy '{name}' to; make it first")
     try:
-        shutil.copyfile(found.path, target)
+        if found.kind == "recipes":
+            text = found.path.read_text(encoding="utf-8")
+            target.write_text(with_editor_line(text, target), encoding="utf-8")
+        else:
+            shutil.copyfile(found.path, target)
     except OSError as error:
         raise ContentError(f"{target} cannot be written: {error.strerror}") from error
     if as_json:

@@ -15,6 +15,7 @@ import typer
 
 from alignkit.cli.output import JsonOption, print_json
 from alignkit.errors import AlignkitError, ContentError, RecipeError
+from alignkit.recipe.lookup.editor_line import with_editor_line
 from alignkit.recipe.lookup.find import find
 from alignkit.recipe.lookup.methods import methods
 from alignkit.recipe.read import read_recipe
@@ -49,7 +50,7 @@ def init(
     rank = lora if lora is not None else _rank(_asked(None, "LoRA rank", "0 trains all weights", "16"))
     settings |= {"model.lora.rank": str(rank)} if rank else {}
     settings["launch"] = _asked(launch, "Launch profile", "of `alignkit ls launch`; empty: this process alone", "")
-    written = filled(text, {key: value for key, value in settings.items() if value}, file)
+    written = filled(with_editor_line(text, file), {key: value for key, value in settings.items() if value}, file)
     _checked(written, file)
     file.write_text(written, encoding="utf-8")
     if as_json:

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alignkit.engines.engine import Part
+from alignkit.engines.waiting import Waiting
 from alignkit.errors import EngineError
 from alignkit.models.merge import merge
 from alignkit.models.own_names import own_names
@@ -44,10 +45,12 @@ class HfEngine:
         self.policy_version = version
         self._share = share
         self._dtype = getattr(torch, dtype)
+        self._waiting = Waiting(self.generate)
         self._model: Any = model if share else _merged_copy(model).to(device or next(model.parameters()).device)
 
     async def sample(self, request: Request) -> Completion:
-        return (await self.generate([request]))[0]
+        request.check(context=self._context, engine="hf engine")  # one that cannot run must not fail its neighbours
+        return await self._waiting.sample(request)
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
         for request in requests:

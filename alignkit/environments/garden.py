@@ -13,6 +13,8 @@ Made for asking when a critic on whole utterances beats one on tokens. Said befo
   is played. Between turns the state is seen whole (weather, water, height), so its V needs no memory.
 - *Which tokens decide is unclear to a critic on tokens*: the first word of `water heavily` is not yet a decision.
 
+What an exact critic could tell, `python -m benchmarks.garden_credit` says: then a short memory is the better one.
+
 What may spoil this: height is shown and worth what it says, so a critic that reads it is right within two days of the
 end, whatever its lambda. What height does not tell is what water is worth, and that is most of good play.
 """

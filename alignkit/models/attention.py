@@ -2,7 +2,8 @@
 
 A token attends to itself, to the tokens before it in its own sequence, and to its block's prompt. That is two plain
 parts with a shared softmax: every span (a prompt, or one sequence's own tokens) attends causally to itself, and a
-block's continuations attend fully to its prompt. A prompt with a single continuation is one span. Each part is a fused
+block's continuations attend fully to its prompt, or to as much of the first as they fork from. A prompt with a single
+continuation is one span. Each part is a fused
 kernel that returns its log-normaliser; the parts are merged by these, and given the merged output and normaliser each
 kernel's own backward is exact.
 
@@ -17,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
@@ -69,18 +71,20 @@ def layout(blocks: tuple[Block, ...]) -> Layout:
     spans: list[Span] = []
     continued: dict[int, list[Span]] = defaultdict(list)
     for block in blocks:
-        if len(block.lengths) == 1:
-            spans.append(Span(block.start, block.end - block.start))
-            continue
-        begin = block.start + block.prompt
-        spans.append(Span(block.start, block.prompt))
-        continued[block.prompt].append(Span(begin, block.end - begin))
-        for length in block.lengths:
-            spans.append(Span(begin, length, block.prompt, block.start))
-            begin += length
+        # where others fork from the first continuation it is one span with its prompt, whose beginnings they read
+        alone = len(block.lengths) == 1 or bool(block.forks)
+        begin = block.start + block.prompt + alone * block.lengths[0]
+        spans.append(Span(block.start, begin - block.start))
+        branches = list(zip(block.ahead, block.lengths, strict=True))[alone:]
+        for ahead, together in groupby(branches, key=lambda branch: branch[0]):
+            body = begin
+            for _, length in together:
+                spans.append(Span(begin, length, ahead, block.start))
+                begin += length
+            continued[ahead].append(Span(body, begin - body, ahead, block.start))
     padding = blocks[-1].end
     crosses = [
-        (_index(bucket, padding), _index([Span(span.begin - prompt, prompt) for span in bucket], padding))
+        (_index(bucket, padding), _index([Span(span.prompt_begin, prompt) for span in bucket], padding))
         for prompt, bodies in continued.items()
         for bucket in alike(bodies)
     ]

@@ -1,12 +1,12 @@
 """The head with which a causal language model says numbers about states instead of words.
 
-It is a linear layer on the last hidden state of every token, kept in float32, under the name `value_head` beside the
-language-model head: on the policy itself (shared layers) or on a copy that is trained alone.
+It is a linear layer on the last hidden state of every token (or `TokenScores`), kept in float32, under the name
+`value_head` beside the language-model head: on the policy itself (shared layers) or on a copy that is trained alone.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -15,20 +15,29 @@ from torch import Tensor, nn
 from alignkit.errors import RecipeError
 from alignkit.models.adapted import base_model
 from alignkit.models.encoder import packs
+from alignkit.models.token_scores import TokenScores
 from alignkit.models.weights import VALUE_HEAD
 from alignkit.types.seeds import child
+
+if TYPE_CHECKING:
+    from alignkit.types.batch import Batch
 
 FIRST_STD = 0.01  # small, so that first values are near 0; not 0, or two heads of one critic could never differ
 
 
-def add_value_head(model: nn.Module, heads: int, *, seed: int) -> nn.Module:
-    """Gives a transformers causal LM (or a PEFT model of one) a value head of `heads` outputs; returns the model."""
+def add_value_head(model: nn.Module, heads: int, *, seed: int, scored: int = 0) -> nn.Module:
+    """Gives a transformers causal LM (or a PEFT model of one) a value head of `heads` outputs; returns the model.
+
+    scored: how many of them, the first ones, are scores of the chosen token (`TokenScores`).
+    """
     causal = base_model(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(child(seed, VALUE_HEAD))
-        layer = nn.Linear(causal.config.hidden_size, heads)
-        nn.init.normal_(layer.weight, std=FIRST_STD)
-        nn.init.zeros_(layer.bias)
+        width = causal.config.hidden_size
+        vocabulary = causal.get_input_embeddings().num_embeddings
+        layer = TokenScores(width, heads, scored=scored, vocabulary=vocabulary) if scored else nn.Linear(width, heads)
+        for name, parameter in layer.named_parameters():
+            nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=FIRST_STD)
     causal.add_module(VALUE_HEAD, layer.to(next(causal.parameters()).device))
     return model
 
@@ -57,7 +66,13 @@ def remove_value_head(model: nn.Module) -> None:
         delattr(causal, VALUE_HEAD)
 
 
-def read_values(causal: nn.Module, hidden: Float[Tensor, "token hidden"]) -> Float[Tensor, "token head"]:
-    """The value head's numbers for the state that ends with each token."""
+def read_values(
+    causal: nn.Module, hidden: Float[Tensor, "token hidden"], batch: Batch | None = None
+) -> Float[Tensor, "token head"]:
+    """The value head's numbers for the state that ends with each token; of scores, for each token after the one before.
+
+    batch: whose tokens these are, for heads that score them.
+    """
+    head = getattr(causal, VALUE_HEAD)
     with torch.autocast(hidden.device.type, enabled=False):
-        return getattr(causal, VALUE_HEAD)(hidden.float())
+        return head(hidden.float(), batch) if isinstance(head, TokenScores) else head(hidden.float())

@@ -72,7 +72,7 @@ def outputs(
     """
     causal = base_model(model)
     before, every = states(causal, batch, dtype, "values" in want)
-    values = read_values(causal, every) if "values" in want else None
+    values = read_values(causal, every, batch) if "values" in want else None
     if "logprobs" not in want:
         return Outputs(values=values)  # ty: ignore[invalid-argument-type]
     weight, shape = _head(causal, dtype, temperature)
@@ -133,9 +133,9 @@ def padded_index(batch: Batch) -> tuple[Tensor, Tensor]:
     rows = []
     for block in batch.blocks:
         begin = block.start + block.prompt
-        for length in block.lengths:
-            prompt = torch.arange(block.start, block.start + block.prompt)
-            rows.append(torch.cat([prompt, torch.arange(begin, begin + length)]))
+        for length, ahead in zip(block.lengths, block.ahead, strict=True):
+            before = torch.arange(block.start, block.start + ahead)
+            rows.append(torch.cat([before, torch.arange(begin, begin + length)]))
             begin += length
     index = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
     return index.clamp(min=0).to(batch.tokens.device), (index >= 0).to(batch.tokens.device)

@@ -42,7 +42,7 @@ def own_head(
     if "values" in want:
         place = torch.zeros_like(batch.tokens)
         place[index[mask]] = torch.arange(mask.numel(), device=mask.device)[mask.flatten()]
-        values = read_values(causal, output.hidden_states[-1].flatten(0, 1)[place])
+        values = read_values(causal, output.hidden_states[-1].flatten(0, 1)[place], batch)
     logits = before(output.logits)
     said = full_logprobs(logits, batch.tokens[batch.actions], temperature=temperature)
     if "ref_kl" in want:

@@ -1,23 +1,35 @@
-"""The turns of a batch, as an algorithm on utterances sees them."""
+"""The turns of a batch, as an algorithm on utterances sees them, and what critics of utterances say of them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from alignkit.ops import advantages
 
 if TYPE_CHECKING:
     from alignkit.types.batch import Batch
 
+Head = Literal["scores", "dueling", "last_token"]
+"""How two critics' heads q, v make Q(o, u). scores: V(o) + the sum over the utterance's tokens of q, a score of the
+token; dueling: V(o) + q at its last token; last_token: q at its last token."""
+Q, V = slice(0, 2), slice(2, 4)  # of the value head's outputs
+FEW = 3  # turns; of fewer nothing is said about how they are ranked
+
 
 class Turns(NamedTuple):
     """Of each turn, in packed order. before: index of the token ahead of its utterance, whose state the utterance
-    answers. last: index of the utterance's last token. sequence: the number of its sequence."""
+    answers. last: index of the utterance's last token. sequence: the number of its sequence. of: of each action token
+    the number of its turn."""
 
     before: Int[Tensor, " turn"]
     last: Int[Tensor, " turn"]
     sequence: Int[Tensor, " turn"]
+    of: Int[Tensor, " action"]
 
 
 def turns(batch: Batch) -> Turns:
@@ -28,4 +40,67 @@ def turns(batch: Batch) -> Turns:
     new[:1] = True
     begins = new.nonzero().squeeze(-1)
     first, last = actions[begins], actions[begins.roll(-1) - 1]
-    return Turns(batch.parent[first], last, batch.segment[first])
+    return Turns(batch.parent[first], last, batch.segment[first], new.cumsum(0) - 1)
+
+
+class Said(NamedTuple):
+    """What two critics say, in units of the return: Q(o, u) and V(o) of each turn, and V after each sequence's last
+    token, 0 where the episode ended there."""
+
+    q: Float[Tensor, "turn critic"]
+    v: Float[Tensor, "turn critic"]
+    final: Float[Tensor, "sequence critic"]
+
+
+def critics(
+    values: Float[Tensor, "token head"], batch: Batch, of: Turns, *, head: Head, unit: Mapping[str, float]
+) -> Said:
+    """Q and V of every turn from the four heads q1 q2 v1 v2; unit: level + scale x number (`standard`)."""
+    v, q = values[of.before, V], values[of.last, Q]
+    if head == "scores":
+        q = values.new_zeros(v.shape).index_add(0, of.of, values[batch.action_mask, Q])
+    if head != "last_token":
+        q = v + q
+    last = batch.last_token()
+    over = last == batch.last_action()  # nothing follows the last utterance: the episode ended with it
+    final = unit["level"] + unit["scale"] * values[last, V]
+    return Said(unit["level"] + unit["scale"] * q, unit["level"] + unit["scale"] * v, final * ~over[:, None])
+
+
+def ahead(
+    v: Float[Tensor, "turn critic"],
+    final: Float[Tensor, "sequence critic"],
+    *,
+    rewards: Float[Tensor, " turn"],
+    sequence: Int[Tensor, " turn"],
+    discount: float,
+    trace: float,
+) -> Float[Tensor, "turn critic"]:
+    """GAE over turns under each critic's V; with V added, the lambda-return. rewards: of each turn."""
+    each = zip(v.T, final.T, strict=True)
+    found = [advantages.gae(rewards, one, end, sequence, discount=discount, trace=trace) for one, end in each]
+    return torch.stack(found, dim=1)
+
+
+def standard(
+    rewards: Float[Tensor, " turn"], sequence: Int[Tensor, " turn"], batch: Batch, *, discount: float
+) -> dict[str, float]:
+    """Mean and standard deviation of the discounted returns from each turn on, as `level` and `scale` (1 where all are
+    equal), so that what critics learn is of order 1."""
+    zero = rewards.new_zeros(batch.num_sequences)
+    returns = advantages.gae(rewards, rewards.new_zeros(len(rewards)), zero, sequence, discount=discount, trace=1.0)
+    spread = float(returns.std(correction=0))
+    return {"level": float(returns.mean()), "scale": spread if spread > 1e-6 * float(returns.abs().max()) else 1.0}
+
+
+def ranking(
+    predicted: Float[Tensor, " turn"], realised: Float[Tensor, " turn"], chosen: Bool[Tensor, " turn"]
+) -> float | None:
+    """Correlation of predicted with realised advantages over the chosen turns; None for too few of them, 0 without
+    spread: then the critics cannot tell one utterance from another."""
+    x, y = predicted[chosen].double(), realised[chosen].double()
+    if len(x) < FEW:
+        return None
+    x, y = x - x.mean(), y - y.mean()
+    norm = float((x.square().sum() * y.square().sum()).sqrt())
+    return float((x * y).sum()) / norm if norm > 0 else 0.0

@@ -281,7 +281,7 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
         return
     if stage.environment is not None:
         yield from _environment(stage, stage.environment, (*key, "environment"))
-    if stage.environment is not None and stage.environment.name is not None:
+    if stage.environment is not None and stage.environment.pays:
         return
     if not stage.rewards:
         yield (*key, "rewards"), f"{kind} learns from rewards; name at least one (see `alignkit ls rewards`)"
@@ -294,8 +294,12 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
 
 def _environment(stage: Stage, environment: Environment, key: KeyPath) -> Broken:
     """That there is something to talk with, and that tools can be shown."""
-    if environment.name is None and not environment.tools:
-        yield key, "has neither a `name` nor `tools`; give it one of the two (see `alignkit ls environments`)"
+    if not environment.pays and not environment.tools:
+        yield key, "has no `name`, `program` or `tools`; give it one of them (see `alignkit ls environments`)"
+    if environment.program is not None and (environment.name is not None or environment.tools):
+        yield (*key, "program"), "is the whole episode, and brings its own tools; remove `name` and `tools`"
+    if environment.program == ():
+        yield (*key, "program"), "is an empty command; wanted one such as [python, agent.py]"
     if environment.name is None and environment.options:
         yield (*key, "options"), "are the environment's, and there is no `name`; a tool has `options` of its own"
     if environment.tools and not stage.data.chat:

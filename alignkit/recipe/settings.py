@@ -16,19 +16,24 @@ from alignkit.recipe.schema import Recipe, Stage
 
 
 def recipe_json_schema() -> dict[str, Any]:
-    """JSON Schema of a recipe file, for editors: stage sections at the top or under `stages`, `extends` anywhere."""
+    """JSON Schema of a recipe file, for editors: stage sections at the top or under `stages`, `extends` anywhere.
+
+    Nothing is required but in lists, which are replaced as a whole: what a section leaves out may stand in the recipe
+    that is extended, at the top, or on the command line.
+    """
     schema = Recipe.model_json_schema()
     stage = schema["$defs"]["Stage"]
     algorithm = _algorithm_schema(schema["$defs"])
     left_out = {"type": "null", "description": "Leaves out the stage of this name of the recipe that is extended."}
     stage["properties"]["algorithm"] = {"anyOf": [algorithm, left_out]}
-    stage.pop("required", None)  # what a stage leaves out may stand at the top
     properties = schema["properties"]
     del properties["file"]
     properties |= {name: stage["properties"][name] for name in STAGE_SECTIONS} | {"algorithm": algorithm}
     name = {"type": "string", "description": "Name or path of a recipe that this one is laid over."}
     properties["extends"] = {"anyOf": [name, {"type": "array", "items": name}]}
-    schema.pop("required", None)
+    whole = {part["items"]["$ref"].rpartition("/")[2] for part in _lists(schema) if "$ref" in part["items"]} - {"Stage"}
+    for section in [schema, *(section for name, section in schema["$defs"].items() if name not in whole)]:
+        section.pop("required", None)
     schema["title"] = "alignkit recipe"
     return schema
 
@@ -57,10 +62,20 @@ def _algorithm_schema(definitions: dict[str, Any]) -> dict[str, Any]:
         own = f"{found.name}."  # sections of two algorithms may have one name
         schema = load_algorithm(found.name).config.model_json_schema(ref_template=f"#/$defs/{own}{{model}}")
         definitions.update({own + name: section for name, section in schema.pop("$defs", {}).items()})
+        schema.pop("required", None)
         schema["properties"]["type"] = {"const": found.name}
-        branches.append({"if": {"properties": {"type": {"const": found.name}}}, "then": schema})
+        is_it = {"properties": {"type": {"const": found.name}}, "required": ["type"]}
+        branches.append({"if": is_it, "then": schema})
     description = Stage.model_fields["algorithm"].description
-    return {"type": "object", "required": ["type"], "description": description, "allOf": branches}
+    return {"type": "object", "description": description, "allOf": branches}
+
+
+def _lists(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a schema that describes a list."""
+    if isinstance(schema, dict) and isinstance(schema.get("items"), dict):
+        yield schema
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _lists(part)
 
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[BaseModel]]]:

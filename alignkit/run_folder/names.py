@@ -91,6 +91,7 @@ MEANINGS: dict[str, str] = {
     "sync/canary_gap": "mean absolute log-prob difference between engine and trainer on the probe, after the last sync",
     "sync/policy_version": "number of the weights that the engine holds",
     "replay/turns": "past turns to draw from",
+    "replay/never_said": "share of fresh utterances that no past episode holds",
     "data/epoch": "passes over the training tasks so far, as a fraction",
     "data/consumed": "prompts taken from the training tasks so far",
     "data/left_out_frac": "share of paired preferences or unpaired feedback that cannot be learnt from (events.jsonl)",

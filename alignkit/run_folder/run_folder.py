@@ -20,6 +20,7 @@ from alignkit.run_folder.turn_value import TurnValue
 from alignkit.run_folder.versions import installed
 from alignkit.types.files import make_folder, write_atomically
 from alignkit.types.rollout import Rollout, Turn
+from alignkit.types.score import Fault
 from alignkit.types.task import Task, message_text
 
 RECIPE = "recipe.resolved.json"
@@ -225,10 +226,15 @@ def _row(rollout: Rollout, values: Sequence[TurnValue]) -> dict[str, Any]:
         "stop": str(rollout.end or rollout.turns[-1].stop),
         "reward": score.value if score else None,
         "parts": json_lines.dumps(score.parts) if score else None,
-        "fault": _utf8(f"{fault.kind} in {fault.where}: {fault.message}".removesuffix(": ")) if fault else None,
+        "fault": _utf8(fault_text(fault)) if fault else None,
         "policy_version": rollout.policy_version,
         "adapter": rollout.adapter,
     }
+
+
+def fault_text(fault: Fault) -> str:
+    """Why a reward is absent, as the rollouts' table says it: `timeout in math_answer: no answer after 5 s`."""
+    return f"{fault.kind} in {fault.where}: {fault.message}".removesuffix(": ")
 
 
 def conversation(rollout: Rollout, values: Sequence[TurnValue] = ()) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from alignkit.errors import HealthError
 from alignkit.run_folder.light import Light
+from alignkit.train.turn_rules import TURN_RULES
 
 WINDOW = 128  # steps of history behind the robust rules
 START = 8  # first values of a series that stand for "at the start"
@@ -36,6 +37,8 @@ WATCHED = (
     "optim/grad_norm",
     "sync/canary_gap",
     "constraint/saturated",
+    "control/ranking",
+    "replay/never_said",
 )
 
 
@@ -383,4 +386,5 @@ RULES = (
     gradient_spike,
     saturation,
     untrained,
+    *TURN_RULES,
 )

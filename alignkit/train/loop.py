@@ -12,6 +12,7 @@ import numpy as np
 
 from alignkit.ops.schedule import learning_rate, warmup_updates
 from alignkit.recipe.schema import Critic, Stage
+from alignkit.train.critic_phase import CriticPhase
 from alignkit.train.hooks.hook import Hook, HookMemory
 from alignkit.train.reference import Reference
 from alignkit.train.source import Drawn, Source
@@ -21,7 +22,7 @@ from alignkit.train.step import Step
 from alignkit.train.sync import Sync
 from alignkit.train.target import Target
 from alignkit.types.batch import Batch
-from alignkit.types.metric import Metric, combine
+from alignkit.types.metric import combine
 from alignkit.types.needs import Needs
 from alignkit.types.seeds import child
 
@@ -142,19 +143,14 @@ class StageLoop:
         if "ref_logprobs" in needed:
             assert self.reference is not None, "whoever needs its column is given the model"
             columns["ref_logprobs"] = self.reference.read(batch, self.step)
-        if "values" in needed:
-            critic = self.critic or self.step
-            critic.forward.verify(batch, temperature=critic.temperature)
-            columns["values"] = read(batch, critic.forward, "values")
-        if "target_values" in needed:
-            assert self.target is not None, "whoever needs its column is given the model"
-            columns["target_values"] = read(batch, self.target.forward, "values")
+        if "values" in needed or "target_values" in needed:
+            columns |= CriticPhase(self).columns(batch)
         return batch.replace(**columns).validate()
 
     def update(self, batch: Batch, step: int) -> tuple[dict[str, Any], int]:
         """All optimizer steps of this batch, those of a critic of its own first: (metrics, updates of the policy)."""
         lr = self.learning_rate(step * self.updates_per_step)
-        parts, critic_norms = self.update_critic(batch, step, lr)
+        parts, critic_norms = CriticPhase(self).update(batch, step) if self.critic else ([], [])
         norms: list[float] = []
         policy_learns = step >= self.stage.train.critic_warmup_steps
         for number, sequences in enumerate(self.minibatches(batch, step) if policy_learns else ()):
@@ -168,30 +164,13 @@ class StageLoop:
         for hook in self.hooks if policy_learns else ():
             said, taken = hook.after_updates(self.step, batch, lr)
             updates, added = updates + taken, added | said
-        if self.target:
-            self.target.follow((self.critic or self.step).trainer.model)
+        if self.target and not self.critic:
+            CriticPhase(self).follow()
         trained = {"loss/tokens": batch.num_actions, "loss/sequences": batch.num_sequences, "optim/lr": lr}
         trained |= {"optim/grad_norm": max(norms)} if norms else {}
         trained |= {"optim/critic_grad_norm": max(critic_norms)} if critic_norms else {}
         measured = {name: metric.value for name, metric in combine(parts).items()}
         return measured | trained | added, updates
-
-    def update_critic(self, batch: Batch, step: int, lr: float) -> tuple[list[dict[str, Metric]], list[float]]:
-        """(metrics, gradient norms) of the optimizer steps of a critic of its own; none without one."""
-        parts, norms = [], []
-        if self.critic is None:
-            return parts, norms
-        for sequences in self.minibatches(batch, step, self.stage.critic):
-            metrics, norm = self.critic.update(batch, sequences, lr * self.critic_rate)
-            parts.append(metrics)
-            norms.append(norm)
-        return parts, norms
-
-    @property
-    def critic_rate(self) -> float:
-        """The critic's learning rate as a multiple of the policy's."""
-        peak = self.stage.critic.lr if self.stage.critic else None
-        return 1.0 if peak is None else peak / self.stage.optimizer.lr
 
     def minibatches(self, batch: Batch, step: int, critic: Critic | None = None) -> Iterator[list[int]]:
         """The sequences of each optimizer step, of the policy or of a critic: passes, each in an order of its own."""

@@ -17,9 +17,10 @@ FILE = "target"
 
 
 class Target:
-    """Polyak average of a critic: after each step's updates, copy <- (1 - rate) copy + rate critic.
+    """Polyak average of a critic: after each of its updates, copy <- (1 - rate) copy + rate critic.
 
-    forward: of the copy, whose weights may be cut as the critic's are. rate: of each step, between 0 and 1.
+    forward: of the copy, whose weights may be cut as the critic's are. rate: of each update, between 0 and 1; of a
+    critic on the policy's layers, of each step.
     """
 
     def __init__(self, forward: Forward, *, rate: float, group: Group):

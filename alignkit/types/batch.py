@@ -28,15 +28,28 @@ from alignkit.types.item import Item
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One shared prompt and its continuations. Lengths in tokens; `start` is the block's first packed index."""
+    """One shared prompt and its continuations. Lengths in tokens; `start` is the block's first packed index.
+
+    forks: after how many tokens of the first continuation each one leaves it, in order; (): all go on from the prompt.
+    """
 
     start: int
     prompt: int
     lengths: tuple[int, ...]
+    forks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.forks and (list(self.forks) != sorted(self.forks) or self.forks[0] or self.forks[-1] > self.lengths[0]):
+            raise BatchError(f"forks at {self.forks} of {self.lengths[0]} tokens: groups stay whole and in order")
 
     @property
     def end(self) -> int:
         return self.start + self.prompt + sum(self.lengths)
+
+    @property
+    def ahead(self) -> tuple[int, ...]:
+        """Of each continuation the tokens before it, which begin at `start`."""
+        return tuple(self.prompt + fork for fork in self.forks or [0] * len(self.lengths))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +92,8 @@ class Batch:
     """The critic's numbers for the state that ends with this token, as they were when the update phase began."""
     target_values: Float[Tensor, "token head"] | None = None
     """The same of the critic's slowly following copy."""
-    value_targets: Float[Tensor, "token head"] | None = None
-    """What the critic's numbers should have been, on the last token of each utterance: those after it, those before."""
+    value_targets: Float[Tensor, "token critic"] | None = None
+    """What each critic should have said, on the last token of an utterance: of one that was played, or before it."""
 
     # sequence axis
     group: Int[Tensor, " sequence"]
@@ -100,12 +113,13 @@ class Batch:
     channels: dict[str, Float[Tensor, " sequence"]] = field(default_factory=dict)
     """Unweighted parts of the reward by name; NaN where a part has no value. `direction/<part>`: how much of that part
     the task asks for. `cost/<name>`, `multiplier/<name>`: of a constraint, for algorithms that weigh costs themselves.
-    `turns`: of an episode that was gone back into, how many turns it had."""
+    `turns`: of an episode that was gone back into, how many turns it had; `age`: draws since a past one was played."""
 
     # token axis, by name
     turn_channels: dict[str, Float[Tensor, " token"]] = field(default_factory=dict)
     """What an environment said of a turn (`Observation.info`), on each token that was chosen in it; 0 elsewhere, NaN
-    where it said nothing. `before/<name>`: of the observation that the turn answers. Words count as they come."""
+    where it said nothing. `before/<name>`: of the observation that the turn answers. Words count as they come.
+    `critic/q`, `critic/v`: what critics of utterances said of the turn and of the state before it."""
 
     # of the whole batch
     controls: Mapping[str, float] = field(default_factory=dict)
@@ -173,8 +187,8 @@ class Batch:
         return torch.zeros_like(self.group).scatter_reduce(0, self.segment[own], own, "amax")
 
     def last_prompt_token(self) -> Int[Tensor, " sequence"]:
-        """Packed index of the last token of each sequence's prompt."""
-        begins = (self.segment >= 0) & (self.segment[self.parent.clamp(min=0)] < 0)
+        """Packed index of the token ahead of each sequence's own."""
+        begins = (self.segment >= 0) & (self.segment[self.parent.clamp(min=0)] != self.segment)
         return torch.zeros_like(self.group).index_put((self.segment[begins],), self.parent[begins])
 
     def placed_rewards(self) -> Float[Tensor, " token"]:
@@ -197,9 +211,9 @@ class Batch:
         """The batch of some sequences (or none), in this batch's order, each with its prompt and the same values."""
         wanted, blocks, start, first = set(sequences), [], 0, 0
         for block in self.blocks:
-            lengths = tuple(length for m, length in enumerate(block.lengths) if first + m in wanted)
-            if lengths:
-                blocks.append(Block(start, block.prompt, lengths))
+            if members := [m for m in range(len(block.lengths)) if first + m in wanted]:
+                lengths, forks = (tuple(each[m] for m in members if each) for each in (block.lengths, block.forks))
+                blocks.append(Block(start, block.prompt, lengths, forks * any(forks)))
                 start = blocks[-1].end
             first += len(block.lengths)
         return self._rows(tuple(blocks), self.token_index(sequences), torch.tensor(sorted(wanted), dtype=torch.long))
@@ -208,8 +222,7 @@ class Batch:
         """Packed indices of the tokens that `select(sequences)` holds, in its order."""
         wanted, pieces, first = set(sequences), [torch.zeros(0, dtype=torch.long)], 0
         for block in self.blocks:
-            members = [m for m in range(len(block.lengths)) if first + m in wanted]
-            if members:
+            if members := [m for m in range(len(block.lengths)) if first + m in wanted]:
                 begins = _begins(block)
                 pieces.append(torch.arange(block.start, block.start + block.prompt))
                 pieces += [torch.arange(begins[m], begins[m] + block.lengths[m]) for m in members]
@@ -271,10 +284,10 @@ def structure(blocks: Sequence[Block]) -> dict[str, Tensor]:
         position.append(prompt)
         parent.append(torch.where(prompt == 0, -1, block.start + prompt - 1))
         segment.append(torch.full((block.prompt,), -1))
-        for begin, length in zip(_begins(block), block.lengths, strict=True):
+        for begin, length, ahead in zip(_begins(block), block.lengths, block.ahead, strict=True):
             offset = torch.arange(length)
-            position.append(block.prompt + offset)
-            parent.append(torch.where(offset == 0, block.start + block.prompt - 1, begin + offset - 1))
+            position.append(ahead + offset)
+            parent.append(torch.where(offset == 0, block.start + ahead - 1, begin + offset - 1))
             segment.append(torch.full((length,), sequence))
             sequence += 1
     return {"position": torch.cat(position), "parent": torch.cat(parent), "segment": torch.cat(segment)}
@@ -296,9 +309,11 @@ def pack(items: Sequence[Item], *, share_prefix: bool = True) -> Batch:
         shares = shares and tuple(item.prompt_ids) == tuple(previous.prompt_ids)  # type: ignore[union-attr]
         length = len(item.completion_ids)
         if shares:
-            blocks[-1] = replace(blocks[-1], lengths=(*blocks[-1].lengths, length))
+            forks = (*(blocks[-1].forks or [0] * len(blocks[-1].lengths)), item.fork)
+            blocks[-1] = replace(blocks[-1], lengths=(*blocks[-1].lengths, length), forks=forks * any(forks))
         else:
-            blocks.append(Block(len(columns["tokens"]), len(item.prompt_ids), (length,)))
+            nowhere = (item.fork,) * bool(item.fork)  # which no block allows
+            blocks.append(Block(len(columns["tokens"]), len(item.prompt_ids), (length,), nowhere))
             columns["tokens"] += item.prompt_ids
             for name in ("action", "sampler_logprobs", "rewards"):
                 columns[name] += [0] * len(item.prompt_ids)

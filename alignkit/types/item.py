@@ -24,3 +24,4 @@ class Item:
     channels: Mapping[str, float] = field(default_factory=dict)
     turn: Sequence[int] | None = None  # per completion token, number of its turn; None: chosen tokens in a row are one
     turn_channels: Mapping[str, Sequence[float | str]] = field(default_factory=dict)  # one entry per turn
+    fork: int = 0  # tokens of the group's first completion that come between the prompt and these

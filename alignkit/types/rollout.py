@@ -70,6 +70,7 @@ class Reset:
 
 DIRECTION = "direction/"  # and a part's name: the batch's channel that says how much of that part the task asks for
 TURNS = "turns"  # the batch's channel that holds `Reset.of`
+AGE = "age"  # the batch's channel that says how many draws ago a past episode was played
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,6 +107,15 @@ def test_a_reference_and_a_critic_take_the_bytes_of_their_parameters(algorithm, 
     assert update["optimizer"] == pytest.approx(moments, rel=2e-3)
 
 
+def test_pairs_with_an_adapter_hold_one_model_which_is_its_own_reference(tmp_path):
+    recipe = write(tmp_path, DPO, dtype="bfloat16")
+    recipe.write_text(recipe.read_text().replace("model:\n", "model:\n  lora: {rank: 2}\n"))
+    [stage] = said(recipe, "--device", ROOMY)["stages"]
+    update = stage["phases"]["update"]
+    assert "reference" not in update
+    assert update["optimizer"] < 0.01 * 8 * MATRICES
+
+
 @pytest.mark.slow
 def test_one_that_does_not_fit_exits_with_1_and_every_cure_that_fits_does_so_when_it_is_written_down(tmp_path):
     recipe = write(tmp_path, GRPO)

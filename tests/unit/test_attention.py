@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alignkit.models.attention import layout, packed_attention
-from alignkit.types.batch import Batch, Block
+from alignkit.types.batch import Batch, Block, pack
+from alignkit.types.item import Item
 from tests.tiny import SHAPE, random_batch
 
 shapes = st.lists(
@@ -55,6 +56,31 @@ def assert_equals_dense(batch: Batch, *, key_heads: int = 4, scale: float = 0.35
 @given(shapes, st.booleans())
 def test_it_equals_dense_attention_over_ancestors_and_so_do_its_gradients(shape, share_prefix):
     assert_equals_dense(random_batch(shape, share_prefix=share_prefix))
+
+
+def forked(shape, *, branches: int = 2) -> Batch:
+    """Of each block's prompt and first continuation a tree: after its tokens 0, 1 and its last others go on."""
+    items = []
+    for group, (prompt, lengths) in enumerate(shape):
+        prompt_ids, trunk = list(range(prompt)), list(range(lengths[0]))
+        items.append(Item(prompt_ids=prompt_ids, completion_ids=trunk, group=group))
+        forks = sorted(fork for fork in {0, 1, lengths[0]} for _ in range(branches))
+        more = [
+            Item(prompt_ids=prompt_ids, completion_ids=[7] * (1 + fork % 3), group=group, fork=fork) for fork in forks
+        ]
+        items += [replace(item, member=1 + number) for number, item in enumerate(more)]
+    return pack(items)
+
+
+@settings(max_examples=20)
+@given(shapes)
+def test_what_forks_from_within_a_sequence_attends_to_all_that_was_ahead_of_it_there(shape):
+    batch = forked(shape)
+    ancestors = ancestor_mask(batch)
+    for (prompt, lengths), block in zip(shape, batch.blocks, strict=True):
+        ends = [block.end - 1]  # of the last branch: the whole trunk is ahead of it
+        assert ancestors[ends[0]].sum() == prompt + lengths[0] + block.lengths[-1]
+    assert_equals_dense(batch, key_heads=2)
 
 
 @pytest.mark.parametrize("key_heads", [1, 2])

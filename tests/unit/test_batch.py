@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit.errors import BatchError
-from alignkit.types.batch import FLOAT_COLUMNS, TOKEN_COLUMNS, Batch, pack, structure
+from alignkit.models.forward import padded_index
+from alignkit.types.batch import FLOAT_COLUMNS, TOKEN_COLUMNS, Batch, Block, pack, structure
 from alignkit.types.item import Item
 from alignkit.types.metric import Max, Mean, Sum, combine
 from tests.tiny import random_batch, random_items
@@ -82,6 +83,32 @@ def test_the_columns_of_two_small_blocks_are_those_written_out_by_hand():
     assert batch.require("sampler_logprobs").tolist() == [0, 0, -0.5, -1.0, 0, 0, -3.0]
     assert batch.truncated.tolist() == [False, False, True]
     assert batch.reward.tolist() == [0, 0, 0.5]
+
+
+def test_a_sequence_that_forks_from_another_has_its_beginning_ahead_of_it():
+    """Prompt 1 2, trunk 3 4 5, after whose first token 6 7 goes on and after whose last 8 does."""
+    common = {"prompt_ids": [1, 2], "group": 4}
+    trunk = Item(completion_ids=[3, 4, 5], action=[True, False, True], **common)
+    others = [
+        Item(completion_ids=[6, 7], member=1, fork=1, **common),
+        Item(completion_ids=[8], member=2, fork=3, **common),
+    ]
+    batch = pack([trunk, *others]).validate()
+    assert batch.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert batch.parent.tolist() == [-1, 0, 1, 2, 3, 2, 5, 4]
+    assert batch.position.tolist() == [0, 1, 2, 3, 4, 3, 4, 5]
+    assert batch.last_prompt_token().tolist() == [1, 2, 4]
+    assert padded_index(batch)[0].tolist() == [[0, 1, 2, 3, 4, 0], [0, 1, 2, 5, 6, 0], [0, 1, 2, 3, 4, 7]]
+    part = batch.select([0, 2])
+    assert part.tokens.tolist() == [1, 2, 3, 4, 5, 8]
+    assert part.parent.tolist() == [-1, 0, 1, 2, 3, 4]
+    assert batch.select([0]).blocks == (Block(0, 2, (3,)),)
+    with pytest.raises(BatchError, match=r"forks at \(1,\) of 2 tokens: groups stay whole and in order"):
+        batch.select([1])
+    with pytest.raises(BatchError, match="groups stay whole and in order"):
+        pack([trunk, *others[::-1]])
+    with pytest.raises(BatchError, match="groups stay whole and in order"):
+        pack(others)
 
 
 def test_two_groups_with_the_same_prompt_do_not_share_it_and_neither_do_interrupted_ones():

@@ -15,6 +15,7 @@ from alignkit.environments.behaviour import play
 from alignkit.environments.garden import State
 from alignkit.errors import ContentError, DataError
 from alignkit.types.task import Task
+from benchmarks import garden_credit
 
 TASK = Task(id="t", text="?")
 
@@ -70,6 +71,13 @@ def test_a_game_of_the_garden_pays_on_its_last_day_only_and_its_sentences_are_of
     turns = play(growing.garden(), seed=1, behaviour="mixed", max_turns=20)
     assert [turn["reward"] for turn in turns[:-1]] == [0.0] * 19
     assert {len(text) for text in growing.COMMANDS} == {13, 14}
+
+
+def test_with_exact_values_one_step_tells_sentences_apart_and_the_return_hardly_does():
+    rows = [line.split("|")[1:3] for line in garden_credit.table(150).splitlines()[2:]]
+    told = {name.strip(): float(value) for name, value in rows}
+    assert told["TD(0)"] > told["GAE, lambda 0.95 a token of 14.5"] > told["TD, lambda 0.9 a turn"] + 0.1
+    assert told["TD(0)"] > 0.5 > 0.25 > told["return less V"] > 0
 
 
 def test_probabilities_of_a_day_add_up_to_one():

@@ -136,6 +136,20 @@ def test_a_gradient_spike_is_measured_against_the_last_128_steps():
     assert fired(watch([{"optim/grad_norm": norm} for norm in [1.0] * 20 + [50.0]]), "gradient") == []
 
 
+def test_critics_that_rank_no_unseen_turn_for_32_steps_are_told_and_one_value_above_is_enough():
+    blind = [{"control/ranking": 0.04 - 0.1 * (step % 2)} for step in range(40)]
+    assert fired(watch(blind), "ranking") == list(range(31, 40))
+    seen = [*blind[:20], {"control/ranking": 0.05}, *blind[20:]]
+    assert fired(watch(seen), "ranking") == []
+
+
+def test_a_rise_of_utterances_that_were_never_said_is_measured_against_the_start():
+    """From 2 %: 26 % is still well, 28 % is not; free text begins near 1 and never rises by 25 points."""
+    start = [{"replay/never_said": 0.02}] * 8
+    assert fired(watch([*start, {"replay/never_said": 0.26}, {"replay/never_said": 0.28}]), "never said") == [9]
+    assert fired(watch([{"replay/never_said": 0.9}] * 8 + [{"replay/never_said": 1.0}]), "never said") == []
+
+
 def test_rules_without_their_metric_say_nothing():
     assert [light.name for light in Health().lights({"loss/policy": 1.0})] == ["numbers"]
 

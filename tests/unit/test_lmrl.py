@@ -362,6 +362,45 @@ def test_illegal_and_null_moves_cost_1_and_leave_the_position():
     assert [one.done for one in seen] == [False] * 5 + [True]  # a null move ends the reference's game
 
 
+ENGINE = """#!{python}
+import sys, chess
+board = chess.Board()
+for line in sys.stdin:
+    words = line.split()
+    if words[:1] == ["uci"]:
+        print("id name first\\nuciok", flush=True)
+    elif words[:1] == ["isready"]:
+        print("readyok", flush=True)
+    elif words[:1] == ["position"]:
+        board = chess.Board()
+        for move in words[words.index("moves") + 1:] if "moves" in words else []:
+            board.push_uci(move)
+    elif words[:1] == ["go"]:
+        assert words[1:3] == ["nodes", "7"], words
+        print("bestmove", min(move.uci() for move in board.legal_moves), flush=True)
+    elif words[:1] == ["quit"]:
+        break
+"""
+
+
+def test_a_uci_engine_answers_by_nodes_and_is_ended_by_close(tmp_path):
+    pytest.importorskip("chess")
+    import sys
+
+    from alignkit.environments.lmrl.chess import chess
+
+    engine = tmp_path / "first"
+    engine.write_text(ENGINE.replace("{python}", sys.executable))
+    engine.chmod(0o755)
+    game = chess(opponent=str(engine), nodes=7)
+    talk(game, 0, "e4", "d4")
+    assert [move.uci() for move in game.board.move_stack] == ["e2e4", "a7a5", "d2d4", "a5a4"]
+    game.close()
+    assert game._engine is None
+    with pytest.raises(EpisodeError, match="wanted random, greedy or the path of a UCI engine"):
+        chess(opponent="./no-such-engine")
+
+
 def test_chess_without_its_package_names_the_cure(monkeypatch):
     import sys
 

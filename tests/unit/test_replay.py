@@ -1,9 +1,8 @@
-"""Replayed turns: what is kept of an episode, what stands beside it, and that saving and loading changes nothing."""
+"""Replayed episodes: what is kept of one, what forks from it, and that saving and loading changes nothing."""
 
 from __future__ import annotations
 
 import asyncio
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,11 @@ from alignkit.models.tokenizer import character_tokenizer
 from alignkit.recipe.schema import Data, Replay, Rollouts
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.episodes import Episodes
+from alignkit.rollout.items import items
 from alignkit.train.offline import OfflineSource
-from alignkit.train.replay import ReplaySource, onwards, turns_of
+from alignkit.train.replay import ReplaySource, past_episodes, utterances
 from alignkit.train.source import Order
+from alignkit.types.item import Item
 from alignkit.types.rollout import Completion, StopReason
 from alignkit.types.task import Task
 
@@ -77,70 +78,90 @@ def source(**settings: Any) -> ReplaySource:
     )
 
 
-def test_each_group_is_a_past_turn_with_all_that_followed_and_a_fresh_utterance_after_the_same_state():
+def test_each_group_is_a_past_episode_and_a_fresh_utterance_after_every_state_of_it():
+    batch, rollouts = (drawn := source().next(0, 0)).batch, drawn.rollouts
+    assert len(batch.blocks) == 4  # a prompt and the episode after it are stored once for all that forks from them
+    episodes = {tuple(item.completion_ids): item for rollout in rollouts for item in past_episodes(rollout)}
+    first = 0
+    for block in batch.blocks:
+        own = [batch.tokens[batch.segment == first + m].tolist() for m in range(len(block.lengths))]
+        episode = episodes[tuple(own[0])]
+        states = [begin for begin, _ in utterances(episode)]
+        assert list(block.forks) == ([0, *states] if any(states) else [])
+        assert batch.member[first : first + len(own)].tolist() == list(range(len(states) + 1))
+        assert batch.reward[first].item() == episode.reward == sum(episode.rewards)
+        assert batch.reward[first + 1 : first + len(own)].abs().sum() == 0
+        for number, (begin, said) in enumerate(zip(states, own[1:], strict=True)):
+            assert len(said) == 2  # a digit and the stop token
+            assert batch.turn[batch.segment == first + 1 + number].tolist() == [number, number]
+            path, token = [], int((batch.segment == first + 1 + number).nonzero()[0])
+            while (token := int(batch.parent[token])) >= 0:
+                path.append(int(batch.tokens[token]))
+            assert path[::-1] == [*episode.prompt_ids, *episode.completion_ids[:begin]]
+        first += len(own)
+
+
+def test_an_episode_ends_with_its_last_utterance_or_with_the_state_where_it_was_cut():
+    """The last turn of a truncated one has no end on record: what was paid for it is not the episode's either."""
     played = source()
-    drawn = played.next(0, 0)
-    assert drawn.batch.num_sequences == 8
-    assert drawn.batch.member.tolist() == [0, 1] * 4
-    assert len(drawn.batch.blocks) == 4  # both share the state's tokens
-    episodes = [turns_of(rollout) for rollout in drawn.rollouts]
-    kept = [turns[k:] for turns in episodes for k in range(len(turns))]
-    for group in range(4):
-        past, fresh = drawn.batch.select([2 * group]), drawn.batch.select([2 * group + 1])
-        assert fresh.num_actions == 2  # a digit and the stop token
-        assert fresh.reward.item() == 0
-        start, tokens = past.blocks[0].prompt, past.tokens.tolist()
-        chain = next(
-            turns
-            for turns in kept
-            if tokens[:start] == list(turns[0].state)
-            and tokens[start:] == [token for turn in turns for token in (*turn.action, *turn.answer)]
-        )
-        assert past.tokens[past.action_mask].tolist() == [token for turn in chain for token in turn.action]
-        assert past.rewards[start:][past.tokens[start:] == END].tolist() == [turn.reward for turn in chain]
-        assert past.reward.item() == sum(turn.reward for turn in chain)
-
-
-def test_what_followed_a_turn_ends_with_its_episode():
-    """The next episode begins with the same state as this one, and a cut one has no end of its own."""
-    first, second = Transition((1,), (2,), (3,), -1.0), Transition((1, 2, 3), (4,), (5,), -1.0)
-    other = Transition((1,), (2,), (3,), 0.0)
-    turns = [first, second, other]
-    assert [onwards(turns, number) for number in range(3)] == [[first, second], [second], [other]]
-
-
-def test_a_turn_without_an_answer_is_one_that_ended_the_episode():
-    rollouts = source().next(0, 0).rollouts
-    for rollout in rollouts:
-        turns = turns_of(rollout)
-        assert [turn.answer == () for turn in turns] == [False] * (len(turns) - 1) + [True]
-        assert sum(turn.reward for turn in turns) == pytest.approx(rollout.reward)
-        for before, after in pairwise(turns):
-            assert after.state == before.state + before.action + before.answer
-
-
-def test_the_last_turn_of_a_truncated_episode_is_left_out():
-    cut = source()
-    object.__setattr__(cut.collector.play, "max_turns", 2)
-    rollouts = [rollout for start in range(0, 15, 3) for rollout in cut.next(start, 0).rollouts if rollout.truncated]
+    for rollout in played.next(0, 0).rollouts:
+        (item,) = past_episodes(rollout)
+        assert len(utterances(item)) == len(rollout.turns)
+        assert utterances(item)[-1][1] == len(item.completion_ids)
+        assert item.reward == pytest.approx(rollout.reward)
+    object.__setattr__(played.collector.play, "max_turns", 2)
+    rollouts = [r for start in range(3, 18, 3) for r in played.next(start, 0).rollouts if r.truncated]
     assert rollouts
     for rollout in rollouts:
+        (item,) = past_episodes(rollout)
         assert len(rollout.turns) == 2
-        assert [turn.answer != () for turn in turns_of(rollout)] == [True]
+        assert len(utterances(item)) == 1
+        assert utterances(item)[0][1] < len(item.completion_ids) == utterances(items(rollout, reward=0.0)[0])[1][0]
+        assert item.reward == sum(item.rewards) == rollout.turns[0].reward
 
 
-def test_episodes_are_played_every_few_steps_and_the_oldest_turns_leave_first():
+def test_turns_that_follow_one_another_without_an_answer_are_two_utterances():
+    item = Item(prompt_ids=[1], completion_ids=[2, 3, 4, 5], action=[True, True, True, False], turn=[0, 0, 1, 1])
+    assert utterances(item) == [(0, 2), (2, 3)]
+
+
+def test_episodes_are_played_every_few_draws_and_the_oldest_leave_first():
     played = source(every=3, capacity=6)
     cursor, seen = 0, []
     for _ in range(7):
         drawn = played.next(cursor, 0)
         cursor = drawn.cursor
-        seen.append((cursor, len(drawn.rollouts), drawn.batch.num_sequences))
+        seen.append((cursor, len(drawn.rollouts), len(drawn.batch.blocks)))
     assert [cursor for cursor, _, _ in seen] == [3, 3, 3, 6, 6, 6, 9]
     assert [played for _, played, _ in seen] == [3, 0, 0, 3, 0, 0, 3]
-    assert len(played.turns) <= 6
-    newest = turns_of(drawn.rollouts[-1])
-    assert played.turns[-len(newest) :] == newest
+    assert {blocks for _, _, blocks in seen} == {4}
+    assert sum(len(utterances(episode.item)) for episode in played.episodes) <= 6
+    (newest,) = past_episodes(drawn.rollouts[-1])
+    assert played.episodes[-1].item == newest
+    assert played.episodes[-1].born == 6
+
+
+def test_a_share_of_each_draw_is_of_the_latest_collection_and_its_age_is_counted_in_draws():
+    """3 of 4 episodes are newest; of the first draw all are, drawn again since there are only 3."""
+    played = source(every=2, newest=0.75)
+    ages = []
+    for step in range(4):
+        batch = played.next(3 * step, 0).batch
+        ages.append(sorted(batch.channels["age"][batch.member == 0].tolist()))
+        assert batch.channels["age"][batch.member > 0].isnan().all()
+    assert ages == [[0.0] * 4, [1.0] * 4, [0.0] * 3 + [2.0], [1.0] * 3 + [3.0]]
+
+
+def test_the_share_of_utterances_that_nobody_ever_said_is_counted():
+    """The engine says the digits 0 to 4; a buffer of one game holds few of them."""
+    played = source(capacity=1)
+    drawn = played.next(0, 0)
+    (episode,) = played.episodes
+    known = {episode.item.completion_ids[begin] for begin, _ in utterances(episode.item)}
+    fresh = drawn.batch.tokens[drawn.batch.action_mask & (drawn.batch.member > 0)[drawn.batch.segment]].tolist()[::2]
+    share = sum(token not in known for token in fresh) / len(fresh)
+    assert 0 < share < 1
+    assert drawn.metrics["replay/never_said"] == pytest.approx(share)
 
 
 def test_a_saved_source_goes_on_as_if_nothing_had_happened(tmp_path: Path):

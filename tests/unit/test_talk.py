@@ -13,13 +13,14 @@ import torch
 
 from alignkit.cli import main
 from alignkit.engines.hf import HfEngine
-from alignkit.errors import ContentError, DataError, RewardError
+from alignkit.errors import ContentError, DataError, EngineError, RewardError
 from alignkit.models.load import load_policy
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Model
 from alignkit.rewards.pool.pool import RewardPool
 from alignkit.run.serve import serve_policy
 from alignkit.run.serve.serve import Address
+from alignkit.run.talk import sampled
 from alignkit.run.talk.conversation import Conversation
 from alignkit.run.talk.sampled import Sampling, sample
 from alignkit.run.talk.talker import Talker, _Text
@@ -120,16 +121,28 @@ def test_answers_are_scored_by_the_runs_rewards_or_it_is_said_why_not(left):
     assert first.judged.startswith("no reward: ")  # nobody said what is right
 
 
-def test_answers_to_a_file_are_those_of_the_engine_with_rewards_where_there_is_a_reference(left, tmp_path):
+def test_answers_to_a_file_are_those_of_the_engine_with_rewards_where_there_is_a_reference(left, tmp_path, monkeypatch):
     rows = [{"prompt": "2+3=", "reference": "5"}, {"prompt": "4+4=", "reference": "8"}]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = Sampling(samples=3, temperature=1.0, max_new_tokens=4, engine="hf", seed=5)
-    told = sample(Trained.find(str(left)), str(tmp_path / "p.jsonl"), settings, out=tmp_path / "a.jsonl")
+    seen: list[tuple[str, str]] = []
+    trained = Trained.find(str(left))
+    monkeypatch.setattr(sampled, "AT_ONCE", 3)  # one prompt at a time
+    told = sample(
+        trained,
+        str(tmp_path / "p.jsonl"),
+        settings,
+        out=tmp_path / "a.jsonl",
+        told=lambda row, answer: seen.append((row["completion"], answer.judged)),
+    )
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [(line["prompt"], line["sample"]) for line in lines] == [(r["prompt"], n) for r in rows for n in range(3)]
     right = {row["prompt"]: row["reference"] for row in rows}
     assert [line["reward"] for line in lines] == [float(line["completion"] == right[line["prompt"]]) for line in lines]
-    assert (told["prompts"], told["answers"], told["scored"]) == (2, 6, 6)
+    assert (told["prompts"], told["answers"], told["scored"], told["faults"]) == (2, 6, 6, {})
+    assert [line["parts"] for line in lines] == [{"exact_match": line["reward"]} for line in lines]
+    assert seen == [(line["completion"], f"{line['reward']:.3g} (exact_match {line['reward']:.3g})") for line in lines]
+    assert not (tmp_path / "a.jsonl.unfinished").exists()
     policy, tokenizer = load_policy(Model(path=str(left / "final")), seed=0)
     prompt = tuple(Talker(Trained.find(str(left))).prompt([{"role": "user", "content": "4+4="}]))
     request = Request(
@@ -137,6 +150,52 @@ def test_answers_to_a_file_are_those_of_the_engine_with_rewards_where_there_is_a
     )
     [alone] = asyncio.run(HfEngine(policy, dtype="float32", share=True).generate([request]))
     assert len(alone.token_ids) == lines[5]["tokens"]
+
+
+def test_a_reward_that_fails_is_a_named_fault_beside_the_answer_and_never_0(left, tmp_path, capsys):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "2+3="}\n{"prompt": "1+1=", "reference": "2"}\n')
+    asked = [
+        "sample",
+        str(left),
+        str(tmp_path / "p.jsonl"),
+        "--engine",
+        "hf",
+        "--max-tokens",
+        "2",
+        "--temperature",
+        "0",
+    ]
+    assert main.run([*asked, "--out", str(tmp_path / "a.jsonl")]) == 0
+    unscored, scored = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert unscored["reward"] is None
+    assert unscored["fault"].startswith("gold in exact_match: ")
+    assert "parts" not in unscored
+    assert set(scored["parts"]) == {"exact_match"}
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].startswith("  reward: no reward: gold in exact_match: ")
+    assert told[3] == f"  reward: {scored['reward']:.3g} (exact_match {scored['reward']:.3g})"
+    assert told[-1].endswith("; 1 without a reward, gold in exact_match")
+
+
+def test_answers_that_were_there_when_the_engine_died_are_kept(left, tmp_path, monkeypatch):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "2+3="}\n{"prompt": "1+1="}\n')
+    monkeypatch.setattr(sampled, "AT_ONCE", 1)
+    real = HfEngine.generate
+
+    async def once(self, requests):
+        if asked:
+            raise EngineError("the engine died")
+        asked.append(requests)
+        return await real(self, requests)
+
+    asked: list = []
+    monkeypatch.setattr(HfEngine, "generate", once)
+    settings = Sampling(temperature=0.0, max_new_tokens=2, engine="hf")
+    with pytest.raises(EngineError):
+        sample(Trained.find(str(left)), str(tmp_path / "p.jsonl"), settings, out=tmp_path / "a.jsonl")
+    assert not (tmp_path / "a.jsonl").exists()
+    [kept] = (tmp_path / "a.jsonl.unfinished").read_text().splitlines()
+    assert json.loads(kept)["prompt"] == "2+3="
 
 
 def test_a_file_of_answers_is_never_overwritten(left, tmp_path, capsys):

@@ -1,112 +1,133 @@
 """ArCHer (arXiv 2402.19446): an actor on tokens under double utterance critics, from replayed turns.
 
-A group is two sequences after the same state o: member 0 goes on as the episode did, with the utterance u, what was
-answered and all later turns; member 1 is a fresh utterance u' of the present policy. Qb, Vb: slowly following critics.
+A group is an episode as it was, utterances u after states o (member 0), and what the present policy says after each of
+its states, u' (the other members). Qb, Vb: critics that follow slowly.
 
     Q_j(o, u) -> r + discount Vb_j(o')  (r alone at the end),   V_j(o) -> Qb_j(o, u')
     L = -A sum_t l_t over u',   A = min_j Q_j(o, u') - min_j V_j(o)
 
-Every turn of member 0 trains Q; q_lambda above 0 makes its target the lambda-return of the turns that followed. The
-critics read states off one backbone: V before an utterance, Q after its last token. Unlike the paper's code, tokens
-stay as they were sampled (the stop token is trained too), and each optimizer clips its own gradient.
+The critics are heads on one backbone. Ours, as measured in docs/agents.md: Q is V(o) plus a score of every token, read
+before it (`head`); targets are lambda-returns, standardised; the actor also learns from what was really said in the
+latest collection, by a clipped policy gradient of its lambda-advantage; and it follows the critics on u' only once they
+rank turns that they were never trained on. Tokens stay as they were sampled, the stop token included.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from alignkit import ops
 from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
 from alignkit.recipe.schema import Fraction
 from alignkit.types.metric import Mean
-from alignkit.types.needs import Needs
+from alignkit.types.needs import REFERENCE, Needs
+from alignkit.types.rollout import AGE
 
 if TYPE_CHECKING:
     from alignkit.types.batch import Batch
 
-Q, V, BASELINE = slice(0, 2), slice(2, 4), 4
-REPLAYED, FRESH = 0, 1
+PLAYED = 0
+COLUMNS = ("values", "target_values", "sampler_logprobs", "rewards")
 
 
 class Config(AlgorithmConfig):
     renamed = {"trace": "q_lambda"}
 
+    head: Literal["scores", "dueling", "last_token"] = "scores"
+    """Q(o, u) is V(o) + the sum of its tokens' scores, V(o) + a number at its last token, or that number alone."""
     discount: Fraction = 0.95
     """Of the next turn."""
     target_rate: Fraction = Field(default=0.1, gt=0)
-    """Share of the way that the slow critics go towards the critics after each step."""
+    """Share of the way that the slow critics go towards the critics after each of their updates."""
     q_lambda: Fraction = 0.0
     """Lambda of Q's targets. 0, the paper's: one turn, then Vb. 1: the return, of what older policies said later."""
-    v_target: Literal["own", "min"] = "own"
-    """Each V chases the slow Q of its own number, or the smaller of both."""
-    token_baseline: bool = False
-    """Subtract what a head of the critic expects of A after each prefix of the utterance: less variance."""
+    played_weight: NonNegativeFloat = 1.0
+    """Of the clipped term on the turns of the latest collection. 0, the paper's: fresh utterances alone."""
+    clip: NonNegativeFloat = 0.2
+    """That term's ratios to the policy that played count within 1 +- clip."""
+    kl_weight: NonNegativeFloat = 0.0
+    """Of KL(policy || reference) on fresh utterances; the reference is the policy as the stage began."""
+    least_ranking: Fraction = 0.0
+    """Correlation of advantages on unseen turns from which the actor follows the critics on fresh utterances."""
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
-    values, slow = batch.require("values"), batch.require("target_values")
-    start, end, sequence = ops.turns.turns(batch)
-    fresh, last = (batch.member == FRESH)[sequence], batch.last_token()
-    over = last == batch.last_action()  # nothing follows the last utterance: the episode ended with it
-    targets = slow.new_zeros(slow.shape)
-    for j in range(2):
-        before, final = slow[start, V][~fresh, j], slow[last, V][:, j] * ~over
-        how = {"segment": sequence[~fresh], "discount": config.discount, "trace": config.q_lambda}
-        ahead = ops.advantages.gae(batch.placed_rewards()[end][~fresh], before, final, **how)
-        targets[end[~fresh], j] = before + ahead
-    chased = slow[end, Q][fresh]
-    if config.v_target == "min":
-        chased = chased.amin(1, keepdim=True)
-    targets[end[fresh], V] = chased.expand(-1, 2)
-    advantages = values.new_zeros(batch.num_sequences)
-    advantages[sequence[fresh]] = (values[end, Q].amin(1) - values[start, V].amin(1))[fresh]
-    return batch.replace(advantages=batch.spread(advantages), value_targets=targets)
+    turns, controls = ops.turns.turns(batch), dict(batch.controls)
+    played = (batch.member == PLAYED)[turns.sequence]
+    paid = {"rewards": batch.placed_rewards()[turns.last][played], "sequence": turns.sequence[played]}
+    if not controls.get("scale"):
+        controls |= ops.turns.standard(**paid, batch=batch, discount=config.discount)
+    columns, how = map(batch.require, COLUMNS[:2]), {"head": config.head, "unit": controls}
+    now, slow = (ops.turns.critics(column, batch, turns, **how) for column in columns)
+    paid |= {"discount": config.discount, "trace": config.q_lambda}
+    targets, value = slow.q.clone(), now.v.amin(1)
+    advantages, realised = now.q.amin(1) - value, value.new_zeros(len(value))
+    targets[played] = slow.v[played] + ops.turns.ahead(slow.v[played], slow.final, **paid)
+    realised[played] = ops.turns.ahead(value[played, None], now.final.amin(1, keepdim=True), **paid)[:, 0]
+    age = batch.channels.get(AGE, batch.reward.new_zeros(batch.num_sequences))[turns.sequence]
+    known = ops.turns.ranking(advantages, realised, played & (age == 0))
+    controls["ranking"] = controls.get("ranking", 0.0) if known is None else known
+    learnt = (advantages * (controls["ranking"] >= config.least_ranking)).where(
+        ~played, realised * (age == age[played].amin())
+    )
+    told = {"critic/q": batch.scatter(now.q.amin(1)[turns.of]), "critic/v": batch.scatter(value[turns.of])}
+    aims = slow.q.new_zeros(batch.num_tokens, 2).index_put((turns.last,), targets)
+    filled = {"advantages": batch.scatter(learnt[turns.of]), "value_targets": aims, "controls": controls}
+    return batch.replace(**filled, turn_channels={**batch.turn_channels, **told})
 
 
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
-    mask = batch.action_mask & (batch.member == FRESH)[batch.segment]
-    advantages = batch.require("advantages")[mask]
-    if config.token_baseline:
-        advantages = advantages - batch.require("values")[batch.parent[mask], BASELINE]
-    loss = -advantages * outputs.logprobs[mask]
-    count = float((batch.member == FRESH).sum())
-    metrics = {"loss/policy": Mean(float(loss.detach().sum()), count), "policy/entropy": Mean.of(outputs.entropy[mask])}
-    return Loss(total=loss.sum(), count=count, metrics=metrics)
+    mask, terms = batch.action_mask, ops.policy_terms.policy_terms(outputs, batch)
+    fresh = (batch.member != PLAYED)[batch.segment[mask]]
+    ratio = ops.policy.ratio(terms.logprobs, terms.old.where(fresh, terms.sampler))
+    weighed = terms.advantages.where(fresh, config.played_weight * terms.advantages)
+    loss = ops.policy.clipped(ratio, weighed, low=1 - config.clip, high=1 + config.clip)
+    means = {"policy/entropy": terms.entropy[fresh], "policy/kl_sampler": (terms.sampler - terms.old)[fresh]}
+    if config.kl_weight and terms.reference is not None:
+        gap = (terms.logprobs - terms.reference)[fresh]
+        loss = loss.index_add(0, fresh.nonzero().squeeze(-1), config.kl_weight * ops.kl.k2(gap))
+        means["policy/kl_reference"] = ops.kl.k1(gap)
+    count = float((batch.member != PLAYED).sum())
+    metrics = {name: Mean.of(each) for name, each in means.items()}
+    return Loss(
+        total=loss.sum(), count=count, metrics=metrics | {"loss/policy": Mean(float(loss.detach().sum()), count)}
+    )
 
 
 def critic_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
-    start, end, sequence = ops.turns.turns(batch)
-    fresh, targets = (batch.member == FRESH)[sequence], batch.require("value_targets")[end]
-    size = sequence.bincount()[sequence]  # a replayed sequence weighs as one turn
-    q_errors = (((outputs.values[end, Q] - targets[:, Q]) ** 2).sum(1) / size)[~fresh]
-    v_errors = ((outputs.values[start, V] - targets[:, V]) ** 2).sum(1)[fresh]
-    count, total = float((batch.member == REPLAYED).sum()), q_errors.sum() + v_errors.sum()
-    if config.token_baseline:
-        mask = batch.action_mask & (batch.member == FRESH)[batch.segment]
-        gap = outputs.values[batch.parent[mask], BASELINE] - batch.require("advantages")[mask]
-        total = total + (gap**2 / batch.actions_per_sequence()[batch.segment[mask]]).sum()
-    means = {"q_error": q_errors / 2, "v_error": v_errors / 2, "value": outputs.values[start, V][fresh]}
+    turns, unit = ops.turns.turns(batch), batch.controls
+    played = (batch.member == PLAYED)[turns.sequence]
+    said = ops.turns.critics(outputs.values, batch, turns, head=config.head, unit=unit)
+    errors = ((said.q.where(played[:, None], said.v) - batch.require("value_targets")[turns.last]) ** 2).sum(1)
+    total, count = errors.sum() / unit["scale"] ** 2, float(played.sum())
+    means = {"q_error": errors[played] / 2, "v_error": errors[~played] / 2, "value": said.v[~played]}
     metrics = {f"critic/{name}": Mean.of(each) for name, each in means.items()}
     return Loss(total=total, count=count, metrics=metrics | {"loss/critic": Mean(float(total.detach()), count)})
 
 
 def explain(config: Config) -> str:
-    baseline = ", minus a token baseline" if config.token_baseline else ""
     how = f"discount {config.discount:g}, lambda {config.q_lambda:g}, slow copies at rate {config.target_rate:g}"
-    objective = "maximise E[A sum log p(utterance)], A = min Q - min V of double utterance critics"
-    return f"{objective}{baseline}; critics by TD with {how}"
+    q = {"scores": "V + scores of tokens", "dueling": "V + a number", "last_token": "a number of its own"}[config.head]
+    objective = "maximise E[A sum log p(utterance)] on fresh utterances, A = min Q - min V of double utterance critics"
+    objective += f", and {config.played_weight:g} x the clipped gradient on those just played" * (
+        config.played_weight > 0
+    )
+    objective += f", less {config.kl_weight:g} KL to the first policy" * (config.kl_weight > 0)
+    return f"{objective}; critics by TD with {how}, Q = {q}"
 
 
 ALGORITHM = Algorithm(
     config=Config,
     source="replay",
-    needs=lambda config: Needs(columns=("values", "target_values")),
+    needs=lambda config: Needs(columns=COLUMNS) | (REFERENCE if config.kl_weight else Needs()),
     estimate=estimate,
     losses={"critic": critic_loss, "policy": policy_loss},
     requires=lambda config, stage: [],
     explain=explain,
     unit="group",
-    heads=lambda config: ("q1", "q2", "v1", "v2", "baseline"),
+    heads=lambda config: ("q1", "q2", "v1", "v2"),
+    scored=lambda config: 2 * (config.head == "scores"),
+    controls=lambda config: {"level": 0.0, "scale": 0.0, "ranking": 0.0},
 )

@@ -1,14 +1,16 @@
 """LMRL-Gym's Chess: White against a scripted Black; FEN is read, SAN is said. 1 for a win, -1 for a loss.
 
 Observations, actions and rewards as in arXiv 2311.18232: letters with spaces between them, 0 for a draw and every
-other move, -1 for each illegal move, after which the position is the same. There Black is Stockfish at 100 ms a move,
-which no seed replays; here it is a script, so returns are not comparable with published ones. Not repeated from the
+other move, -1 for each illegal move, after which the position is the same. There Black is Stockfish of Elo 1200 at
+100 ms a move, which no seed replays; here it is a script, or a UCI engine of your own that looks at so many nodes, so
+returns are not comparable with published ones. Not repeated from the
 reference (abdulhaim/LMRL-Gym at 911d726b5b37): a null move, `--`, ends the game there and is illegal here; 400 moves
-are 400, not 401. Needs python-chess: pip install 'alignkit[agents]'.
+are 400, not 401. Needs python-chess: pip install chess.
 """
 
 from __future__ import annotations
 
+import shutil
 from abc import abstractmethod
 from types import ModuleType
 from typing import Any
@@ -72,11 +74,17 @@ class ChessGame(Game):
 class Chess(ChessGame):
     """A whole game. `best` mates where it can and else takes what is worth most: scripted, no optimum."""
 
-    def __init__(self, *, opponent: str, max_moves: int):
+    def __init__(self, *, opponent: str, nodes: int, max_moves: int):
         super().__init__(max_moves=max_moves)
-        if opponent not in ("random", "greedy"):
-            raise EpisodeError(f"chess: opponent is {opponent!r}; wanted random or greedy")
-        self._opponent = opponent
+        if opponent not in ("random", "greedy") and shutil.which(opponent) is None:
+            raise EpisodeError(f"chess: opponent is {opponent!r}; wanted random, greedy or the path of a UCI engine")
+        self._opponent, self._nodes, self._engine = opponent, nodes, None
+
+    def close(self) -> None:
+        """Ends the engine, where there is one."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def best(self) -> str:
         return spaced(self.board.san(self._greedy()[0]))
@@ -85,8 +93,19 @@ class Chess(ChessGame):
         return self._rules.Board()
 
     def _reply(self) -> Any:
+        if self._opponent not in ("random", "greedy"):
+            return self._engine_reply()
         moves = self._greedy() if self._opponent == "greedy" else self._sorted_moves()
         return moves[int(self._random.integers(len(moves)))]
+
+    def _engine_reply(self) -> Any:
+        import chess.engine
+
+        if self._engine is None:  # a fresh one for every game: what it remembers of others would change its moves
+            self._engine = chess.engine.SimpleEngine.popen_uci(self._opponent)
+            if "Threads" in self._engine.options:
+                self._engine.configure({"Threads": 1})
+        return self._engine.play(self.board, chess.engine.Limit(nodes=self._nodes)).move
 
     def _greedy(self) -> list[Any]:
         """The moves that mate, else those that take most, in the order of their names."""
@@ -105,8 +124,11 @@ class Chess(ChessGame):
         return sorted(self.board.legal_moves, key=lambda move: move.uci())
 
 
-def chess(*, opponent: str = "greedy", max_moves: int = 400) -> Chess:
+def chess(*, opponent: str = "greedy", nodes: int = 1000, max_moves: int = 400) -> Chess:
     """One game with White.
+
+    opponent: `greedy` mates or takes what is worth most, `random`, or the path of a UCI engine such as Stockfish, which
+    looks at `nodes` positions a move: on one thread that replays, as neither the clock nor an Elo handicap does.
 
     Reads: the position, `r n b q k b n r / p p p ...` (FEN)
     Says: a move, `N f 3` or `Nf3` (SAN)
@@ -114,7 +136,7 @@ def chess(*, opponent: str = "greedy", max_moves: int = 400) -> Chess:
     Ends: with the game, or after `max_moves` texts
     Optimum: unknown; scripted play is there for data
     """
-    return Chess(opponent=opponent, max_moves=max_moves)
+    return Chess(opponent=opponent, nodes=nodes, max_moves=max_moves)
 
 
 def rules() -> ModuleType:
@@ -122,7 +144,7 @@ def rules() -> ModuleType:
     try:
         import chess
     except ImportError:
-        raise EpisodeError("chess and endgames need python-chess: pip install 'alignkit[agents]'") from None
+        raise EpisodeError("chess and endgames need python-chess: pip install chess") from None
     return chess
 
 

@@ -32,6 +32,10 @@ class Environment(Section):
     answer."""
     options: dict[str, Any] = {}
     """Keyword arguments of the environment."""
+    program: str | tuple[str, ...] | None = None
+    """Instead of a `name`: an agent program that speaks to the policy as to OpenAI, at its own pace. `./file.py:name`
+    of an async function of the task and its access, or a command as a list. What it says of its work is paid, else
+    `rewards` score its last answer."""
     tools: tuple[Tool, ...] = ()
     """What the policy may call, in the tool-call format of its chat template."""
     max_turns: PositiveInt = 10
@@ -59,7 +63,22 @@ class Environment(Section):
     @property
     def title(self) -> str:
         """What faults and people call it."""
-        return self.name or ", ".join(tool.name for tool in self.tools)
+        program = self.program if isinstance(self.program, str) else " ".join(self.program or ())
+        return self.name or program or ", ".join(tool.name for tool in self.tools)
+
+    @property
+    def pays(self) -> bool:
+        """Whether episodes can have a return without `rewards`."""
+        return self.name is not None or self.program is not None
+
+    def grades(self, *, judged: bool) -> bool:
+        """Whether the environment says which episodes succeed; judged: whether there are rewards that could."""
+        return self.name is not None or (self.program is not None and not judged)
+
+    @property
+    def free_running(self) -> bool:
+        """Whether each episode goes on as soon as it can."""
+        return self.pace == "free" or self.program is not None
 
 
 class Rollouts(Section):
@@ -103,9 +122,11 @@ class Rollouts(Section):
 
 
 class Replay(Section):
-    """Turns of past episodes, for algorithms that learn from them again and again."""
+    """Past episodes, for algorithms that learn from them again and again."""
 
     every: PositiveInt = 1
     """Steps between collections of rollouts.prompts x rollouts.group episodes."""
     capacity: PositiveInt = 100_000
-    """Turns kept; the oldest leave first."""
+    """Turns kept; the oldest episodes leave first."""
+    newest: Fraction = 0.0
+    """Share of each draw that is taken from the episodes of the latest collection; the rest from all."""

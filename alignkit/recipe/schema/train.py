@@ -44,7 +44,7 @@ class Train(Section):
     steps: PositiveInt | None = None
     """Rollout batches; for offline data optimizer steps, and if it is left out there, as many as `epochs` take."""
     batch: PositiveInt | None = None
-    """Sequences, pairs or turns per step for offline data and replay; else prompts x group are taken."""
+    """Sequences, pairs or turns per step for offline data, episodes for replay; else prompts x group are taken."""
     epochs: PositiveInt = 1
     """Passes over each rollout batch; over offline data in place of `steps`: the rows of the source once in each."""
     minibatches: PositiveInt = 1
@@ -101,6 +101,8 @@ class Critic(Section):
     """A model to start from; default: a copy of the policy as the stage begins."""
     lr: PositiveFloat | None = None
     """Peak learning rate of a critic of its own; default: the policy's."""
+    schedule: Literal["constant", "linear", "cosine"] | None = None
+    """Shape of its learning rate; default: the policy's."""
     epochs: PositiveInt | None = None
     """Passes of a critic of its own over each batch; default: train.epochs."""
     minibatches: PositiveInt | None = None

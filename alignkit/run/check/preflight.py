@@ -229,10 +229,14 @@ def first_observations(
     """
     from alignkit.data.turns import Renderer
     from alignkit.environments.maker import environment_maker
+    from alignkit.rollout.gateway.programs import program_of
 
     assert stage.environment is not None
-    name = stage.environment.title
-    make, _ = environment_maker(stage.environment, recipe.file.parent if recipe.file else None)
+    name, beside = stage.environment.title, recipe.file.parent if recipe.file else None
+    if stage.environment.program is not None:  # it asks the policy first, and there is none here
+        program_of(stage.environment.program, beside)
+        return [], []
+    make, _ = environment_maker(stage.environment, beside)
     data = stage.data
     renderer = Renderer(tokenizer=tokenizer, chat=data.chat, system=data.system, arguments=data.chat_template_kwargs)
     prompts: list[list[int]] = []

@@ -68,7 +68,10 @@ class Counted:
 
 
 class _Builder(StageBuilder):
-    """Without a source: nothing is drawn."""
+    """Without a source: nothing is drawn. Tensors have no numbers that could be named."""
+
+    def _identity(self, policy: Any) -> str:
+        return ""
 
     def _source(self, number: int, kind: Any, policy: Any, initial: Any) -> Any:
         return None

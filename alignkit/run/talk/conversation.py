@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from alignkit.rewards.pool.pool import RewardPool
 from alignkit.rewards.serve.wire import text_rollouts
 from alignkit.run.talk.talker import Talker
+from alignkit.run_folder.run_folder import fault_text
 from alignkit.types.score import Score
 from alignkit.types.seeds import child
 from alignkit.types.task import Message, Task
@@ -27,8 +28,7 @@ class Answer:
         if self.score is None:
             return ""
         if self.score.value is None:
-            fault = self.score.fault
-            return f"no reward: {fault.message if fault else 'no cause given'}"
+            return f"no reward: {fault_text(self.score.fault) if self.score.fault else 'no cause given'}"
         parts = ", ".join(f"{name} {value:.3g}" for name, value in self.score.parts.items() if value is not None)
         return f"{self.score.value:.3g}" + (f" ({parts})" if parts else "")
 

@@ -46,6 +46,7 @@ from alignkit.rollout.answers import Answers
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.episodes import Episodes
 from alignkit.rollout.free_running import FreeRunning
+from alignkit.rollout.gateway.programs import Programs, program_of
 from alignkit.rollout.play import Play
 from alignkit.run.check.named_models import under
 from alignkit.run.check.training import training_of
@@ -135,7 +136,9 @@ def load_other(recipe: Recipe, key: str, path: str, load: Load = load_policy) ->
         return load(section, seed=recipe.seed, beside=beside(recipe))
 
 
-def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int, load: Load = load_policy) -> nn.Module:
+def build_critic(
+    recipe: Recipe, stage: Stage, policy: Policy, heads: int, load: Load = load_policy, *, scored: int = 0
+) -> nn.Module:
     """A critic of its own: `critic.path`, else a copy of the policy as it is now, with a fresh value head.
 
     From the folder of a reward model of one number, a critic of one value takes the head, too: it begins as the score.
@@ -148,7 +151,7 @@ def build_critic(recipe: Recipe, stage: Stage, policy: Policy, heads: int, load:
     else:
         model = copied(policy.model)
     freeze_words(base_model(model))
-    add_value_head(model, heads, seed=child(recipe.seed, stage.name))
+    add_value_head(model, heads, seed=child(recipe.seed, stage.name), scored=scored)
     if path and is_reward_model(folder := Path(locate(path, beside(recipe)))):
         adopt_value(model, folder)
     return on(model, next(policy.model.parameters()).device)
@@ -310,7 +313,7 @@ def build_pool(recipe: Recipe, number: int, tasks: Sequence[Task]) -> RewardPool
 def build_collector(recipe: Recipe, stage: Stage, policy: Policy, engine: Engine, pool: RewardPool | None) -> Collector:
     """What samples and scores for a stage: answers through the pool, or episodes in its environment."""
     decode = partial(said_text, policy.tokenizer, stop_token_ids=policy.stop)
-    free = stage.environment is not None and stage.environment.pace == "free"
+    free = stage.environment is not None and stage.environment.free_running
     return Collector(
         engine=FreeRunning(engine) if free else engine,
         play=_play(recipe, stage, policy, decode),
@@ -328,6 +331,16 @@ def _play(recipe: Recipe, stage: Stage, policy: Policy, decode: Callable[[Sequen
     environment = stage.environment
     if environment is None:
         return Answers(decode=decode)
+    if environment.program is not None:
+        return Programs(
+            program=program_of(environment.program, beside(recipe)),
+            judged=bool(stage.rewards),
+            name=environment.title,
+            renderer=renderer_of(stage.data, policy),
+            max_turns=environment.max_turns,
+            context=episode_tokens(environment, policy.context),
+            deadline_s=environment.max_seconds or environment.deadline_s,
+        )
     make, pays = environment_maker(environment, beside(recipe))
     return Episodes(
         make=make,

@@ -147,7 +147,7 @@ def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Eva
         examples = [Example(task=task, prompt=()) for task in tasks[: settings.limit]]
     else:
         examples = _prompts(tasks[: settings.limit], _row_filter(recipe, data, policy, report=lambda message: None))
-    if stage.environment is not None and stage.environment.name is not None:
+    if stage.environment is not None and stage.environment.grades(judged=bool(stage.rewards)):
         return Evaluator(collector=collector, examples=examples, settings=settings, grader=lambda task: SUCCESS)
     names = part_names(stage.rewards)
     gates = {name for name, spec in zip(names, stage.rewards, strict=True) if spec.gate}

@@ -68,6 +68,10 @@ class StageBuilder:
         _, needs = _hooks_and_needs(stage, algorithm, config)
         return "reference" in needs.models or stage.rollouts.guide_roll_out > 0
 
+    def _identity(self, policy: build.Policy) -> str:
+        """What names the base's numbers beside answers that it gave."""
+        return fingerprint(policy.model, adapter=False)
+
     def build_stage(
         self,
         number: int,
@@ -88,7 +92,7 @@ class StageBuilder:
         shared, critic_model = self._heads(stage, algorithm, config, policy)
         kept = "reference" in needs.models and not kind.samples
         based = kept and build.begins_as_base(self.recipe, initial)
-        identity = fingerprint(policy.model, adapter=False) if based else None  # while the model is whole
+        identity = self._identity(policy) if based else None  # while the model is whole
         for trained in filter(None, (policy.model, critic_model)):
             build.recompute(trained, stage)
         slow = copied(critic_model or policy.model) if "target" in needs.models else None
@@ -135,16 +139,17 @@ class StageBuilder:
         self, stage: Stage, algorithm: Algorithm, config: Any, policy: build.Policy
     ) -> tuple[bool, nn.Module | None]:
         """(whether the policy's model is trained on all losses, a critic of its own)."""
-        heads, reward = len(algorithm.heads(config)), algorithm.trains_reward
+        heads, scored, reward = len(algorithm.heads(config)), algorithm.scored(config), algorithm.trains_reward
         shared = reward or (stage.critic is not None and stage.critic.shared)
         if reward:
             build.make_reward_model(self.recipe, stage, policy, self.report)
         elif heads and shared:
-            add_value_head(policy.model, heads, seed=child(self.recipe.seed, stage.name))
+            add_value_head(policy.model, heads, seed=child(self.recipe.seed, stage.name), scored=scored)
         build.check_speaks(policy, reward=reward)
         # a copy of the policy while it is whole: its trainer may shard it
-        own = heads and not shared
-        return shared, build.build_critic(self.recipe, stage, policy, heads, self.load) if own else None
+        if not heads or shared:
+            return shared, None
+        return shared, build.build_critic(self.recipe, stage, policy, heads, self.load, scored=scored)
 
     def _forward(
         self, trainer: Trainer, want: tuple[Want, ...], *, fast: bool, reference: Reference | None = None

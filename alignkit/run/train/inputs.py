@@ -108,9 +108,15 @@ def _files(recipe: Recipe) -> Iterator[Input]:
         if stage.environment is not None:
             if stage.environment.name is not None:
                 wanted.setdefault(("environments", stage.environment.name), []).append(stage.environment.options)
+            if isinstance(stage.environment.program, str):
+                wanted.setdefault(("environments", stage.environment.program), []).append({})
             for tool in stage.environment.tools:
                 wanted.setdefault(("tools", tool.name), []).append(tool.options)
         wanted.setdefault(("algorithms", str(stage.algorithm["type"])), []).append(stage.algorithm)
+        if stage.environment is not None and isinstance(stage.environment.program, tuple):
+            named = [_named(word, beside(recipe)) for word in stage.environment.program]
+            parts = {name: digest for one in named for name, digest in one.items()}
+            yield Input(kind="environments", name=stage.environment.title, parts=parts)
     for (kind, name), options in wanted.items():
         path = find(kind, name, beside=beside(recipe)).path
         files = [*source_files(path), *scorer_files(path)]

@@ -1,0 +1,104 @@
+"""One program's access to the policy: its calls, exact tokens, and budgets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from alignkit.data.turns import Renderer, Transcript
+from alignkit.errors import DataError
+from alignkit.rollout.gateway.contexts import Contexts
+from alignkit.rollout.gateway.recording import Call, Recording
+from alignkit.rollout.gateway.wire import Refusal
+from alignkit.rollout.play import Speaker, Utterance
+from alignkit.types.task import Message
+from alignkit.types.turn import EpisodeEnd, StopReason
+
+
+@dataclass(kw_only=True)
+class Session:
+    """Answers one program with the policy, and records every token.
+
+    name: position and member of its rollout, by which its sampling is named. context: most tokens of one call's prompt
+    and answer. max_turns: most calls; max_seconds: after these none is answered. end: the limit at which it was cut.
+    """
+
+    renderer: Renderer
+    speaker: Speaker
+    name: tuple[int, int]
+    context: int
+    max_turns: int
+    max_seconds: float | None = None
+    recording: Recording = field(default_factory=Recording)
+    end: EpisodeEnd | None = None
+    engine_failed: bool = False
+    overruled: int = 0
+    _contexts: Contexts = field(init=False)
+    _numbers: Any = field(default_factory=count, init=False)
+    _begun: float = field(default_factory=time.monotonic, init=False)
+
+    def __post_init__(self) -> None:
+        self._contexts = Contexts(renderer=replace(self.renderer, system=None))
+
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        longest: int | None = None,
+        asked: Mapping[str, Any] | None = None,
+    ) -> Call:
+        """The policy's answer to a conversation. Raises Refusal, which says why there is none."""
+        self._check_budget()
+        try:
+            transcript = self._contexts.of(messages, tools)
+        except DataError as error:
+            raise Refusal(400, "messages", str(error)) from error
+        call = await self._said(transcript, longest, messages=tuple(messages), tools=tuple(tools), asked=asked or {})
+        self._contexts.answered(call, transcript)
+        return call
+
+    async def complete(
+        self, prompt: str | Sequence[int], *, longest: int | None = None, asked: Mapping[str, Any] | None = None
+    ) -> Call:
+        """The policy's continuation of a text, or of exact token ids. Raises Refusal, which says why there is none."""
+        self._check_budget()
+        transcript = replace(self.renderer, chat=False, system=None).begin()
+        if isinstance(prompt, str):
+            transcript.observe(prompt)
+        else:
+            transcript.ids += prompt
+            transcript.action += [False] * len(prompt)
+        return await self._said(transcript, longest, messages=(), tools=(), asked=asked or {})
+
+    async def _said(self, transcript: Transcript, longest: int | None, **what: Any) -> Call:
+        before, opened = tuple(transcript.ids), transcript.opened
+        room = self.context - len(before)
+        if room < 1:
+            self.end = EpisodeEnd.CONTEXT_FULL
+            size = f"the prompt has {len(before)} tokens, the context {self.context}"
+            raise Refusal(400, "context_length_exceeded", f"{size}; send less of the conversation")
+        self.overruled += bool(what["asked"])
+        utterance = Utterance(
+            ids=before, name=(*self.name, next(self._numbers)), room=room if longest is None else min(room, longest)
+        )
+        [completion] = await self.speaker.sample([utterance])
+        if completion.stop is StopReason.ERROR:
+            self.engine_failed = True
+            raise Refusal(500, "engine", "the engine failed on this request")
+        answer = transcript.act(completion.token_ids)
+        text = opened + self.renderer.decode(completion.token_ids)
+        return self.recording.add(
+            prompt_ids=before, completion=completion, answer=answer, text=text, opened=len(opened), **what
+        )
+
+    def _check_budget(self) -> None:
+        if len(self.recording.calls) >= self.max_turns:
+            self.end = EpisodeEnd.MAX_TURNS
+            raise Refusal(400, "budget", f"the budget of {self.max_turns} calls is spent (environment.max_turns)")
+        if self.max_seconds is not None and time.monotonic() - self._begun > self.max_seconds:
+            self.end = EpisodeEnd.MAX_SECONDS
+            raise Refusal(400, "budget", f"the budget of {self.max_seconds:g} s is spent (environment.max_seconds)")

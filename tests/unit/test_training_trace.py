@@ -1,0 +1,105 @@
+"""OpenEnv's TrainingTrace: what was sampled goes out and comes in token by token, and what does not fit is named."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignkit.errors import DataError
+from alignkit.rollout.gateway.training_trace import from_training_trace, to_training_trace
+from alignkit.rollout.items import items
+from alignkit.types.rollout import Rollout
+from alignkit.types.score import Score
+from alignkit.types.task import Task
+from alignkit.types.turn import EpisodeEnd, StopReason, Turn
+
+
+def turn(prompt: tuple[int, ...], said: tuple[int, ...]) -> Turn:
+    logprobs = tuple(-0.25 * (place + 1) for place in range(len(said)))
+    return Turn(
+        prompt_ids=prompt, completion_ids=said, sampler_logprobs=logprobs, stop=StopReason.END_OF_TEXT, text="said"
+    )
+
+
+def rollout(*turns: Turn) -> Rollout:
+    return Rollout(
+        task=Task(id="t7", text="q"),
+        group=0,
+        member=1,
+        turns=turns,
+        policy_version=5,
+        score=Score(value=1.0),
+        end=EpisodeEnd.DONE,
+    )
+
+
+TWO = rollout(turn((1, 2), (3, 4)), turn((1, 2, 3, 4, 9), (5,)))
+
+
+def test_the_numbers_of_two_turns():
+    trace = to_training_trace(TWO)
+    assert trace["schema_version"] == 1
+    first, second = trace["turns"]
+    assert first["node_id"] == "t7/1/0"
+    assert first["loss_mask"] == [0, 0, 1, 1]
+    assert second["prompt_token_ids"] == [1, 2, 3, 4, 9]
+    assert second["per_token_logps"] == [-0.25]
+    assert second["loss_mask"] == [0, 0, 0, 0, 0, 1]
+
+
+def test_a_trace_that_comes_back_is_what_the_rollout_itself_would_teach():
+    [own] = items(TWO, reward=1.0)
+    [back] = from_training_trace(to_training_trace(TWO), where="row 0", member=1, reward=1.0)
+    for name in ("prompt_ids", "completion_ids", "action", "sampler_logprobs", "turn"):
+        assert list(getattr(back, name)) == list(getattr(own, name)), name
+
+
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=4), min_size=1, max_size=5), st.data())
+def test_every_sampled_token_is_learnt_exactly_once_whatever_forks(said: list[list[int]], data: st.DataObject):
+    contexts: list[tuple[int, ...]] = [(31,)]
+    turns = []
+    for ids in said:
+        prompt = (*data.draw(st.sampled_from(contexts)), 32, data.draw(st.integers(0, 3)))
+        turns.append(turn(prompt, tuple(ids)))
+        contexts.append(prompt + tuple(ids))
+    back = from_training_trace(to_training_trace(rollout(*turns)), where="row 0")
+    assert sum(sum(item.action or ()) for item in back) == sum(map(len, said))
+
+
+def test_a_masked_token_stays_context_and_a_turn_without_learnt_tokens_is_not_learnt():
+    trace = to_training_trace(TWO)
+    trace["turns"][0]["loss_mask"] = [0, 0, 1, 0]
+    [item] = from_training_trace(trace, where="row 0")
+    assert list(item.action) == [True, False, False, True]
+    trace["turns"][0]["loss_mask"] = [0, 0, 0, 0]
+    trace["turns"][1]["loss_mask"] = [0] * 6
+    assert from_training_trace(trace, where="row 0") == []
+
+
+def broken(change: Any) -> dict[str, Any]:
+    trace = copy.deepcopy(to_training_trace(TWO))
+    change(trace)
+    return trace
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.update(schema_version=2), "no TrainingTrace of schema version 1; got 2"),
+        (lambda t: t["turns"][1].pop("completion_token_ids"), "turn 1 has no completion_token_ids; it was captured"),
+        (lambda t: t["turns"][1].update(node_id="t7/1/0"), "two turns are called 't7/1/0'"),
+        (lambda t: t["turns"][0]["per_token_logps"].pop(), "turn 0: 2 sampled tokens and 1 log-probs"),
+        (lambda t: t["turns"][0].update(per_token_logps=[0.5, -1.0]), "a log-prob is above 0"),
+        (lambda t: t["turns"][0]["loss_mask"].pop(), "the loss mask has 3 entries; wanted 4"),
+        (lambda t: t["turns"][0].update(loss_mask=[1, 0, 1, 1]), "counts tokens of the prompt"),
+        (lambda t: t["turns"][0].update(prompt_token_ids=[1, -2]), "prompt_token_ids is no list of token ids"),
+        (lambda t: t.update(turns=None), "`turns` is no list"),
+    ],
+)
+def test_what_is_no_trace_is_refused_by_name(change: Any, told: str):
+    with pytest.raises(DataError, match=f"^row 3: .*{told}"):
+        from_training_trace(broken(change), where="row 3")
