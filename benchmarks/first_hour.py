@@ -50,18 +50,18 @@ class Job:
 JOBS = (
     Job(
         name="SFT with LoRA on conversations",
-        command=f"train sft {MODEL} data.source=chats.jsonl model.lora.rank=16 optimizer.lr=1e-4 train.batch=8",
+        command=f"train sft {MODEL} data.source=chats.jsonl model.lora.rank=16 optimizer.lr=1e-4 train.batch=4",
         metric="loss/policy",
     ),
     Job(
         name="DPO on pairs",
-        command=f"train dpo {MODEL} data.source=pairs.jsonl model.lora.rank=16 optimizer.lr=5e-6 train.batch=8",
+        command=f"train dpo {MODEL} data.source=pairs.jsonl model.lora.rank=16 optimizer.lr=5e-6 train.batch=4",
         metric="pairs/margin",
     ),
     Job(
         name="GRPO with a reward of one's own",
         command=f"train grpo {MODEL} data.source=questions.jsonl rewards.0.name=./mine.py:brief model.lora.rank=16 "
-        "optimizer.lr=1e-4 rollouts.prompts=4 rollouts.max_new_tokens=48 train.steps=6",
+        "optimizer.lr=1e-4 rollouts.prompts=2 rollouts.max_new_tokens=32 optimizer.warmup_steps=0 train.steps=3",
         metric="reward/mean",
     ),
 )
@@ -86,8 +86,8 @@ def write_rows(work: Path, data: Path) -> None:
     pairs.sort(key=lambda row: len(json.dumps(row)))
     triples = [[row["conversations"][0]["value"], row["chosen"]["value"], row["rejected"]["value"]] for row in pairs]
     chats = [{"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]} for a, b, _ in triples]
-    write(work / "chats.jsonl", chats[:32])
-    write(work / "pairs.jsonl", [{"prompt": a, "chosen": b, "rejected": c} for a, b, c in triples[:16]])
+    write(work / "chats.jsonl", chats[:16])
+    write(work / "pairs.jsonl", [{"prompt": a, "chosen": b, "rejected": c} for a, b, c in triples[:8]])
     questions = sorted(read(data / "gsm8k" / "train.jsonl.gz"), key=lambda row: len(row["question"]))
     write(work / "questions.jsonl", [{"prompt": row["question"]} for row in questions[:64]])
     (work / "mine.py").write_text(REWARD)
@@ -112,7 +112,7 @@ def measured(job: Job, installed: Installed, work: Path) -> dict[str, Any]:
         for name, arguments in (
             ("train", words),
             ("export", ["export", run, "--to", "gguf", "--type", "q8_0", "--json"]),
-            ("chat", ["chat", run, "--max-tokens", "32"]),
+            ("chat", ["chat", run, "--max-tokens", "16"]),
         ):
             done = installed.run(arguments, at=work, said=QUESTION if name == "chat" else "")
             if done.code:

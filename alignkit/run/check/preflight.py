@@ -122,7 +122,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
     """
     from alignkit.data.asked import check_asked
     from alignkit.data.prompts import checked_prompts
-    from alignkit.data.sources import load_tasks
+    from alignkit.data.sources import first_window, load_tasks
     from alignkit.data.tokens import only_embedded, plain_ids
     from alignkit.evaluate.held_out.known_questions import every_protocol
     from alignkit.models.mismatch import mismatches
@@ -137,7 +137,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
     if config is not None:
         only_embedded(tokenizer, config.vocab_size)
     stops = stops_of(tokenizer, recipe.model, beside)
-    tasks = load_tasks(stage.data, seed=recipe.seed, beside=beside)
+    tasks = load_tasks(first_window(stage.data), seed=recipe.seed, beside=beside)
     check_rows(stage.rewards, tasks)
     number = recipe.stages.index(stage)
     training = training_of(recipe, number, tasks)
