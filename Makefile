@@ -121,8 +121,8 @@ notebooks: $(STAMP) ## write docs/notebooks from the pages on jobs
 first-hour: $(STAMP) ## three models from an empty folder with the wheel, to GGUF and talked to, timed in docs/first-hour.md
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.first_hour
 
-schema: $(STAMP) ## write recipes/recipe.schema.json from the code
-	$(BIN)/alignkit check --schema > recipes/recipe.schema.json
+schema: $(STAMP) ## write recipes/recipe.schema.json from the code, and the line of each recipe that leads to it
+	$(BIN)/python .ci/schema.py
 
 glossary: $(STAMP) ## write docs/glossary.md from the code
 	$(BIN)/python -m alignkit.report.glossary docs/glossary.md

@@ -29,11 +29,18 @@ def main(path: Path) -> None:
 def environments_markdown() -> str:
     """One row an environment of the shelf."""
     rows = ["| environment | reads | says | pays | ends | optimum | published least, mean, most |", "|---" * 7 + "|"]
-    for found in list_content("environments"):
+    for found in worlds():
         facts = environment_facts(found)
         told = " | ".join(facts[line].replace("|", "\\|") for line in LINES)
         rows.append(f"| `{found.name}` | {told} | {_anchors(found.name)} |")
     return "\n".join(rows) + "\n"
+
+
+def worlds() -> list[Found]:
+    """Those of the shelf that are environments themselves, and no way into another library's."""
+    return [
+        found for found in list_content("environments") if found.is_shipped and found.path.parent.name != "adapters"
+    ]
 
 
 def environment_facts(found: Found) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 python -m benchmarks.agents [--seeds 3] [--only maze-ppo] [--runs runs/agents] [--set train.steps=4]
 
-Methods are compared after the same number of episodes. A run that is already finished is not trained again. A method is
-shown with the seeds that are finished, each by a number of its own; --seeds 0 trains nothing and shows them.
+Methods are compared after the same number of episodes, and after the same processor time, of which each step of a run
+counts for as much as it took of the run's own time. A run that is already finished is not trained again; what it
+measured is kept in benchmarks/agents.json. A method is shown with the seeds that are there, each by a number of its
+own; --seeds 0 trains nothing and shows them. Of runs from before there was that file all seeds hold their mean curve.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,11 +24,12 @@ from typing import Any
 from jinja2 import Template
 
 from alignkit.report import chart
-from benchmarks.algorithms import ROOT, SMOKE, put, train
+from benchmarks.algorithms import ROOT, SECONDS, SMOKE, put, train
 
 PAGE = ROOT / "docs" / "agents.md"
+KEPT = ROOT / "benchmarks" / "agents.json"
 GAMES = {"guess-number": "best play -2.70, mixed play -4.34", "maze": "best play -3.46, mixed play -6.69"}
-METHODS = ("grpo", "ppo", "filtered-bc", "refuel", "archer", "archer-iql")
+METHODS = ("grpo", "ppo", "ppo-epochs", "filtered-bc", "refuel", "archer", "archer-iql")
 BEGIN, END = "<!-- tables of make agents-table -->", "<!-- end of the tables -->"
 WINDOW = 512  # a point of a curve is the mean return of this many episodes before it
 KEY = 24  # height of the legend, in pixels
@@ -36,10 +40,12 @@ Curve = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Run:
-    """One seed of one recipe. final: mean return and share of success on held-out games after training."""
+    """One seed of one recipe. final: mean return and share of success on held-out games after training. seconds: of a
+    processor, at each point of the curve; none where they were not measured."""
 
     curve: Curve
     final: tuple[float, float]
+    seconds: tuple[float, ...] = ()
 
     @property
     def episodes(self) -> int:
@@ -51,7 +57,16 @@ def read(run: Path) -> Run:
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     newest = max((run / "evaluations").glob("*.json"), key=lambda path: int(path.stem.split("-")[-1]))
     last = json.loads(newest.read_text())
-    return Run(curve(steps), (last["reward_mean"], last["accuracy"]))
+    spent = run.with_suffix(SECONDS)
+    seconds = spent_at(steps, float(spent.read_text())) if spent.is_file() else ()
+    return Run(curve(steps), (last["reward_mean"], last["accuracy"]), seconds)
+
+
+def spent_at(steps: Sequence[Mapping[str, Any]], total: float) -> tuple[float, ...]:
+    """Processor seconds up to the end of each step that played episodes, if the steps took `total` together."""
+    took = list(accumulate(step["time/step_s"] for step in steps))
+    played = [step.get("rollout/completions") and step["reward/mean"] is not None for step in steps]
+    return tuple(total * until / took[-1] for until, point in zip(took, played, strict=True) if point)
 
 
 def curve(steps: Sequence[Mapping[str, Any]]) -> Curve:
@@ -75,6 +90,12 @@ def after(run: Run, episodes: int) -> float | None:
     return within[-1] if within and run.episodes >= episodes else None
 
 
+def after_seconds(run: Run, seconds: float) -> float | None:
+    """The curve's last value within so much processor time; None where the run ended before or was not measured."""
+    within = [value for (_, value), spent in zip(run.curve, run.seconds, strict=False) if spent <= seconds]
+    return within[-1] if within and run.seconds[-1] >= seconds else None
+
+
 def averaged(runs: Sequence[Run]) -> Curve:
     """The mean over seeds of curves that have their points at the same episodes, as far as all of them go."""
     together = zip(*(run.curve for run in runs), strict=False)
@@ -88,6 +109,27 @@ def table(measured: Mapping[str, Sequence[Run]]) -> str:
     head = ["method", "episodes", *budget_names, "held-out games: return (each seed)", "success"]
     rows = [row(method, runs, budgets) for method, runs in measured.items()]
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
+
+
+def time_table(measured: Mapping[str, Sequence[Run]]) -> str:
+    """One line per method whose processor time was measured: the return after times that the quickest took."""
+    timed = {method: runs for method, runs in measured.items() if all(run.seconds for run in runs)}
+    longest = sorted(min(run.seconds[-1] for run in runs) for runs in timed.values())
+    budgets = sorted({60 * max(1, round(share * seconds / 60)) for seconds in longest[:1] for share in (0.5, 1.0)})
+    head = ["method", "minutes", *(f"after {budget // 60:.0f} min" for budget in budgets)]
+    rows = [
+        [method, f"{fmean(run.seconds[-1] for run in runs) / 60:.1f}", *(spread(runs, budget) for budget in budgets)]
+        for method, runs in timed.items()
+    ]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def spread(runs: Sequence[Run], budget: float) -> str:
+    """Mean of the seeds after so many processor seconds, and the least and the greatest of them."""
+    values = [value for run in runs if (value := after_seconds(run, budget)) is not None]
+    if len(values) < len(runs):
+        return ""
+    return f"{fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def row(method: str, runs: Sequence[Run], budgets: Sequence[int]) -> str:
@@ -123,6 +165,8 @@ def write(measured: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
         image = PAGE.with_name(f"agents-{game}.svg")
         image.write_text(drawing(methods, f"{game}: mean return against episodes played"))
         parts.append(f"**{game}** ({GAMES[game]})\n\n{table(methods)}\n\n![{game}: return]({image.name})")
+        if any(run.seconds for runs in methods.values() for run in runs):
+            parts.append(f"The same after equal processor time, in minutes of one core:\n\n{time_table(methods)}")
     put(PAGE, BEGIN, END, "\n\n".join(parts))
 
 
@@ -130,15 +174,35 @@ def run_one(runs: Path, name: str, seed: int, *overrides: str) -> None:
     train(SMOKE / f"{name}.yaml", runs / f"{name}-{seed}", f"seed={seed}", *overrides)
 
 
-def finished(runs: Path) -> dict[str, dict[str, list[Run]]]:
-    """By game and method the seeds whose runs came to their end, in order; what has none is left out."""
-    measured: dict[str, dict[str, list[Run]]] = {}
+def finished(runs: Path) -> dict[str, dict[str, dict[str, Run]]]:
+    """By game, method and seed the runs that came to their end, in order; what has none is left out."""
+    measured: dict[str, dict[str, dict[str, Run]]] = {}
     for game in GAMES:
         for method in METHODS:
             folders = sorted(folder.parent for folder in runs.glob(f"{game}-{method}-[0-9]*/final"))
             if folders:
-                measured.setdefault(game, {})[method] = [read(folder) for folder in folders]
+                measured.setdefault(game, {})[method] = {folder.name.split("-")[-1]: read(folder) for folder in folders}
     return measured
+
+
+def kept(runs: Path, file: Path) -> dict[str, dict[str, list[Run]]]:
+    """What `file` holds and, in its place where it is of the same seed, what is finished, which the file then holds."""
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    for game, methods in finished(runs).items():
+        for method, seeds in methods.items():
+            known.setdefault(game, {}).setdefault(method, {}).update({seed: vars(run) for seed, run in seeds.items()})
+    file.write_text(json.dumps(known) + "\n")
+    return {
+        game: {
+            name: [_run(one) for _, one in sorted(known[game][name].items())] for name in METHODS if name in known[game]
+        }
+        for game in GAMES
+        if game in known
+    }
+
+
+def _run(one: Mapping[str, Any]) -> Run:
+    return Run([(n, value) for n, value in one["curve"]], tuple(one["final"]), tuple(one["seconds"]))
 
 
 def main() -> None:
@@ -153,7 +217,7 @@ def main() -> None:
     wanted = [(name, seed) for name in options.only or names for seed in range(options.seeds)]
     with ThreadPoolExecutor(options.workers) as pool:
         list(pool.map(lambda one: run_one(options.runs, *one, *options.set), wanted))
-    write(finished(options.runs))
+    write(kept(options.runs, KEPT))
     print(PAGE.read_text().split(BEGIN)[1].split(END)[0])
 
 

@@ -25,6 +25,7 @@ SMOKE = ROOT / "recipes" / "smoke"
 PAGE = ROOT / "docs" / "algorithms.md"
 FIRST = ("start", "rlmec-rewriter")  # what other recipes begin with
 BEGIN, END = "<!-- table of make algorithms-table -->", "<!-- end of the table -->"
+SECONDS = ".seconds"  # of the file beside a run's folder: processor time of its process, and of those that it resumed
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -43,9 +44,12 @@ def train(recipe: Path, run: Path, *overrides: str) -> None:
     resume = ["--resume"] if (run / "checkpoints").is_dir() else []
     run.parent.mkdir(parents=True, exist_ok=True)
     with run.with_suffix(".log").open("w") as log:
-        code = subprocess.run(
-            [*command, *resume], stdout=log, stderr=log, env=os.environ | ONE_THREAD, cwd=ROOT
-        ).returncode
+        process = subprocess.Popen([*command, *resume], stdout=log, stderr=log, env=os.environ | ONE_THREAD, cwd=ROOT)
+        _, status, used = os.wait4(process.pid, 0)
+    process.returncode = code = os.waitstatus_to_exitcode(status)
+    spent = run.with_suffix(SECONDS)
+    before = float(spent.read_text()) if resume and spent.is_file() else 0.0
+    spent.write_text(f"{before + used.ru_utime + used.ru_stime:.1f}\n")
     if code:
         raise SystemExit(f"{recipe.name}: exit code {code}; see {run.with_suffix('.log')}")
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from alignkit.data.generators import generate
 from alignkit.data.own_rows import make_own_rows
@@ -18,32 +19,76 @@ from alignkit.errors import DataError, on_one_line
 from alignkit.recipe.lookup.data_file import data_file, data_folders
 from alignkit.recipe.lookup.rows_function import find_rows_function
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
-from alignkit.recipe.schema import Data
+from alignkit.recipe.schema import Data, Rows
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
 
 
-def load_tasks(data: Data, *, seed: int, beside: Path | None = None) -> list[Task]:
+def load_tasks(data: Data, *, seed: int, beside: Path | None = None, part: str = "") -> list[Task]:
     """All tasks of a recipe's `data` section, in the source's order; at most `data.limit`.
 
     seed: draws problems from generators too large to list, and is given to functions of the user's own; nothing else
     here is random. beside: the recipe's folder;
     relative files are looked for there, in the working folder, and in the folders of $ALIGNKIT_DATA.
     Task ids are stable: they name the source as the recipe does (a hub dataset with its commit) and the row. Those of a
-    mixture begin with the part's name, which stands in the column `source`, too.
+    mixture begin with the part's name, which stands in the column `source`, too. part: the name, of one.
     Raises DataError that names the file, the row, the column, what was found, what was wanted and the cure.
     """
     if data.system is not None and not data.chat:
         raise DataError("data.system is given but data.chat is false; put it into data.template instead")
     if data.mixture:
-        return _mixed(data, seed, beside)
+        parts = part_data(data).items()
+        return [task for name, part in parts for task in load_tasks(part, seed=seed, beside=beside, part=name)]
     source, rows = iterate_source(data, seed=seed, beside=beside)
-    rows = levelled(list(islice(rows, data.limit)))
+    return _tasks(list(islice(rows, data.limit)), data, source, part=part)
+
+
+def task_windows(data: Data, *, seed: int, beside: Path | None = None, part: str = "") -> Iterator[list[Task]]:
+    """The same tasks, `data.window` rows at a time, read as they are asked for; data has no mixture.
+
+    What rows say of one another (a column that only others have, an id that stands twice) is seen within a window.
+    """
+    source, rows = iterate_source(data, seed=seed, beside=beside)
+    rows = islice(rows, data.limit)
+    first = 0
+    while window := list(islice(rows, data.window)):
+        yield _tasks(window, data, source, part=part, first=first)
+        first += len(window)
+
+
+def first_window(data: Data) -> Data:
+    """The same data with no more rows than its first window has, where it has one."""
+    if data.window is None:
+        return data
+    if data.mixture:
+        parts = data.mixture.items()
+        cut = {name: part.model_copy(update={"limit": _least(part, data.window)}) for name, part in parts}
+        return data.model_copy(update={"mixture": cut})
+    return data.model_copy(update={"limit": _least(data, data.window)})
+
+
+def part_data(data: Data) -> dict[str, Data]:
+    """The parts of a mixture by name, each with all that the section says besides."""
+    return {
+        name: data.model_copy(update={**{field: getattr(rows, field) for field in Rows.model_fields}, "mixture": {}})
+        for name, rows in data.mixture.items()
+    }
+
+
+def _least(rows: Rows, window: int) -> int:
+    return min(rows.limit or window, window)
+
+
+def _tasks(rows: list[Row], data: Data, source: str, *, part: str, first: int = 0) -> list[Task]:
+    """first: number of the first row in its source. part: of a mixture, which its ids begin with."""
+    rows = levelled(rows)
     elsewhere = cache(lambda path: any(_reaches(row, path) for row in rows))
-    tasks = [make_task(row, data, source=source, number=number, elsewhere=elsewhere) for number, row in enumerate(rows)]
+    tasks = [make_task(row, data, source=source, number=n, elsewhere=elsewhere) for n, row in enumerate(rows, first)]
     if "id" in data.columns:
         _check_unique(tasks, rows)
-    return tasks
+    if not part:
+        return tasks
+    return [replace(task, id=f"{part}:{task.id}", columns={**task.columns, "source": part}) for task in tasks]
 
 
 def split_holdout(tasks: Sequence[Task], holdout: int, seed: int) -> tuple[list[Task], list[Task]]:
@@ -59,15 +104,6 @@ def split_holdout(tasks: Sequence[Task], holdout: int, seed: int) -> tuple[list[
     chosen = {int(index) for index in order[:holdout]}
     train = [task for index, task in enumerate(tasks) if index not in chosen]
     return train, [task for index, task in enumerate(tasks) if index in chosen]
-
-
-def _mixed(data: Data, seed: int, beside: Path | None) -> list[Task]:
-    """The tasks of all parts, part after part."""
-    tasks = []
-    for name, rows in data.mixture.items():
-        of_part = load_tasks(data.model_copy(update={**dict(rows), "mixture": {}}), seed=seed, beside=beside)
-        tasks += [replace(task, id=f"{name}:{task.id}", columns={**task.columns, "source": name}) for task in of_part]
-    return tasks
 
 
 def iterate_source(data: Data, *, seed: int, beside: Path | None) -> tuple[str, Iterator[Row]]:
@@ -116,26 +152,70 @@ def _from_file(data: Data, beside: Path | None) -> Iterator[Row]:
     return iterate_rows(path, split=data.split)
 
 
-@lent(FOR_THE_HUB)
 def _from_hub(name: str, data: Data) -> tuple[str, Iterator[Row]]:
-    """The dataset's rows, and its name with the commit that was really loaded."""
-    from datasets import load_dataset
-
+    """The dataset's rows, and its name with the commit that was really loaded. A window's are streamed."""
     unknown = sorted(set(data.options) - {"name"})
     if unknown:
         raise DataError(f"{data.source}: unknown data.options.{unknown[0]}; a hub dataset takes only `name`")
+    if data.window is not None:
+        commit = _commit(name, data)
+        source = f"{data.source}@{commit}:{data.split}"
+        rows = _streamed(name, data.model_copy(update={"revision": commit}))
+    else:
+        dataset = _loaded(name, data)
+        if data.limit is not None:
+            dataset = dataset.select(range(min(data.limit, len(dataset))))
+        checksums = " ".join(getattr(dataset.info, "download_checksums", None) or {})
+        commit = re.search(r"@([0-9a-f]{40})/", checksums)
+        source = f"{data.source}@{commit[1] if commit else data.revision or 'main'}:{data.split}"
+        rows = iter(dataset.to_list())
+    return source, (Row(f"{source} row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _streamed(name: str, data: Data) -> Iterator[dict[str, Any]]:
+    """The rows as they arrive: nothing is downloaded that is not asked for, but for the file that it stands in."""
+    rows = iter(_loaded(name, data, streaming=True))
+    while True:
+        row = _next_row(rows, data)
+        if row is None:
+            return
+        yield row
+
+
+@lent(FOR_THE_HUB)
+def _next_row(rows: Iterator[dict[str, Any]], data: Data) -> dict[str, Any] | None:
     try:
-        dataset = load_dataset(name, data.options.get("name"), split=data.split, revision=data.revision)
+        return next(rows, None)
+    except (OSError, ValueError) as error:
+        what = f"{type(error).__name__}: {on_one_line(error)}"
+        raise DataError(f"{data.source}: the stream broke off ({what}); go on with --resume") from error
+
+
+@lent(FOR_THE_HUB)
+def _loaded(name: str, data: Data, **how: bool) -> Any:
+    from datasets import load_dataset
+
+    try:
+        given: Any = {"split": data.split, "revision": data.revision, **how}
+        return load_dataset(name, data.options.get("name"), **given)
     except (OSError, ValueError) as error:
         line = on_one_line(error)
-        raise DataError(f"{data.source}: cannot load split '{data.split}': {type(error).__name__}: {line}") from error
-    if data.limit is not None:
-        dataset = dataset.select(range(min(data.limit, len(dataset))))
-    checksums = " ".join(getattr(dataset.info, "download_checksums", None) or {})
-    commit = re.search(r"@([0-9a-f]{40})/", checksums)
-    revision = commit[1] if commit else data.revision or "main"
-    source = f"{data.source}@{revision}:{data.split}"
-    return source, (Row(f"{source} row {number}", row) for number, row in enumerate(dataset.to_list(), start=1))
+        raise DataError(
+            f"{data.source}: cannot load split '{data.split}': {type(error).__name__}: {line}; check its name and "
+            "data.split, or download it while online"
+        ) from error
+
+
+@lent(FOR_THE_HUB)
+def _commit(name: str, data: Data) -> str:
+    """The commit that the revision is now, so that a resumed run reads the same one or says that it is another."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(name, revision=data.revision).sha or data.revision or "main"
+    except (OSError, ValueError) as error:
+        line = on_one_line(error)
+        raise DataError(f"{data.source}: cannot be found: {type(error).__name__}: {line}") from error
 
 
 def _check_unique(tasks: Sequence[Task], rows: Sequence[Row]) -> None:

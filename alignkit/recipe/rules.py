@@ -198,6 +198,14 @@ def _data(data: Data, key: KeyPath, folder: Path) -> Broken:
         yield (*key, name), "belongs into each part of `mixture`; move it there"
     for name, rows in data.mixture.items():
         yield from _rows(rows, (*key, "mixture", name), folder)
+    weighted = [name for name, part in data.mixture.items() if part.weight is not None]
+    if weighted and len(weighted) < len(data.mixture):
+        name = next(name for name in data.mixture if name not in weighted)
+        yield (*key, "mixture", name, "weight"), f"is missing, and {weighted[0]} has one; give all parts one, or none"
+    if data.window is not None and data.mixture and not weighted:
+        yield (*key, "window"), "reads the parts of a mixture in turns; give each a `weight`"
+    if data.window is not None and data.holdout:
+        yield (*key, "holdout"), "is drawn from all rows, and `window` never has them all; give `evaluation.data`"
     if data.limit is not None and data.holdout >= data.limit:
         yield (*key, "holdout"), f"leaves nothing to train on: {data.holdout} of {data.limit} rows; lower it"
 

@@ -58,6 +58,11 @@ def _length(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
             yield (*key, "train", "steps"), f"is missing; {kind} samples, of which there is no end"
     elif train.steps is not None and train.epochs != 1:
         yield (*key, "train", "epochs"), f"{train.epochs} passes or {train.steps} steps? give one of the two"
+    elif train.steps is None and stage.data.window is not None:
+        yield (
+            (*key, "train", "steps"),
+            "is missing; of rows that are read in windows nobody knows the end",
+        )
 
 
 def _limits(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:

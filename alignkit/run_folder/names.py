@@ -94,6 +94,7 @@ MEANINGS: dict[str, str] = {
     "replay/never_said": "share of fresh utterances that no past episode holds",
     "data/epoch": "passes over the training tasks so far, as a fraction",
     "data/consumed": "prompts taken from the training tasks so far",
+    "data/rows/<source>": "rows that this step drew from one source of a mixture",
     "data/left_out_frac": "share of paired preferences or unpaired feedback that cannot be learnt from (events.jsonl)",
     "eval/accuracy": "share of held-out tasks answered correctly (mean over samples per task)",
     "eval/accuracy/<source>": "the same of the tasks from one source of a mixture",

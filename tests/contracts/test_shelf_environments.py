@@ -15,12 +15,12 @@ from alignkit.environments.behaviour import play
 from alignkit.environments.lift import find_environment
 from alignkit.environments.lmrl.anchors import ANCHORS
 from alignkit.errors import ContentError, EpisodeError
-from alignkit.recipe.lookup.find import list_content
 from alignkit.types.task import Task
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = runpy.run_path(str(ROOT / ".ci" / "environments_docs.py"))
-NAMES = [found.name for found in list_content("environments")]
+WORLDS = {found.name: found for found in DOCS["worlds"]()}
+NAMES = list(WORLDS)
 TASK = Task(id="t", text="?", reference="7")
 
 
@@ -97,9 +97,8 @@ def _skip_unless_a_game(make) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_environment_says_what_is_read_said_paid_and_when_it_ends(name):
-    found = next(found for found in list_content("environments") if found.name == name)
-    facts = DOCS["environment_facts"](found)
-    assert found.summary
+    facts = DOCS["environment_facts"](WORLDS[name])
+    assert WORLDS[name].summary
     assert all(facts.values()), facts
 
 

@@ -7,7 +7,22 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.agents import GAMES, METHODS, SMOKE, Run, after, averaged, curve, drawing, finished, table
+from benchmarks.agents import (
+    GAMES,
+    METHODS,
+    SMOKE,
+    Run,
+    after,
+    after_seconds,
+    averaged,
+    curve,
+    drawing,
+    finished,
+    kept,
+    spent_at,
+    table,
+    time_table,
+)
 
 
 def step(size: int | None, mean: float | None) -> dict[str, float | None]:
@@ -39,6 +54,27 @@ def test_the_table_compares_at_the_budget_of_every_method_and_leaves_out_what_wa
     assert cells[4][:4] == ["archer-iql", "0", "", ""]
 
 
+def test_processor_time_is_shared_out_by_what_each_step_took():
+    """100 s over steps of 1 2 1 6: those that played end after 10 and 40."""
+    took = [{"time/step_s": each} for each in (1.0, 2.0, 1.0, 6.0)]
+    steps = [step(8, -1.0) | took[0], {"loss/policy": 1.0} | took[1], step(8, -1.0) | took[2], took[3]]
+    assert spent_at(steps, 100.0) == (10.0, 40.0)
+    run = Run([(8, -5.0), (16, -3.0)], (-3.0, 1.0), (60.0, 120.0))
+    assert [after_seconds(run, seconds) for seconds in (59, 60, 119, 120, 121)] == [None, -5.0, -5.0, -3.0, None]
+    assert after_seconds(Run([(8, -5.0)], (-3.0, 1.0)), 60.0) is None
+
+
+def test_the_table_of_time_compares_those_that_were_measured_and_says_how_far_seeds_lie_apart():
+    quick = [Run([(8, -5.0), (16, -3.0 + i)], (-3.0, 1.0), (60.0, 120.0)) for i in range(2)]
+    slow = [Run([(8, -4.0), (16, -1.0)], (-3.0, 1.0), (90.0, 400.0))]
+    lines = time_table({"ppo": quick, "archer": slow, "grpo": [Run([(8, -4.0)], (0.0, 0.0))]}).splitlines()
+    assert lines[0] == "| method | minutes | after 1 min | after 2 min |"
+    assert lines[2:] == [
+        "| ppo | 2.0 | -5.00 (-5.00 to -5.00) | -2.50 (-3.00 to -2.00) |",
+        "| archer | 6.7 |  | -4.00 (-4.00 to -4.00) |",
+    ]
+
+
 def test_only_seeds_that_came_to_their_end_are_shown(tmp_path):
     """archer is not taken for archer-iql, nor a run without a final model for a finished one."""
     for name, done in (("maze-archer-0", True), ("maze-archer-1", False), ("maze-archer-iql-1", True)):
@@ -49,7 +85,13 @@ def test_only_seeds_that_came_to_their_end_are_shown(tmp_path):
         lines = [{"rollout/completions": 512, "reward/mean": -5.0}]
         (folder / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     one = Run([(512, -5.0)], (-4.0, 0.5))
-    assert finished(tmp_path) == {"maze": {"archer": [one], "archer-iql": [one]}}
+    assert finished(tmp_path) == {"maze": {"archer": {"0": one}, "archer-iql": {"1": one}}}
+    file = tmp_path / "kept.json"
+    old = {"curve": [[256, -7.0]], "final": [-6.0, 0.1], "seconds": [3.0]}
+    file.write_text(json.dumps({"maze": {"archer": {"0": old, "2": old}, "grpo": {"0": old}}}))
+    before = Run([(256, -7.0)], (-6.0, 0.1), (3.0,))
+    wanted = {"maze": {"grpo": [before], "archer": [one, before], "archer-iql": [one]}}
+    assert kept(tmp_path, file) == wanted == kept(tmp_path / "empty", file)
 
 
 def test_the_drawing_is_a_file_of_its_own_with_a_legend():

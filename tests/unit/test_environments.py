@@ -160,12 +160,14 @@ def test_the_expert_earns_more_than_the_mixture_and_that_more_than_random_play(m
     assert means["expert"] > means["mixed"] + 1 > means["random"] + 2
 
 
-def test_the_shelf_holds_environments_and_no_helper():
-    shelf = (
+def test_the_shelf_holds_environments_ways_into_other_libraries_and_no_helper():
+    own = (
         "car_dealer chess double_t_maze endgames garden guess_a_number guess_city guess_number maze search_answer "
         "text_nav twenty_questions wordle"
     )
-    assert [found.name for found in list_content("environments")] == shelf.split()
+    names = {found.name: found.path.parent.name for found in list_content("environments")}
+    assert [name for name, folder in names.items() if folder != "adapters"] == own.split()
+    assert "gymnasium" in names
 
 
 def test_a_users_environment_is_found_by_its_file_and_wrong_options_are_named(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from alignkit.data.sources import load_tasks
 from alignkit.errors import DataError, RecipeError
 from alignkit.recipe.read import read_recipe
-from alignkit.recipe.schema import Data, RewardSpec, Rows
+from alignkit.recipe.schema import Data, Part, RewardSpec
 from alignkit.rewards.pool.blend import check_rows
 from alignkit.run.check.preflight import preflight
 from alignkit.run.train.train import run as train
@@ -53,8 +53,8 @@ def test_the_rows_of_a_mixture_are_those_of_its_parts_with_their_names(tmp_path)
     rows = [{"question": f"{n}?", "prompt": "?", "source": "a book"} for n in range(3)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     parts = {
-        "asked": Rows(source="a.jsonl", template="{question}"),
-        "plain": Rows(source="a.jsonl", limit=2),
+        "asked": Part(source="a.jsonl", template="{question}"),
+        "plain": Part(source="a.jsonl", limit=2),
     }
     tasks = load_tasks(Data(mixture=parts, chat=False), seed=0, beside=tmp_path)
     assert [task.text for task in tasks] == ["0?", "1?", "2?", "?", "?"]

@@ -145,7 +145,7 @@ def test_training_and_evaluation_are_judged_with_what_their_own_settings_of_the_
     template = CHATML.replace("assistant\n{% endif %}", "assistant\n{% if think %}<think>\n{% endif %}{% endif %}")
     model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=99))
     policy = Policy(model=model, tokenizer=make_tokenizer(template=template), stop=(2,))
-    [trained] = build_examples(recipe.stages[0], policy, recipe=recipe, report=print)
+    [trained] = build_examples(recipe.stages[0], policy, recipe=recipe, report=print).examples
     [graded] = build_evaluator(recipe, policy, SimpleNamespace(scorer=None)).examples
     assert (trained.opened, graded.opened) == ("<think>\n", "")
 

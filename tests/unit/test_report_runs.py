@@ -14,10 +14,11 @@ from alignkit.errors import ContentError
 from alignkit.evaluate.statistics.repeats import compare_repeats
 from alignkit.report import chart
 from alignkit.report.chart import Trace, moved_apart, overlaid_chart
+from alignkit.report.runs import verdicts as judged
 from alignkit.report.runs.recipes import differences, same_recipe
 from alignkit.report.runs.runs_data import runs_data
 from alignkit.report.runs.runs_html import _trace, write_runs_report
-from alignkit.report.runs.verdicts import Scored, item_scores, verdicts
+from alignkit.report.runs.verdicts import Scored, item_scores
 from alignkit.run_folder.light import Light
 from alignkit.run_folder.run_folder import RunFolder
 from tests.unit.test_report_html import HOSTILE, Page
@@ -71,6 +72,10 @@ def test_one_seed_shows_no_spread_and_equal_differences_are_certain():
 
 
 # verdicts
+
+
+def verdicts(recipes, causes):
+    return judged.verdicts(list(itertools.combinations(recipes, 2)), causes)
 
 
 def scored(name: str, *rights: int, tasks: int = 40) -> Scored:
@@ -200,8 +205,27 @@ def test_while_a_run_goes_on_all_are_compared_after_the_steps_that_every_one_has
     (going / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     (going / "evaluations" / f"main-{STEPS:06d}.json").unlink()
     data = runs_data([ended, going])
-    assert data["evaluation"]["after_steps"] == [[2], [2]]
+    assert data["evaluation"]["verdicts"][0]["after_steps"] == [[2], [2]]
     assert "no detectable difference between A and B: 0.500 and 0.500" in data["evaluation"]["verdicts"][0]["sentence"]
+
+
+def test_a_run_that_was_interrupted_takes_nothing_from_the_verdict_on_the_others(four, tmp_path):
+    cut = run(tmp_path / "cut", recipe(0, lr=1.0), {1})
+    (cut / "evaluations" / f"main-{STEPS:06d}.json").unlink()
+    (cut / "metrics.jsonl").write_text("")
+    found = runs_data([*four, cut])["evaluation"]
+    assert [row["verdict"] for row in found["verdicts"]] == ["better", "not compared", "not compared"]
+    assert found["best"]["sentence"].endswith("better than A; not compared with C")
+
+
+def test_evaluations_that_did_not_record_what_was_asked_are_paired_by_id_with_those_that_did(four):
+    file = four[3] / "evaluations" / f"main-{STEPS:06d}.json"
+    told = json.loads(file.read_text())
+    told["results"] = [row | {"asked": "0123456789abcdef"} for row in told["results"]]
+    file.write_text(json.dumps(told))
+    [verdict] = runs_data(four)["evaluation"]["verdicts"]
+    assert verdict["comparison"]["after"] == 0.775
+    assert verdict["left_out"] == 0
 
 
 @pytest.mark.parametrize("broken", ["recipe.resolved.json", "metrics.jsonl", "evaluations", "events.jsonl"])

@@ -1,6 +1,6 @@
 """What a recipe may say: one pydantic model per section, closed (unknown keys are errors) and frozen. No torch here."""
 
-from alignkit.recipe.schema.data import Data, Rows
+from alignkit.recipe.schema.data import Data, Part, Rows
 from alignkit.recipe.schema.engine import EngineProcess
 from alignkit.recipe.schema.model import Lora, Model, Scratch
 from alignkit.recipe.schema.recipe import Checkpoints, Evaluation, Health, Recipe, Reference
@@ -26,6 +26,7 @@ __all__ = [
     "Model",
     "Normalise",
     "Optimizer",
+    "Part",
     "Recipe",
     "Reference",
     "Replay",

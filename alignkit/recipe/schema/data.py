@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from alignkit.recipe.schema.section import Section
 
@@ -30,9 +30,19 @@ class Rows(Section):
     """Use only the first N rows."""
 
 
+class Part(Rows):
+    weight: PositiveFloat | None = None
+    """Of the rows that are drawn its share, in proportion to the weights of the other parts, which then have one, too.
+    null: every row of every part once in each pass."""
+
+
 class Data(Rows):
-    mixture: dict[str, Rows] = {}
-    """Several sources by names of your own, in place of one. The column `source` of each row then says its name."""
+    mixture: dict[str, Part] = {}
+    """Several sources by names of your own, in place of one, each with the settings above and perhaps a `weight`. The
+    column `source` of each row then says its name."""
+    window: PositiveInt | None = None
+    """Read rows as they are needed, so many at a time, in the source's order, shuffled within each window. A hub
+    dataset is streamed then, and a function may never end. null: all rows at once."""
     system: str | None = None
     """System message put before the prompt of chat models."""
     chat: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import takewhile
+from itertools import combinations, takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -48,8 +48,9 @@ def runs_data(folders: Sequence[Path], *, seed: int = 0) -> Data:
         raise ContentError(f"these {len(runs)} runs have {len(groups)} recipes; a page compares at most {COLOURS}")
     names = _names(folders)
     recipes = [runs[members[0]].recipe for members in groups]
-    measure, steps, scored = _evaluations(runs, groups)
-    found = verdicts(scored, _causes(recipes), seed=seed)
+    measure = _measure(runs)
+    pairs, steps = _pairs(runs, groups, measure)
+    found = verdicts(pairs, _causes(recipes), seed=seed)
     return {
         "kind": "runs",
         "runs": [_run(names[i], LETTERS[g], runs[i]) for g, members in enumerate(groups) for i in members],
@@ -62,9 +63,8 @@ def runs_data(folders: Sequence[Path], *, seed: int = 0) -> Data:
         "health": _health(runs, names, groups),
         "evaluation": {
             "measure": measure,
-            "after_steps": steps,
             "best": _best(measure, found),
-            "verdicts": [_verdict(verdict) for verdict in found],
+            "verdicts": [_verdict(verdict) | after for verdict, after in zip(found, steps, strict=True)],
         },
         "versions": _versions(runs, names, groups),
         "missing": [f"{names[i]}: {line}" for members in groups for i in members for line in runs[i].missing],
@@ -147,31 +147,45 @@ def _health(runs: Sequence[RunData], names: Sequence[str], groups: Sequence[Sequ
     return {"names": [names[index] for index in order], "rules": rows}
 
 
-def _evaluations(
-    runs: Sequence[RunData], groups: Sequence[Sequence[int]]
-) -> tuple[str, list[list[int | None]], list[Scored]]:
-    """(the column that is compared, after how many steps each run was evaluated, scores).
+def _evaluated(runs: Sequence[RunData]) -> list[Mapping[str, Any] | None]:
+    """The evaluation by which each of these runs is compared with the others, None where it has none after step 0.
 
-    Finished runs by their last evaluation; where one still goes on, all by the last one that every run has.
+    Of runs that have all finished the last one; where one has not, the last that each of them has after as many steps.
     """
     finished = all(status(r.events, done=len(r.metrics), total=total_steps(r.recipe)) == "finished" for r in runs)
     shared = set.intersection(*({record.get("step", 0) for record in run.evaluations} for run in runs))
-    records: list[Mapping[str, Any] | None] = []
+    found: list[Mapping[str, Any] | None] = []
     for run in runs:
         known = run.evaluations if finished else [one for one in run.evaluations if one.get("step", 0) in shared]
         later = [record for record in known if record.get("step", 0) > 0]
-        records.append(later[-1] if later else None)
-    answered = [row for record in records if record for row in record["results"]]
-    measure = "correct" if any(row.get("correct") is not None for row in answered) else "reward"
-    scored = [
-        Scored(
-            name=LETTERS[number],
-            seeds=[(runs[i].recipe.get("seed"), item_scores(_results(records[i]), measure)) for i in members],
-        )
-        for number, members in enumerate(groups)
-    ]
-    steps = [[record.get("step") if (record := records[i]) else None for i in members] for members in groups]
-    return measure, steps, scored
+        found.append(later[-1] if later else None)
+    return found
+
+
+def _pairs(
+    runs: Sequence[RunData], groups: Sequence[Sequence[int]], measure: str
+) -> tuple[list[tuple[Scored, Scored]], list[Data]]:
+    """Every two recipes: (their scores, after how many steps each of their runs was evaluated)."""
+    scored, steps = [], []
+    for first, second in combinations(range(len(groups)), 2):
+        members = [*groups[first], *groups[second]]
+        records = dict(zip(members, _evaluated([runs[index] for index in members]), strict=True))
+        known = all("asked" in row for record in records.values() for row in _results(record))
+        scores = {i: item_scores(_results(record), measure, by_question=known) for i, record in records.items()}
+        sides = [
+            Scored(name=LETTERS[number], seeds=[(runs[i].recipe.get("seed"), scores[i]) for i in groups[number]])
+            for number in (first, second)
+        ]
+        scored.append((sides[0], sides[1]))
+        after = [[record.get("step") if (record := records[i]) else None for i in groups[n]] for n in (first, second)]
+        steps.append({"after_steps": after})
+    return scored, steps
+
+
+def _measure(runs: Sequence[RunData]) -> str:
+    """The column of the evaluations that is compared: `correct` where any answer has it."""
+    answered = (row for run in runs for record in run.evaluations for row in record["results"])
+    return "correct" if any(row.get("correct") is not None for row in answered) else "reward"
 
 
 def _results(record: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -63,9 +62,11 @@ class Verdict:
         )
 
 
-def verdicts(recipes: Sequence[Scored], causes: Mapping[tuple[str, str], str], *, seed: int = 0) -> list[Verdict]:
-    """Every pair of recipes, all of them one family by Holm's method. causes: of pairs that must not be compared."""
-    found = [_pair(*pair, causes.get((pair[0].name, pair[1].name), ""), seed) for pair in combinations(recipes, 2)]
+def verdicts(
+    pairs: Sequence[tuple[Scored, Scored]], causes: Mapping[tuple[str, str], str], *, seed: int = 0
+) -> list[Verdict]:
+    """Pairs of recipes, all of them one family by Holm's method. causes: of pairs that must not be compared."""
+    found = [_pair(*pair, causes.get((pair[0].name, pair[1].name), ""), seed) for pair in pairs]
     tested = [verdict.comparison for verdict in found if verdict.comparison]
     if len(tested) > 1:
         tested = adjust(tested, lower_is_better=[False] * len(tested))
@@ -73,12 +74,18 @@ def verdicts(recipes: Sequence[Scored], causes: Mapping[tuple[str, str], str], *
     return [replace(verdict, comparison=next(told)) if verdict.comparison else verdict for verdict in found]
 
 
-def item_scores(results: Sequence[Mapping[str, Any]], measure: str) -> dict[Hashable, float]:
-    """(task, what was asked) -> mean of the column `measure` over its answers; items without a number are left out."""
+def item_scores(
+    results: Sequence[Mapping[str, Any]], measure: str, *, by_question: bool = True
+) -> dict[Hashable, float]:
+    """(task, what it asked) -> mean of the column `measure` over its answers; items without a number are left out.
+
+    by_question False: the task's id alone counts, for evaluations that did not record what was asked.
+    """
     scores: dict[Hashable, list[float]] = {}
     for row in results:
         if row.get(measure) is not None:
-            scores.setdefault((str(row.get("task_id")), row.get("asked")), []).append(float(row[measure]))
+            question = row.get("asked") if by_question else None
+            scores.setdefault((str(row.get("task_id")), question), []).append(float(row[measure]))
     return {item: fmean(values) for item, values in scores.items()}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from alignkit.data.look.balance import Balance, balance, said
 from alignkit.data.look.near_duplicates import near_duplicates
-from alignkit.data.look.sampled_rows import SampledRows, sample_rows
+from alignkit.data.look.sampled_rows import MOST, SampledRows, sample_rows
 from alignkit.data.look.spans import Sequenced
 from alignkit.data.look.taken_columns import taken_columns
 from alignkit.data.rows import Row
@@ -30,6 +30,7 @@ from alignkit.types.task import Task, message_text
 
 SHARES = (0.5, 0.9, 0.99, 1.0)
 BINS = 8
+FAR = "hub:"
 SHOWN = 3
 
 
@@ -86,15 +87,17 @@ class Look:
 
 
 def look(data: Data, *, rows: int, tokenizer: Any = None, model: str | None = None, beside: Path | None = None) -> Look:
-    """Goes through the source once, and looks at a sample of `rows` of it.
+    """Goes through the source once, and looks at a sample of `rows` of it; of a hub dataset at the first ones.
 
     data: of one source. tokenizer: of the model that is to be trained; None: lengths in characters only, and rows are
     shown with a plain chat template. Raises DataError when the source cannot be read at all.
     """
-    source, stream = iterate_source(data, seed=0, beside=beside)
-    found = sample_rows(islice(stream, data.limit), rows)
+    far = data.source.startswith(FAR)  # is streamed, no further than it is looked at
+    read = data.model_copy(update={"window": rows}) if far else data
+    source, stream = iterate_source(read, seed=0, beside=beside)
+    found = sample_rows(islice(stream, data.limit), rows, most=rows if far else MOST)
     sample = levelled(found.sample)
-    tasks, left_out = _tasks(sample, data, source)
+    tasks, left_out = _tasks(sample, found.numbers, data, source)
     who, shown = trainers(tasks, data, tokenizer or stand_in(tasks))
     protocols = list(every_protocol(beside=beside))
     near = near_duplicates([_all_said(task) for task in tasks])
@@ -124,10 +127,12 @@ def _columns(found: SampledRows, sample: Sequence[Row], data: Data) -> list[Colu
     return [Column(name=name, types=dict(types), taken_for=taken.get(name, [])) for name, types in found.types.items()]
 
 
-def _tasks(rows: Sequence[Row], data: Data, source: str) -> tuple[list[Task], dict[str, tuple[int, str]]]:
+def _tasks(
+    rows: Sequence[Row], numbers: Sequence[int], data: Data, source: str
+) -> tuple[list[Task], dict[str, tuple[int, str]]]:
     tasks = []
     wrong: dict[str, list[str]] = {}
-    for number, row in enumerate(rows):
+    for number, row in zip(numbers, rows, strict=True):
         try:
             tasks.append(make_task(row, data, source=source, number=number, elsewhere=lambda path: True))
         except DataError as error:

@@ -13,16 +13,17 @@ from alignkit.data.kinds.sft import make_sft
 from alignkit.data.offline.example import Example
 from alignkit.data.offline.row_filter import RowFilter
 from alignkit.data.opened import opened
-from alignkit.data.sources import load_tasks, split_holdout
+from alignkit.data.sources import first_window, load_tasks, split_holdout
 from alignkit.errors import DataError
 from alignkit.models.encoder import packs
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.schema import Data, Evaluation, Recipe, Replay, Stage
-from alignkit.rewards.pool.blend import check_rows, part_names
+from alignkit.rewards.pool.blend import part_names
 from alignkit.rewards.pool.pool import RewardPool
 from alignkit.rollout.collect import Collector
 from alignkit.rollout.episodes import SUCCESS
 from alignkit.run.train.build import Policy, algorithm_of, beside, episode_tokens
+from alignkit.run.train.build_order import build_order, describe_order
 from alignkit.train.evaluate import Evaluator, grader_of
 from alignkit.train.evaluate_offline import OfflineEvaluator
 from alignkit.train.offline import OfflineSource, check_columns
@@ -32,55 +33,62 @@ from alignkit.types.seeds import child
 from alignkit.types.task import Task
 
 
-def build_examples(stage: Stage, policy: Policy, *, recipe: Recipe, report: Callable[[str], None]) -> list[Example]:
+def build_examples(stage: Stage, policy: Policy, *, recipe: Recipe, report: Callable[[str], None]) -> Order[Example]:
     """Loads, splits and tokenises the prompts of a stage's training data, with their own completions where rollouts are
     guided by them; raises DataError when nothing is left to train on."""
-    tasks = training_tasks(stage, recipe)
-    if stage.environment is not None:  # its first observation is the prompt
-        return [Example(task=task, prompt=()) for task in tasks]
     row_filter = _row_filter(recipe, stage.data, policy, report=report)
-    if stage.rollouts.guide_roll_in:
+
+    def made(tasks: Sequence[Task]) -> Sequence[Example]:
+        if stage.environment is not None:  # its first observation is the prompt
+            return [Example(task=task, prompt=()) for task in tasks]
+        if not stage.rollouts.guide_roll_in:
+            return _prompts(tasks, row_filter)
         completed = make_sft([replace(task, conversation=False) for task in tasks], row_filter)
-        examples = [replace(one, opened=opened(row_filter.tokenizer, one.task, row_filter.data)) for one in completed]
-    else:
-        examples = _prompts(tasks, row_filter)
-    _tell(stage, examples, row_filter.report(), report=report)
-    return examples
+        return [replace(one, opened=opened(row_filter.tokenizer, one.task, row_filter.data)) for one in completed]
+
+    order = build_order(stage, recipe, made)
+    _tell(stage, order, row_filter.report(), report=report)
+    return order
 
 
 def build_offline(stage: Stage, policy: Policy, *, recipe: Recipe, report: Callable[[str], None]) -> OfflineSource:
     """The source of a stage's offline data; says what it leaves out and how long the rest is."""
-    tasks, kind = training_tasks(stage, recipe), kind_of(algorithm_of(recipe, stage)[0].source)
-    rows, row_filter = _offline_rows(recipe, stage, tasks, stage.data, policy, report=report)
+    kind, row_filter, made = _offline_rows(recipe, stage, stage.data, policy, report=report)
+    order = build_order(stage, recipe, made)
     compared = kind.table == "sides"
-    _tell(stage, rows, row_filter.report(), kind.lengths(rows) if compared else None, report=report)
+    _tell(stage, order, row_filter.report(), kind.lengths(order.examples) if compared else None, report=report)
     return OfflineSource(
         kind=kind,
-        order=Order(examples=rows, seed=child(recipe.seed, stage.name, "order"), shuffle=stage.data.shuffle),
+        order=order,
         size=stage.train.batch or 1,
         share_prefix=stage.train.fast_paths and packs(policy.model),
         left_out=row_filter.left_out / row_filter.seen if compared else None,
     )
 
 
-def _tell(stage: Stage, rows: Sequence[Any], *sentences: str | None, report: Callable[[str], None]) -> None:
+def _tell(stage: Stage, order: Order[Any], *sentences: str | None, report: Callable[[str], None]) -> None:
     """Reports the sentences; raises DataError when no row is left."""
-    for sentence in filter(None, sentences):
+    for sentence in filter(None, (*sentences, describe_order(order))):
         report(sentence)
-    if not rows:
+    if not order.examples:
         raise DataError(f"{stage.data.name}: no task is left to train on after holdout and length filters")
 
 
 def _offline_rows(
-    recipe: Recipe, stage: Stage, tasks: Sequence[Task], data: Data, policy: Policy, *, report: Callable[[str], None]
-) -> tuple[Sequence[Any], RowFilter]:
+    recipe: Recipe, stage: Stage, data: Data, policy: Policy, *, report: Callable[[str], None]
+) -> tuple[Kind, RowFilter, Callable[[Sequence[Task]], Sequence[Any]]]:
+    """(the kind of a stage's offline data, what counts the rows that it leaves out, what makes rows of tasks)."""
     algorithm, config = algorithm_of(recipe, stage)
     kind, steps = kind_of(algorithm.source), algorithm.steps(config)
-    assert kind.rows is not None, "what is sampled has no rows"
     row_filter = _row_filter(recipe, data, policy, unit=kind.unit, tag=steps.tag if steps else "", report=report)
-    rows = kind.rows(tasks, row_filter)
-    check_columns(rows, kind, algorithm.columns(config))
-    return rows, row_filter
+
+    def made(tasks: Sequence[Task]) -> Sequence[Any]:
+        assert kind.rows is not None, "what is sampled has no rows"
+        rows = kind.rows(tasks, row_filter)
+        check_columns(rows, kind, algorithm.columns(config))
+        return rows
+
+    return kind, row_filter, made
 
 
 def _row_filter(
@@ -113,18 +121,10 @@ def _prompts(tasks: Sequence[Task], row_filter: RowFilter) -> list[Example]:
     ]
 
 
-def training_tasks(stage: Stage, recipe: Recipe) -> list[Task]:
-    """The rows that a stage trains on, before any length filter."""
-    tasks = load_tasks(stage.data, seed=recipe.seed, beside=beside(recipe))
-    check_rows(stage.rewards, tasks)
-    return split_holdout(tasks, stage.data.holdout, recipe.seed)[0]
-
-
 def build_source(
-    kind: Kind, stage: Stage, examples: list[Example], collector: Collector, policy: Policy, seed: int
+    kind: Kind, stage: Stage, order: Order[Example], collector: Collector, policy: Policy, seed: int
 ) -> Source:
     """The source of a kind of data that is sampled."""
-    order = Order(examples=examples, seed=child(seed, stage.name, "order"), shuffle=stage.data.shuffle)
     if kind.replays and stage.environment is not None:
         return ReplaySource(
             order=order,
@@ -164,17 +164,16 @@ def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Eva
 def build_offline_evaluator(recipe: Recipe, policy: Policy) -> OfflineEvaluator:
     """The evaluation of a model that judges: held-out completions of the kind that the last stage learns from."""
     settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
-    kind, data = kind_of(algorithm_of(recipe, stage)[0].source), settings.data or stage.data
     tasks = _heldout_tasks(recipe)[: settings.limit]
-    rows, _ = _offline_rows(recipe, stage, tasks, data, policy, report=lambda message: None)
+    kind, _, made = _offline_rows(recipe, stage, settings.data or stage.data, policy, report=lambda message: None)
     share_prefix = stage.train.fast_paths and packs(policy.model)
-    return OfflineEvaluator(kind=kind, rows=rows, share_prefix=share_prefix)
+    return OfflineEvaluator(kind=kind, rows=made(tasks), share_prefix=share_prefix)
 
 
 def _heldout_tasks(recipe: Recipe) -> list[Task]:
     settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
     data = settings.data or stage.data
-    tasks = load_tasks(data, seed=recipe.seed, beside=beside(recipe))
+    tasks = load_tasks(first_window(data), seed=recipe.seed, beside=beside(recipe))
     if settings.data is None:
         _, tasks = split_holdout(tasks, data.holdout, recipe.seed)
     if not tasks:

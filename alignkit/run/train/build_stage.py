@@ -216,13 +216,13 @@ class StageBuilder:
             offline = self.given.take(number, policy, report=self.report)
             self.tasks_read([row.task for row in offline.order.examples])
             return offline
-        examples = build_data.build_examples(stage, policy, recipe=self.recipe, report=self.report)
-        tasks = [example.task for example in examples]
+        order = build_data.build_examples(stage, policy, recipe=self.recipe, report=self.report)
+        tasks = [example.task for example in order.examples]
         self.tasks_read(tasks)
         collector = self.collector(number, tasks)
         play = training_play(collector.play, self.recipe, stage, policy, initial)
         collector = replace(collector, play=play)
-        return build_data.build_source(kind, stage, examples, collector, policy, self.recipe.seed)
+        return build_data.build_source(kind, stage, order, collector, policy, self.recipe.seed)
 
 
 def _hooks_and_needs(stage: Stage, algorithm: Algorithm, config: Any) -> tuple[list[Hook], Needs]:

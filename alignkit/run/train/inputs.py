@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignkit.data.sources import load_tasks
+from alignkit.data.sources import first_window, load_tasks
 from alignkit.evaluate.benchmark.grade import scorer_files, scorer_hash
 from alignkit.models.fingerprint import fingerprint_file, fingerprint_folder
 from alignkit.models.load import locate
@@ -65,8 +65,9 @@ def _evaluation(recipe: Recipe) -> Iterator[Input]:
 
 
 def _rows(kind: str, data: Data, of: str, recipe: Recipe) -> Iterator[Input]:
-    """One Input for each source: of a mixture its parts, which the column `source` tells apart."""
-    tasks = load_tasks(data, seed=recipe.seed, beside=beside(recipe))
+    """One Input for each source: of a mixture its parts, which the column `source` tells apart; of windows the first
+    one's rows."""
+    tasks = load_tasks(first_window(data), seed=recipe.seed, beside=beside(recipe))
     parts = {name: (f"{rows.source} ({name}){of}", rows.source) for name, rows in data.mixture.items()}
     for part, (name, source) in (parts or {"": (f"{data.source}{of}", data.source)}).items():
         own = [_content(task) for task in tasks if not parts or task.columns.get("source") == part]

@@ -26,6 +26,7 @@ from alignkit.recipe.schema import Recipe, Stage
 from alignkit.rewards.pool.pool import RewardPool
 from alignkit.rollout.collect import Collector
 from alignkit.run.train import build, build_data
+from alignkit.run.train.build_order import drawn_of_parts, training_tasks
 from alignkit.run.train.build_stage import StageBuilder
 from alignkit.run.train.epochs import GivenData
 from alignkit.run.train.held_out import tell_trained_questions
@@ -152,7 +153,7 @@ class Run:
         assert self.engine is not None, "collectors live on the first rank, which has the engine"
         stage = self.recipe.stages[number]
         if stage.rewards and number not in self._pools:
-            tasks = build_data.training_tasks(stage, self.recipe) if tasks is None else tasks
+            tasks = training_tasks(stage, self.recipe) if tasks is None else tasks
             self._pools[number] = build.build_pool(self.recipe, number, tasks)
             self.resources.callback(self._pools[number].close)
         return build.build_collector(self.recipe, stage, self.policy, self.engine, self._pools.get(number))
@@ -199,6 +200,7 @@ class Run:
     def _finish(self, state: State, drawn: Drawn, trained: Batch | None, metrics: dict[str, Any]) -> bool:
         """Records a finished step, looks after health, evaluates and checkpoints; False ends the run here."""
         self.state = state
+        metrics = {**metrics, **drawn_of_parts(self.stage.data, drawn.consumed)}
         untrained = on_all(self.group.gather(self.untrained.names))
         lights = self.health.lights(metrics, untrained=untrained) if self.group.first else []
         self.journal.step(state.done - 1, self.stage.name, drawn, trained, metrics, lights)
