@@ -1,5 +1,5 @@
-"""Writes the table of chat templates into docs/templates.md, how each family ends a turn and what it opens, and that of the
-recipes for known models into docs/models.md.
+"""Writes the table of chat templates into docs/templates.md, how each family ends a turn and what it opens, and that of
+the recipes for known models into docs/models.md.
 
 python .ci/families_docs.py
 """
