@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,6 +199,7 @@ def read_calls(text: str, format: Mapping[str, Any], tools: Sequence[Mapping[str
     try:
         parsed = parse_response(text, dict(format), prefix="", tools=[dict(tool) for tool in tools])
         calls = read_tool_calls(parsed.get("tool_calls", []), where="calls")
+        json.dumps(calls, ensure_ascii=False, default=str).encode()  # raises for half a surrogate pair: nobody reads it
     except (ValueError, TypeError, LookupError, RecursionError, DataError) as error:
         problem = " ".join(str(error).rpartition("Error: ")[2].split())[:200]  # without the text that it is about
         call: Any = {"type": MALFORMED, "function": {"name": MALFORMED, "arguments": {"problem": problem}}}

@@ -228,6 +228,21 @@ def test_faults_of_tools_are_counted_and_no_fault_of_the_episode():
     }
 
 
+def test_half_a_surrogate_pair_in_a_call_or_a_result_ends_no_run():
+    said = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "\\ud800": 2}}\n</tool_call>'
+    hermes = next(one for one in FORMATS if one.name == "hermes")
+    message = read_calls(said, hermes.template, [])
+    assert message["tool_calls"][0]["type"] == "malformed"
+    assert "surrogates not allowed" in message["tool_calls"][0]["function"]["arguments"]["problem"]
+
+    def half() -> str:
+        """Half a pair."""
+        return "a\ud800b"
+
+    [result] = asyncio.run(Toolbox.of([half], deadline_s=5, characters=9).call([call("half")]))
+    assert result.text == "a?b"
+
+
 @pytest.mark.parametrize(
     ("options", "end", "turns"),
     [
