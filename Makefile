@@ -93,7 +93,7 @@ lock: lock-cpu lock-gpu ## resolve requirements-cpu.txt and requirements-gpu.txt
 lock-cpu lock-gpu: lock-%: $(STAMP)
 	$(BIN)/python .ci/lock.py $*
 
-data-docs: $(STAMP) ## write the layouts of rows into docs/data.md and the chat templates of families into docs/templates.md
+data-docs: $(STAMP) ## write the layouts of rows into docs/data.md the chat templates of families into docs/templates.md, the recipes of models into docs/models.md
 	$(BIN)/python .ci/data_docs.py docs/data.md
 	$(BIN)/python .ci/families_docs.py
 
@@ -121,8 +121,8 @@ notebooks: $(STAMP) ## write docs/notebooks from the pages on jobs
 first-hour: $(STAMP) ## three models from an empty folder with the wheel, to GGUF and talked to, timed in docs/first-hour.md
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.first_hour
 
-schema: $(STAMP) ## write recipes/recipe.schema.json from the code
-	$(BIN)/alignkit check --schema > recipes/recipe.schema.json
+schema: $(STAMP) ## write recipes/recipe.schema.json from the code, and the line of each recipe that leads to it
+	$(BIN)/python .ci/schema.py
 
 glossary: $(STAMP) ## write docs/glossary.md from the code
 	$(BIN)/python -m alignkit.report.glossary docs/glossary.md
