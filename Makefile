@@ -100,7 +100,7 @@ lock: lock-cpu lock-gpu ## resolve requirements-cpu.txt and requirements-gpu.txt
 lock-cpu lock-gpu: lock-%: $(STAMP)
 	$(BIN)/python .ci/lock.py $*
 
-data-docs: $(STAMP) ## write the layouts of rows into docs/data.md and the chat templates of families into docs/templates.md
+data-docs: $(STAMP) ## write the layouts of rows into docs/data.md the chat templates of families into docs/templates.md, the recipes of models into docs/models.md
 	$(BIN)/python .ci/data_docs.py docs/data.md
 	$(BIN)/python .ci/families_docs.py
 

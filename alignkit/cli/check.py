@@ -157,6 +157,8 @@ def _print_preflight(found: Preflight) -> None:
         _print_learnt(found.learnt)
     stops = ", ".join(f"{stop.text} ({stop.id}: {', '.join(stop.named_by)})" for stop in found.stops)
     typer.echo(f"  stop tokens: {stops or 'none'}")
+    for sentence in found.mismatches:
+        typer.echo(f"  {sentence}")
     for what, groups in (("repeat another row", found.repeats.duplicates), ("ask the same", found.repeats.same_prompt)):
         if groups:
             rows = sum(map(len, groups))
@@ -179,6 +181,8 @@ def _print_learnt(learnt: Learnt) -> None:
     )
     if learnt.without:
         typer.echo(f"    {len(learnt.without)} rows without a learnt token: {named(learnt.without)}")
+    if learnt.too_long:
+        typer.echo(f"    {len(learnt.too_long)} rows longer than the model's context: {named(learnt.too_long)}")
     _print_example(learnt.example)
 
 

@@ -200,7 +200,10 @@ def _loaded(name: str, data: Data, **how: bool) -> Any:
         return load_dataset(name, data.options.get("name"), **given)
     except (OSError, ValueError) as error:
         line = on_one_line(error)
-        raise DataError(f"{data.source}: cannot load split '{data.split}': {type(error).__name__}: {line}") from error
+        raise DataError(
+            f"{data.source}: cannot load split '{data.split}': {type(error).__name__}: {line}; check its name and "
+            "data.split, or download it while online"
+        ) from error
 
 
 @lent(FOR_THE_HUB)

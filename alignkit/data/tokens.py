@@ -20,8 +20,24 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text on its own, without special tokens. Of any length: what does not fit is counted later."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    """Token ids of a text on its own, without special tokens. Of any length: what does not fit is counted later.
+
+    Raises DataError for a token of which the model has no embedding, where `only_embedded` was said.
+    """
+    ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    rows = getattr(tokenizer, "embedded_tokens", None)
+    if rows is not None and max(ids, default=0) >= rows:
+        token = max(ids)
+        raise DataError(
+            f"tokenizer: {str(tokenizer.convert_ids_to_tokens(token))!r} (id {token}) has no embedding in the model, "
+            f"which has {rows}, in {text[:60]!r}; resize the model's embeddings, or take the token out"
+        )
+    return ids
+
+
+def only_embedded(tokenizer: Any, rows: int) -> None:
+    """From now on a text with a token that is none of the first `rows`, which the model can read, is refused."""
+    tokenizer.embedded_tokens = rows
 
 
 def continuation_ids(tokenizer: Any, text: str) -> list[int]:

@@ -199,7 +199,7 @@ def read_calls(text: str, format: Mapping[str, Any], tools: Sequence[Mapping[str
         parsed = parse_response(text, dict(format), prefix="", tools=[dict(tool) for tool in tools])
         calls = read_tool_calls(parsed.get("tool_calls", []), where="calls")
     except (ValueError, TypeError, LookupError, RecursionError, DataError) as error:
-        problem = " ".join(str(error).split())[:200]
+        problem = " ".join(str(error).rpartition("Error: ")[2].split())[:200]  # without the text that it is about
         call: Any = {"type": MALFORMED, "function": {"name": MALFORMED, "arguments": {"problem": problem}}}
         return {"role": "assistant", "content": text, "tool_calls": [call]}
     message: Message = {"role": "assistant", "content": str(parsed.get("content", ""))}

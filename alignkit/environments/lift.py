@@ -16,6 +16,8 @@ from alignkit.errors import ContentError
 from alignkit.recipe.lookup.find import did_you_mean, find, load
 from alignkit.recipe.lookup.outline import function_options
 
+ADAPTERS = "environments.adapters"
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
@@ -40,9 +42,10 @@ class World:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether all of it is alignkit's own code."""
+        """Whether all of it is alignkit's own code; an adapter is, and what it adapts is not."""
         named = [("tools", name) for name, _ in self.tools] + ([("environments", self.name)] if self.name else [])
-        return all(find(kind, name, beside=self.beside).is_shipped for kind, name in named)
+        found = [find(kind, name, beside=self.beside) for kind, name in named]
+        return all(one.is_shipped and ADAPTERS not in str(one.module) for one in found)
 
     def factory(self) -> Callable[[], Environment]:
         """A function that makes one fresh Environment per call.

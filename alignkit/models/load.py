@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.data.tokens import only_embedded
 from alignkit.errors import ContentError, RecipeError, first_line
 from alignkit.models.adapter_folder import CONFIG, AdapterFolder
 from alignkit.models.lora import add_lora, seeded
@@ -73,6 +74,7 @@ def load_policy(
         else:
             policy, tokenizer = read(located, model.revision)
     set_chat_template(tokenizer, model.chat_template, beside)
+    only_embedded(tokenizer, _rows(policy))
     _remove_dropout(policy)
     if model.lora is not None and adapter is None:
         policy = add_lora(policy, model.lora, seed)
@@ -235,6 +237,11 @@ def _build(scratch: Scratch, seed: int) -> tuple[Module, Any]:
     )
     with seeded(seed, "scratch"):
         return LlamaForCausalLM(config), tokenizer
+
+
+def _rows(model: Any) -> int:
+    """How many tokens the model has an embedding of."""
+    return model.config.get_text_config().vocab_size
 
 
 def _remove_dropout(model: Module) -> None:

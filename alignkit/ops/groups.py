@@ -9,49 +9,66 @@ from torch import Tensor
 STD_EPS = 1e-4  # what is added to a standard deviation before dividing by it, as in TRL
 
 
-def _members(group: Int[Tensor, " sequence"]) -> tuple[Int[Tensor, " sequence"], Int[Tensor, " group"]]:
+Values = Float[Tensor, " sequence"]
+Group = Int[Tensor, " sequence"]
+
+
+def _members(group: Group) -> tuple[Group, Int[Tensor, " group"]]:
     """For each sequence the number of its group (0..), and each group's size."""
     _, index, size = torch.unique(group, return_inverse=True, return_counts=True)
     return index, size
 
 
-def size(group: Int[Tensor, " sequence"]) -> Int[Tensor, " sequence"]:
+def _sums(values: Values, group: Group, weights: Values | None) -> Float[Tensor, " group"]:
+    """Sum of weights times values over each group."""
+    index, size = _members(group)
+    return values.new_zeros(len(size)).index_add(0, index, values if weights is None else values * weights.to(values))
+
+
+def shares(group: Group, member: Group) -> Values:
+    """1 / number of sequences of the same rollout: as weights of what follows they make each rollout count once."""
+    _, index, count = torch.unique(torch.stack([group, member]), dim=1, return_inverse=True, return_counts=True)
+    return 1 / count[index]
+
+
+def size(group: Group) -> Group:
     """How many sequences the group of each sequence has."""
     index, sizes = _members(group)
     return sizes[index]
 
 
-def mean(values: Float[Tensor, " sequence"], group: Int[Tensor, " sequence"]) -> Float[Tensor, " sequence"]:
+def mean(values: Values, group: Group, weights: Values | None = None) -> Values:
     """Mean of each sequence's group; to the last bit the common value where all are equal, so that centring gives 0."""
     index, size = _members(group)
     low = values.new_full((len(size),), float("inf")).scatter_reduce(0, index, values.detach(), "amin")
-    return (low + values.new_zeros(len(size)).index_add(0, index, values - low[index]) / size)[index]
+    total = _sums(torch.ones_like(values), group, weights)
+    return (low + _sums(values - low[index], group, weights) / total)[index]
 
 
-def centre(values: Float[Tensor, " sequence"], group: Int[Tensor, " sequence"]) -> Float[Tensor, " sequence"]:
+def centre(values: Values, group: Group, weights: Values | None = None) -> Values:
     """values - group mean."""
-    return values - mean(values, group)
+    return values - mean(values, group, weights)
 
 
-def std(values: Float[Tensor, " sequence"], group: Int[Tensor, " sequence"]) -> Float[Tensor, " sequence"]:
-    """Standard deviation of each sequence's group with the n-1 divisor; 0 for groups of one."""
-    index, size = _members(group)
-    squares = values.new_zeros(len(size)).index_add(0, index, centre(values, group) ** 2)
-    return (squares / (size - 1).clamp(min=1)).sqrt()[index]
+def std(values: Values, group: Group, weights: Values | None = None) -> Values:
+    """Standard deviation of each sequence's group with the n-1 divisor (n: sum of weights); 0 for groups of one."""
+    squares = _sums(centre(values, group, weights) ** 2, group, weights)
+    total = _sums(torch.ones_like(values), group, weights)
+    return (squares / (total - 1).clamp(min=1)).sqrt()[_members(group)[0]]
 
 
-def pair_gaps(values: Float[Tensor, " sequence"], group: Int[Tensor, " sequence"]) -> Float[Tensor, " sequence"]:
+def pair_gaps(values: Values, group: Group) -> Values:
     """What over a group adds up to the mean of (value_i - value_j)^2 over its distinct pairs; 0 for groups of one."""
     return 2 * centre(values, group) ** 2 / (size(group) - 1).clamp(min=1)
 
 
-def leave_one_out(values: Float[Tensor, " sequence"], group: Int[Tensor, " sequence"]) -> Float[Tensor, " sequence"]:
+def leave_one_out(values: Values, group: Group, weights: Values | None = None) -> Values:
     """values - mean of the others in the group = n/(n-1) (values - group mean); 0 for groups of one (2402.14740)."""
-    index, size = _members(group)
-    return centre(values, group) * size[index] / (size - 1).clamp(min=1)[index]
+    total = _sums(torch.ones_like(values), group, weights)[_members(group)[0]]
+    return centre(values, group, weights) * total / (total - 1).clamp(min=1)
 
 
-def best(values: Float[Tensor, " sequence"], group: Int[Tensor, " sequence"], count: int) -> Bool[Tensor, " sequence"]:
+def best(values: Values, group: Group, count: int) -> Bool[Tensor, " sequence"]:
     """The `count` largest values of each group, but never its smallest: in a group without spread none is better.
 
     Of equal values the first in the batch is taken.
@@ -70,12 +87,7 @@ def bradley_terry(rewards: Float[Tensor, " sequence"]) -> Float[Tensor, "sequenc
     return (rewards[:, None] - rewards).sigmoid()
 
 
-def win_rate(
-    beats: Float[Tensor, "sequence sequence"],
-    group: Int[Tensor, " sequence"],
-    *,
-    weights: Float[Tensor, " sequence"] | None = None,
-) -> Float[Tensor, " sequence"]:
+def win_rate(beats: Float[Tensor, "sequence sequence"], group: Group, *, weights: Values | None = None) -> Values:
     """How often each sequence beats the others of its group, itself left out: 1/2 for groups of one.
 
     beats: probability that the row's sequence beats the column's. weights: of the others as opponents, up to a factor

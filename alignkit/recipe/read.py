@@ -48,7 +48,7 @@ STAGE_SECTIONS = (
     "train",
 )
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
-PATH_KEYS = ("path", "source", "name", "type")  # settings whose value may be a path relative to the recipe's folder
+PATH_KEYS = ("path", "source", "name", "type", "tools")  # whose value may be a path relative to the recipe's folder
 COMMAND_LINE = "<command line>"
 
 

@@ -46,7 +46,7 @@ def excused(conversation: Conversation) -> bool:
     nothing or another token ends an answer that others follow, or it opens a thought that the answer does not have."""
     known, said = conversation.known, conversation.said
     moves = known.system == "last" and said[0].role == "system"
-    otherwise = known.turn_end is None or known.name == "gpt_oss"
+    otherwise = known.turn_end is None or known.name in ("gpt_oss", "olmo_3")
     unthinking = known.opens_thought is not None and said[-1].role == "assistant"
     return moves or unthinking or (otherwise and len(answers_of(said)) > 1)
 

@@ -58,15 +58,25 @@ FAMILIES = {
         "",
         {"sliding_window": 4, "query_pre_attn_scalar": 8, "num_hidden_layers": 6, "rope_parameters": GEMMA3},
     ),
+    "Qwen3 MoE": Exportable(
+        "qwen3_moe",
+        "qwen3",
+        "qwen2",
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True},
+    ),
+    "OLMo 2": Exportable("olmo2", "olmo_2", "llama-bpe"),
+    "SmolLM3": Exportable("smollm3", "smollm2", "llama-bpe", {"num_hidden_layers": 4, "tie_word_embeddings": True}),
+    "Llama 2": Exportable("llama", "llama_2", "▁"),
+    "Mistral 7B v0.2, v0.3": Exportable("mistral", "mistral_7b_v0_3", "▁", {"sliding_window": None}),
 }
 
 
 def tokenizer_of(template: str, pre: str = "gpt-2") -> Any:
     """A family's tokenizer, one's own to change: its template and special tokens, one token per byte. pre: llama.cpp's
-    name of what splits its texts; of "" it is SentencePiece's kind."""
+    name of what splits its texts; of "" it is SentencePiece's kind, of "▁" with a space before each text."""
     tokenizer = copy.deepcopy(family_tokenizer(template))
-    if not pre:
-        return pieces(tokenizer)
+    if pre in ("", "▁"):
+        return pieces(tokenizer, pre)
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     spec["pre_tokenizer"] = pre_tokenizers()[pre]
     number = len(spec["model"]["vocab"])  # those that are added come after it
@@ -78,7 +88,7 @@ def tokenizer_of(template: str, pre: str = "gpt-2") -> Any:
     return rebuilt(tokenizer, Tokenizer.from_str(json.dumps(spec)))
 
 
-def pieces(tokenizer: Any) -> Any:
+def pieces(tokenizer: Any, prefix: str = "") -> Any:
     """The same with SentencePiece's kind of vocabulary: bytes, letters, and merges of some."""
     known = list(dict.fromkeys([*tokenizer.all_special_tokens, "<unk>"]))
     merged = ["▁a", "th", "▁th", "▁the", "in", "an", "▁an", "on", "qu", "and", "▁and", "er"]
@@ -87,7 +97,8 @@ def pieces(tokenizer: Any) -> Any:
     vocab = {token: index for index, token in enumerate(tokens)}
     merges = generate_merges(vocab, {token: -index for token, index in vocab.items() if token in merged})
     inner = Tokenizer(models.BPE(vocab=vocab, merges=merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
-    inner.normalizer = normalizers.Replace(" ", "▁")
+    spaces = normalizers.Replace(" ", "▁")
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend(prefix), spaces]) if prefix else spaces
     inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     inner.add_special_tokens([AddedToken(token, normalized=False) for token in known])
     begin = [(tokenizer.bos_token, vocab[tokenizer.bos_token])]

@@ -146,7 +146,7 @@ def test_all_rows_are_counted_and_a_fair_sample_is_kept_in_order():
         "tag": {},
     }
     places = [row.columns["id"] for row in found.sample]
-    assert places == sorted(places)
+    assert places == sorted(places) == found.numbers
     assert len({*places}) == 100
     assert 380 < sum(places) / 100 < 620  # 500, standard deviation of the mean 27
     assert [row.where for row in sample_rows(rows, 100).sample] == [row.where for row in found.sample]

@@ -153,6 +153,52 @@ def test_a_planted_fault_is_caught_in_one_sentence_and_nothing_is_left(fault, tm
     assert [place.name for place in tmp_path.iterdir()] == ["model"]
 
 
+def swapped(model):
+    """Of each expert the two matrices that transformers fuses, one in the place of the other."""
+    names = {"ffn_gate_exps": "ffn_up_exps", "ffn_up_exps": "ffn_gate_exps"}
+    for own, weight in stored(model):
+        block, layer, kind = own.rpartition(".")[0].rpartition(".")
+        yield f"{block}{layer}{names.get(kind, kind)}.weight", weight
+
+
+def without_post_norm(model):
+    yield from (each for each in stored(model) if each[0] != "blk.1.post_ffw_norm.weight")
+
+
+def rotated(name, weight, dtype):
+    """A query that was not permuted, of a layer that turns."""
+    return packed(name, weight.flip(0) if name == "blk.0.attn_q.weight" else weight, dtype)
+
+
+def another_base(writer, value):
+    writer.add_float32("olmo2.rope.freq_base", 5e5)
+
+
+def wrong_prefix(writer, value):
+    writer.add_bool("tokenizer.ggml.add_space_prefix", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "planted", "sentence"),
+    [
+        ("Qwen3 MoE", (write, "stored", swapped), r"blk.0.ffn_gate_exps.weight \(F16\) is up to \d"),
+        ("Qwen3 MoE", (GGUFWriter, "add_expert_used_count", nothing), "num_experts_per_tok is 2 in the model and "),
+        ("OLMo 2", (write, "stored", without_post_norm), "the weight blk.1.post_ffw_norm.weight is missing"),
+        ("SmolLM3", (write, "stored", stale_head), "tie_word_embeddings is True in the model and False in the file"),
+        ("OLMo 2", (GGUFWriter, "add_rope_freq_base", another_base),
+         "rotary positions differ: frequency 3 is 0.001 in the model and 5.3"),
+        ("SmolLM3", (write, "packed", rotated), r"blk.0.attn_q.weight \(F16\) is up to \d"),
+        ("Llama 2", (GGUFWriter, "add_add_space_prefix", wrong_prefix), "is split into .* where the model's tokenizer"),
+        ("Llama 2", (write, "packed", unmerged), r"blk.1.attn_v.weight \(F16\) is up to 0.\d+ off"),
+    ],
+)  # fmt: skip
+def test_a_fault_planted_into_a_family_of_another_kind_is_caught_too(name, planted, sentence, tmp_path, monkeypatch):
+    write_model(tmp_path / "model", name)
+    monkeypatch.setattr(*planted)
+    with pytest.raises(ExportError, match=sentence):
+        exported(tmp_path / "model")
+
+
 def test_another_end_of_completions_is_caught(tmp_path, monkeypatch):
     """`<|finetune_right_pad_id|>` ends completions in this model, and llama.cpp knows it by nothing but the file."""
     tokenizer = tokenizer_of("llama_3_1", "llama-bpe")
@@ -180,7 +226,17 @@ def test_what_no_reader_can_prove_is_refused_with_what_can_be_done(tmp_path):
     odd.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 128}
     cases = [
-        (tiny("olmo2", tokenizer), tokenizer, "no reader that could prove it reads olmo2 models; use --to merged"),
+        (tiny("granite", tokenizer), tokenizer, "no reader that could prove it reads granite models; use --to merged"),
+        (
+            tiny("smollm3", tokenizer, num_hidden_layers=4, no_rope_layers=[1, 0, 1, 0]),
+            tokenizer,
+            r"no_rope_layers is \[1, 0, 1, 0\] in the model and \[1, 1, 1, 0\] in",
+        ),
+        (
+            tiny("qwen3_moe", tokenizer, num_experts=4, num_experts_per_tok=2, norm_topk_prob=False),
+            tokenizer,
+            "norm_topk_prob is False in the model and True in",
+        ),
         (tiny("llama", odd), odd, "no name that is known here for how the tokenizer splits text"),
         (
             tiny("llama", tokenizer, rope_parameters=yarn),

@@ -4,6 +4,7 @@ template: which tokens are learnt, where sampling stops, and the first loss by t
 from __future__ import annotations
 
 import json
+import runpy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,11 @@ def test_grpo_samples_behind_the_generation_prompt_to_the_end_of_the_turn_and_tr
     assert metrics["sync/canary_gap"] < 1e-4
     advantages, lengths = batch.reward - batch.reward.mean(), torch.tensor([len(ids) for ids in answers])
     assert metrics["loss/policy"] == pytest.approx(float(-(advantages * lengths).sum() / lengths.sum()), abs=1e-5)
+
+
+def test_the_page_has_the_recipes_of_the_shelf():
+    script = runpy.run_path(str(Path(__file__).parents[2] / ".ci" / "families_docs.py"))
+    assert script["with_recipes"]() == script["MODELS"].read_text(encoding="utf-8"), "run: make data-docs"
 
 
 def test_every_model_of_the_shelf_has_a_recipe_for_each_method_and_is_tested():

@@ -77,10 +77,11 @@ class Config(AlgorithmConfig):
 
 def estimate(config: Config, batch: Batch) -> Batch:
     reward = ops.kl.penalised_reward(batch, weight=config.loss.kl_in_reward)
-    centred = ops.groups.centre(reward, batch.group)
+    shares = ops.groups.shares(batch.group, batch.member)
+    centred = ops.groups.centre(reward, batch.group, shares)
     if config.scale != "none":
         over = batch.group if config.scale == "group" else batch.group * 0  # the whole batch as one group
-        centred = centred / (ops.groups.std(reward, over) + ops.groups.STD_EPS)
+        centred = centred / (ops.groups.std(reward, over, shares) + ops.groups.STD_EPS)
     return batch.replace(advantages=batch.spread(centred))
 
 

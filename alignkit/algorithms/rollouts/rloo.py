@@ -63,7 +63,8 @@ class Config(AlgorithmConfig):
 
 def estimate(config: Config, batch: Batch) -> Batch:
     reward = ops.kl.penalised_reward(batch, weight=config.kl_weight)
-    return place(config, batch, ops.groups.leave_one_out(reward, batch.group))
+    shares = ops.groups.shares(batch.group, batch.member)
+    return place(config, batch, ops.groups.leave_one_out(reward, batch.group, shares))
 
 
 def place(config: Config, batch: Batch, advantages: Float[Tensor, " sequence"]) -> Batch:

@@ -25,6 +25,7 @@ class SampledRows:
 
     read: how many were read. whole: whether these are all. types: of each column how often it held a value of which
     type, null left out. repeated: rows that say what an earlier one said. sample: the rows that were kept, in order.
+    numbers: theirs, from 0.
     """
 
     read: int = 0
@@ -32,6 +33,7 @@ class SampledRows:
     types: dict[str, Counter[str]] = field(default_factory=dict)
     repeated: int = 0
     sample: list[Row] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
 
 
 def sample_rows(rows: Iterable[Row], size: int, *, most: int = MOST) -> SampledRows:
@@ -55,7 +57,8 @@ def sample_rows(rows: Iterable[Row], size: int, *, most: int = MOST) -> SampledR
         elif (place := random.randrange(number + 1)) < size:
             kept[place] = (number, row)
     found.whole = found.read < most or next(iterator, None) is None
-    found.sample = [row for _, row in sorted(kept, key=lambda pair: pair[0])]
+    kept.sort(key=lambda pair: pair[0])
+    found.numbers, found.sample = [number for number, _ in kept], [row for _, row in kept]
     return found
 
 

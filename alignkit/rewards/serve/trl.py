@@ -102,7 +102,7 @@ def trl_arguments(task: Task, rollouts: Sequence[Rollout], state: Mapping[str, A
         completions: list[Any] = [rollout.text for rollout in rollouts]
     else:
         prompts = [[dict(message) for message in task.messages] for _ in rollouts]
-        completions = [[{"role": "assistant", "content": rollout.text}] for rollout in rollouts]
+        completions = [_messages(rollout) for rollout in rollouts]
     return {
         **{name: [value] * count for name, value in {"reference": task.reference, **columns}.items()},
         "prompts": prompts,
@@ -112,6 +112,13 @@ def trl_arguments(task: Task, rollouts: Sequence[Rollout], state: Mapping[str, A
         "log_extra": _dropped,
         "log_metric": _dropped,
     }
+
+
+def _messages(rollout: Rollout) -> list[dict[str, Any]]:
+    """The answer as a message; with tools all messages of the conversation, as TRL has them."""
+    if not any(turn.calls for turn in rollout.turns):
+        return [{"role": "assistant", "content": rollout.text}]
+    return [dict(one) for turn in rollout.turns for one in (turn.message, *turn.answers) if one is not None]
 
 
 class _TrainerState:

@@ -13,7 +13,7 @@ from alignkit.errors import ContentError, DataError, first_line
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
 from alignkit.recipe.read import resolve_algorithm
-from alignkit.run.check.preflight_rows import Learnt, Repeats, learnt_of, repeats_of, stops_of
+from alignkit.run.check.preflight_rows import Learnt, Repeats, known_config, learnt_of, repeats_of, stops_of
 from alignkit.types.rollout import Rollout, StopReason, Turn
 from alignkit.types.seeds import child
 
@@ -82,7 +82,9 @@ class Preflight:
     learnt: Learnt | None
     repeats: Repeats
     stops: list[StopToken]
+    mismatches: list[str]
     long_prompts: str
+    long_completions: str
     rewards: list[str] = field(default_factory=list)
     asked_by_benchmarks: list[str] = field(default_factory=list)
 
@@ -104,6 +106,10 @@ class Preflight:
             found.append(f"data: {self.compared.problem}")
         if self.learnt and self.learnt.rows and not self.learnt.tokens:
             found.append("data: no row has a learnt token")
+        if self.learnt and self.learnt.too_long and self.long_completions == "error":
+            found.append(
+                f"data: {len(self.learnt.too_long)} rows are too long for the model; see data.long_completions"
+            )
         if not self.stops:
             found.append("stop tokens: none: nothing would end a completion; give the tokenizer an EOS token")
         return found + self.rewards
@@ -117,8 +123,9 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
     from alignkit.data.asked import check_asked
     from alignkit.data.prompts import checked_prompts
     from alignkit.data.sources import first_window, load_tasks
-    from alignkit.data.tokens import plain_ids
+    from alignkit.data.tokens import only_embedded, plain_ids
     from alignkit.evaluate.held_out.known_questions import every_protocol
+    from alignkit.models.mismatch import mismatches
     from alignkit.rewards.pool.blend import check_rows
     from alignkit.run.check.check_trl import trl_problems
     from alignkit.run.check.trained_questions import trained_questions
@@ -126,6 +133,10 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
 
     beside = recipe.file.parent if recipe.file else None
     tokenizer = load_tokenizer(recipe.model, beside)
+    config = known_config(recipe.model, beside)
+    if config is not None:
+        only_embedded(tokenizer, config.vocab_size)
+    stops = stops_of(tokenizer, recipe.model, beside)
     tasks = load_tasks(first_window(stage.data), seed=recipe.seed, beside=beside)
     check_rows(stage.rewards, tasks)
     number = recipe.stages.index(stage)
@@ -149,10 +160,14 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
         template=template,
         gold=grade_gold(stage, sample, beside=beside, training=training) if stage.rewards else None,
         compared=compare_answers(recipe, stage, tokenizer, sample),
-        learnt=learnt_of(tokenizer, sample, stage.data) if labelled and "turns" not in sample[0].columns else None,
+        learnt=learnt_of(tokenizer, sample, stage.data, context=getattr(config, "max_position_embeddings", None))
+        if labelled and "turns" not in sample[0].columns
+        else None,
         repeats=repeats_of(sample),
-        stops=stops_of(tokenizer, recipe.model, beside),
+        stops=stops,
+        mismatches=mismatches(tokenizer, stops),
         long_prompts=stage.data.long_prompts,
+        long_completions=stage.data.long_completions,
         rewards=trl_problems(stage.rewards, tasks, beside=beside, training=training),
         asked_by_benchmarks=[*map(str, trained_questions(stage.data, tasks, every_protocol(beside=beside)))],
     )
@@ -308,7 +323,9 @@ def _pretrained_tokenizer(path: str, revision: str | None, beside: Path) -> Any:
         return recognise(AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False))
     except (OSError, ValueError) as error:
         line = first_line(error)
-        raise ContentError(f"model.path: no tokenizer at '{path}': {line}") from error
+        raise ContentError(
+            f"model.path: no tokenizer at '{path}': {line}; check the name, or download it while online"
+        ) from error
 
 
 def _as_rollout(task: Task, number: int) -> Rollout:

@@ -26,7 +26,8 @@ SHOWN_IDS = 3
 class Learnt:
     """What a stage of supervised training learns of the rows that were read.
 
-    example: the first row of which something is learnt. without: ids of rows without a learnt token.
+    example: the first row of which something is learnt. without: ids of rows without a learnt token. too_long: of those
+    that are longer than the model's context.
     """
 
     rows: int
@@ -34,6 +35,7 @@ class Learnt:
     tokens: int
     all_tokens: int
     without: list[str]
+    too_long: list[str]
     example: list[Sequenced]
 
 
@@ -48,8 +50,11 @@ class Repeats:
     same_prompt: list[list[str]]
 
 
-def learnt_of(tokenizer: Any, tasks: Sequence[Task], data: Data) -> Learnt:
-    """Renders every task as supervised training does; what cannot be rendered is left to `checked_prompts`."""
+def learnt_of(tokenizer: Any, tasks: Sequence[Task], data: Data, *, context: int | None = None) -> Learnt:
+    """Renders every task as supervised training does; what cannot be rendered is left to `checked_prompts`.
+
+    context: most tokens that the model can read; None: not known.
+    """
     from alignkit.data.rendering import render_learnt
 
     renderings = {}
@@ -63,6 +68,11 @@ def learnt_of(tokenizer: Any, tasks: Sequence[Task], data: Data) -> Learnt:
         tokens=sum(sum(one.action) for one in renderings.values()),
         all_tokens=sum(len(one.prompt) + len(one.completion) for one in renderings.values()),
         without=[name for name, one in renderings.items() if not any(one.action)],
+        too_long=[
+            name
+            for name, one in renderings.items()
+            if context is not None and len(one.prompt) + len(one.completion) > context
+        ],
         example=[Sequenced(caption="", spans=spans(tokenizer, _item(shown)))] if shown else [],
     )
 
@@ -100,6 +110,20 @@ def stops_of(tokenizer: Any, model: Model, beside: Path | None) -> list[StopToke
                 locate(str(model.path), beside), revision=model.revision or "main"
             )
     return stop_tokens(tokenizer, settings)
+
+
+def known_config(model: Model, beside: Path | None) -> Any:
+    """The config of the language model; None for one that is built from nothing, and where it is not to be had."""
+    from alignkit.errors import ContentError
+    from alignkit.models.load import locate
+    from alignkit.run.memory.config_of import config_of
+
+    if model.path is None:
+        return None
+    try:
+        return config_of(locate(model.path, beside), model.revision, beside).get_text_config()
+    except ContentError:
+        return None
 
 
 def named(ids: Sequence[str]) -> str:

@@ -97,7 +97,7 @@ def look(data: Data, *, rows: int, tokenizer: Any = None, model: str | None = No
     source, stream = iterate_source(read, seed=0, beside=beside)
     found = sample_rows(islice(stream, data.limit), rows, most=rows if far else MOST)
     sample = levelled(found.sample)
-    tasks, left_out = _tasks(sample, data, source)
+    tasks, left_out = _tasks(sample, found.numbers, data, source)
     who, shown = trainers(tasks, data, tokenizer or stand_in(tasks))
     protocols = list(every_protocol(beside=beside))
     near = near_duplicates([_all_said(task) for task in tasks])
@@ -127,10 +127,12 @@ def _columns(found: SampledRows, sample: Sequence[Row], data: Data) -> list[Colu
     return [Column(name=name, types=dict(types), taken_for=taken.get(name, [])) for name, types in found.types.items()]
 
 
-def _tasks(rows: Sequence[Row], data: Data, source: str) -> tuple[list[Task], dict[str, tuple[int, str]]]:
+def _tasks(
+    rows: Sequence[Row], numbers: Sequence[int], data: Data, source: str
+) -> tuple[list[Task], dict[str, tuple[int, str]]]:
     tasks = []
     wrong: dict[str, list[str]] = {}
-    for number, row in enumerate(rows):
+    for number, row in zip(numbers, rows, strict=True):
         try:
             tasks.append(make_task(row, data, source=source, number=number, elsewhere=lambda path: True))
         except DataError as error:

@@ -12,6 +12,8 @@ import transformers.utils.logging
 
 from alignkit.engines.canary import probe
 from alignkit.errors import AlignkitError
+from alignkit.models.mismatch import mismatches
+from alignkit.models.tokenizer import stop_tokens
 from alignkit.parallel.group import Group, join_group
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.rules import evaluates_offline
@@ -92,6 +94,9 @@ def _open(
     if group.first:
         total = sum(stage.train.steps or 0 for stage in recipe.stages)
         _write_start(written, start, journal, total=total, as_json=as_json, resources=resources)
+        stops = stop_tokens(policy.tokenizer, getattr(policy.model, "generation_config", None))
+        for sentence in mismatches(policy.tokenizer, stops):
+            journal.report(sentence)
         rehearse_save(recipe, policy, path, journal.report)
     engine = None
     if _samples(recipe):

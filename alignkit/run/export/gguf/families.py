@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 INSTEAD = "use --to merged, which transformers and vLLM read"
+FUSED = ".experts.gate_up_proj"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,8 @@ class Family:
     """arch: llama.cpp's name. permutes: the two halves of each query and key head are interleaved, as llama.cpp rotates
     them. centred: norms are stored by transformers without the 1 that is added to them. pattern: each how many-th layer
     sees everything where the others have a window; None: a window cannot be said. factors: rotary frequencies may be
-    divided one by one. caps: scores and logits are capped."""
+    divided one by one. caps: scores and logits are capped. experts: layers are mixtures of them. plain_every: each how
+    many-th layer is not rotated. assembled: transformers reads no such files, `read.py` puts the model together."""
 
     arch: str
     permutes: bool = False
@@ -30,6 +32,9 @@ class Family:
     pattern: int | None = None
     factors: bool = False
     caps: bool = False
+    experts: bool = False
+    plain_every: int | None = None
+    assembled: bool = False
 
 
 FAMILIES = {
@@ -40,6 +45,9 @@ FAMILIES = {
     "phi3": Family(arch="phi3"),
     "gemma2": Family(arch="gemma2", centred=True, pattern=2, caps=True),
     "gemma3_text": Family(arch="gemma3", centred=True, pattern=6),
+    "qwen3_moe": Family(arch="qwen3moe", experts=True),
+    "olmo2": Family(arch="olmo2", assembled=True),
+    "smollm3": Family(arch="smollm3", permutes=True, plain_every=4, assembled=True),
 }
 
 
@@ -70,6 +78,10 @@ def write_settings(writer: GGUFWriter, model: Any) -> None:
     writer.add_vocab_size(config.vocab_size)
     if family.pattern:
         writer.add_sliding_window(config.sliding_window)
+    if family.experts:
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if family.caps:
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
@@ -107,29 +119,47 @@ def stored(model: Any) -> Iterator[tuple[str, Tensor]]:
 
     A tied head is left out, as llama.cpp wants it. Raises ExportError for a weight that has no name there.
     """
+    family = family_of(model)
+    for own, numbers, heads in places(model):
+        weight = numbers.float()
+        if heads is not None:
+            weight = interleave(weight, heads)
+        if family.centred and "norm.weight" in own:
+            weight = weight + 1
+        yield own, weight.contiguous()
+    if rotation(model.config)["rope_type"] == "llama3":
+        yield "rope_freqs.weight", frequency_factors(model)
+
+
+def places(model: Any) -> Iterator[tuple[str, Tensor, int | None]]:
+    """(llama.cpp's name, the numbers of the model that it holds, heads whose halves are interleaved in it) of each
+    weight; what transformers fuses (two matrices of the experts) has two names."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     config, family = model.config, family_of(model)
     arch = next(key for key, name in MODEL_ARCH_NAMES.items() if name == family.arch)
     names = get_tensor_name_map(arch, config.num_hidden_layers)
     for name, parameter in model.named_parameters():
-        own = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if own is None:
-            raise ExportError(f"gguf: llama.cpp has no place for {name}; {INSTEAD}")
-        weight = parameter.detach().float()
-        if family.permutes and (".attn_q." in own or ".attn_k." in own):
+        fused = name.endswith(FUSED)
+        halves = parameter.detach().chunk(2, dim=1) if fused else (parameter.detach(),)
+        called = [name.replace("gate_up", half) for half in ("gate", "up")] if fused else [name]
+        for each, numbers in zip(called, halves, strict=True):
+            own = names.get_name(each, try_suffixes=(".weight", ".bias"))
+            if own is None:
+                raise ExportError(f"gguf: llama.cpp has no place for {name}; {INSTEAD}")
+            turned = family.permutes and (".attn_q." in own or ".attn_k." in own)
             heads = config.num_attention_heads if ".attn_q." in own else config.num_key_value_heads
-            weight = interleave(weight, heads)
-        if family.centred and "norm.weight" in own:
-            weight = weight + 1
-        yield own, weight.contiguous()
-    if rotation(config)["rope_type"] == "llama3":
-        yield "rope_freqs.weight", frequency_factors(model)
+            yield own if own.endswith((".weight", ".bias")) else f"{own}.weight", numbers, heads if turned else None
 
 
 def interleave(weight: Tensor, heads: int) -> Tensor:
     """Rows (0, 1, ..., h/2, h/2 + 1, ...) of each head as (0, h/2, 1, h/2 + 1, ...): pairs that turn together meet."""
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+
+
+def separate(weight: Tensor, heads: int) -> Tensor:
+    """Undoes `interleave`."""
+    return weight.reshape(heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
 
 
 def frequency_factors(model: Any) -> Tensor:
