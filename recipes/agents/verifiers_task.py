@@ -3,8 +3,8 @@
     program: [PYTHON, ./verifiers_task.py, TASKSET, MORE OPTIONS OF vf-eval]
 
 PYTHON is that of an environment that has verifiers, uv and the taskset's package; the policy's needs none of them. The
-number of the task is the row's column `number`, else its place in the stage's data. The reward is the sum that verifiers
-computes; a rollout that it counts as failed ends with its error, and is a fault of the episode.
+number of the task is the row's column `number`, else its place in the stage's data. The reward is the sum that
+verifiers computes; a rollout that it counts as failed ends with its error, and is a fault of the episode.
 """
 
 import json

@@ -120,7 +120,9 @@ def trained(recipe: str, run: Path, *settings: str) -> list[dict[str, Any]]:
 
 
 def test_grpo_trains_in_an_environment_that_a_real_openenv_server_plays(openenv_url: str, tmp_path: Path):
-    rows = trained("openenv.yaml", tmp_path / "run", f"environment.options.url={openenv_url}", "environment.max_turns=2")
+    rows = trained(
+        "openenv.yaml", tmp_path / "run", f"environment.options.url={openenv_url}", "environment.max_turns=2"
+    )
     assert len(rows) == 8
     for row in rows:
         said_yes = "yes" in row["completion"].split(" [")[0].lower() or "yes" in row["completion"].lower()
