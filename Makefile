@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table environments-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
-.PHONY: schema docs notebooks first-hour
+.PHONY: peers schema docs notebooks first-hour
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -76,6 +76,13 @@ test: $(STAMP) ## all checks and the fast tests
 test-slow: $(STAMP) ## tests that take minutes: kill -9 and resume, vLLM, SmolLM2, two processes, 20,000 fuzzed conversations
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800 -n 2 --dist loadscope --no-loadscope-reorder
 
+peers: $(STAMP) ## OpenEnv and verifiers in environments of their own, and the tests that train on them (not in CI: 1 GB)
+	test -x .venv-openenv/bin/python || $(PYTHON) -m venv .venv-openenv
+	.venv-openenv/bin/python -m pip --disable-pip-version-check install --quiet openenv==0.10.0
+	test -x .venv-verifiers/bin/python || $(PYTHON) -m venv .venv-verifiers
+	.venv-verifiers/bin/python -m pip --disable-pip-version-check install --quiet verifiers==0.4.0 uv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/contracts/test_agent_peers.py
+
 fuzz: $(STAMP) ## every property again with new random examples, 2,000 each (20 minutes); `make test` repeats the same ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "hypothesis and not slow" --hypothesis-profile exploring -n 2
 
@@ -133,7 +140,7 @@ algorithms-table: $(STAMP) ## every algorithm on the same task over 3 seeds, wri
 environments-table: $(STAMP) ## write the table of environments into docs/agents.md from the code
 	$(BIN)/python .ci/environments_docs.py docs/agents.md
 
-agents-table: $(STAMP) ## every method for agents on both environments over 3 seeds, written to docs/agents.md (about 1.5 h)
+agents-table: $(STAMP) ## every method for agents on both environments over 3 seeds, written to docs/agents.md (about 3 h of one core)
 	$(BIN)/python -m benchmarks.agents
 
 step-labels-table: $(STAMP) ## labels of steps by rolling out against the truth, written to docs/rewards.md (3 minutes)

@@ -22,7 +22,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text on its own, without special tokens. Of any length: what does not fit is counted later.
 
-    Raises DataError for a token of which the model has no embedding, where `only_embedded` was said.
+    Raises DataError for a token that is none of the first `tokenizer.embedded_tokens`, where a model told how many.
     """
     ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     rows = getattr(tokenizer, "embedded_tokens", None)
@@ -33,11 +33,6 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
             f"which has {rows}, in {text[:60]!r}; resize the model's embeddings, or take the token out"
         )
     return ids
-
-
-def only_embedded(tokenizer: Any, rows: int) -> None:
-    """From now on a text with a token that is none of the first `rows`, which the model can read, is refused."""
-    tokenizer.embedded_tokens = rows
 
 
 def continuation_ids(tokenizer: Any, text: str) -> list[int]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
-import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,22 +44,22 @@ class HfEngine:
     def __init__(self, model: Module, *, dtype: str, device: str | None = None, share: bool = False, version: int = 0):
         self.policy_version = version
         self._share = share
-        self._one_at_a_time = threading.Lock()
         self._dtype = getattr(torch, dtype)
         self._waiting = Waiting(self.generate)
         self._model: Any = model if share else _merged_copy(model).to(device or next(model.parameters()).device)
 
     async def sample(self, request: Request) -> Completion:
+        """Those that come while a call runs go together: two calls at once would undo one another's `eval()`."""
         request.check(context=self._context, engine="hf engine")  # one that cannot run must not fail its neighbours
         return await self._waiting.sample(request)
 
     async def generate(self, requests: Sequence[Request]) -> list[Completion]:
         for request in requests:
             request.check(context=self._context, engine="hf engine")
-        return await asyncio.to_thread(self._alone, self._generate, requests)
+        return await asyncio.to_thread(self._generate, requests)
 
     async def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        return await asyncio.to_thread(self._alone, self._score, sequences)
+        return await asyncio.to_thread(self._score, sequences)
 
     def update(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         if not self._share:
@@ -82,11 +81,6 @@ class HfEngine:
         if self._model is None:
             raise EngineError("hf engine: it was closed")
         return self._model.config.max_position_embeddings
-
-    def _alone(self, work: Callable[[Sequence[Any]], Any], asked: Sequence[Any]) -> Any:
-        """One thread at a time: each puts the model, which the trainer may share, back into the mode it found."""
-        with self._one_at_a_time:
-            return work(asked)
 
     @contextmanager
     def _evaluating(self) -> Generator[None]:

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.data.tokens import only_embedded
 from alignkit.errors import ContentError, RecipeError, first_line
 from alignkit.models.adapter_folder import CONFIG, AdapterFolder
 from alignkit.models.lora import add_lora, seeded
@@ -74,7 +73,7 @@ def load_policy(
         else:
             policy, tokenizer = read(located, model.revision)
     set_chat_template(tokenizer, model.chat_template, beside)
-    only_embedded(tokenizer, _rows(policy))
+    tokenizer.embedded_tokens = _rows(policy)  # a text with another token is refused from now on
     _remove_dropout(policy)
     if model.lora is not None and adapter is None:
         policy = add_lora(policy, model.lora, seed)

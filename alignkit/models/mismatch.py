@@ -11,7 +11,7 @@ from alignkit.models.tokenizer import StopToken
 def mismatches(tokenizer: Any, stops: Sequence[StopToken]) -> list[str]:
     """What is wrong between the two and would not be seen by itself; nothing is refused for it.
 
-    Tokens without an embedding (`data/tokens.py: only_embedded`), which a row may never hold; and a stop token that
+    Tokens without an embedding (`data/tokens.py`), which a row may never hold; and a stop token that
     only the checkpoint names, where the tokenizer has text there, or the token that begins one.
     """
     found = []

@@ -68,6 +68,7 @@ def read(recipe: Path, *overrides: str) -> Recipe:
     return read_recipe(recipe, [f"run={recipe.parent / 'run'}", *overrides])
 
 
+@pytest.mark.slow
 def test_a_file_of_forty_lines_outside_the_package_is_a_game_with_a_tool_that_trains(recipe, tmp_path):
     assert len((tmp_path / "dice.py").read_text().splitlines()) <= 40
     found = read(recipe)
@@ -157,6 +158,7 @@ def games(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_episodes_in_flight_goes_on_to_the_same_bits_and_leaves_no_process(games, tmp_path):
     train(read_recipe(games, [f"run={tmp_path / 'whole'}"]), resume=False)
     process = Forked(games, tmp_path / "killed")
@@ -173,6 +175,7 @@ def test_a_run_killed_with_episodes_in_flight_goes_on_to_the_same_bits_and_leave
     assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_free_pace_samples_the_same_episodes_on_an_engine_that_repeats_itself(games, tmp_path):
     """The hf engine asked for one request at a time differs by rounding alone, so the games of a step are the same."""
     said = []

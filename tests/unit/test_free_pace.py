@@ -114,7 +114,7 @@ def test_fast_episodes_do_not_wait_for_a_slow_one():
 
 
 def test_the_shared_model_stays_in_its_mode_while_many_ask_it_at_once():
-    """Requests of a free pace come from several threads: none may take another's `train()` for its own."""
+    """Requests of a free pace come one at a time: no call may take another's `train()` for its own."""
     model, engine = scratch_engine()
     assert isinstance(engine, HfEngine)
     model.train()

@@ -123,7 +123,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
     from alignkit.data.asked import check_asked
     from alignkit.data.prompts import checked_prompts
     from alignkit.data.sources import first_window, load_tasks
-    from alignkit.data.tokens import only_embedded, plain_ids
+    from alignkit.data.tokens import plain_ids
     from alignkit.evaluate.held_out.known_questions import every_protocol
     from alignkit.models.mismatch import mismatches
     from alignkit.rewards.pool.blend import check_rows
@@ -135,7 +135,7 @@ def preflight(recipe: Recipe, stage: Stage, *, rows: int) -> Preflight:
     tokenizer = load_tokenizer(recipe.model, beside)
     config = known_config(recipe.model, beside)
     if config is not None:
-        only_embedded(tokenizer, config.vocab_size)
+        tokenizer.embedded_tokens = config.vocab_size
     stops = stops_of(tokenizer, recipe.model, beside)
     tasks = load_tasks(first_window(stage.data), seed=recipe.seed, beside=beside)
     check_rows(stage.rewards, tasks)
