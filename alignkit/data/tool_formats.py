@@ -18,6 +18,7 @@ MALFORMED = "malformed"
 CALL = {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}
 NAMED = {"type": "function", "function": "{content}"}
 THOUGHTS = {"open": "<think>", "close_pattern": r"</think>\s*", "content": "text"}
+VALUE = r"(?:[^\s<]|\s++(?!</parameter>)|<(?!/parameter>))*+"  # `.*?` would take hours over an open one and blank lines
 LITERAL = r"[^\[\]{}'\"]|'[^']*'|\"[^\"]*\""
 NESTED = rf"{LITERAL}|[\[{{](?:{LITERAL}|[\[{{](?:{LITERAL})*[\]}}])*[\]}}]"
 
@@ -49,7 +50,7 @@ FORMATS = (
             "open_pattern": r"(?:<tool_call>\s*)?<function=(?P<name>[^\n>]+)>",
             "close_pattern": r"</function>\s*(?:</tool_call>\s*)?",
             "content": "xml-inline",
-            "content_args": {"tag_pattern": r"<parameter=(?P<key>[^>\n]+)>\s*(?P<value>.*?)\s*</parameter>"},
+            "content_args": {"tag_pattern": rf"<parameter=(?P<key>[^>\n]+)>\s*+(?P<value>{VALUE})\s*+</parameter>"},
             "transform": CALL,
         },
     ),

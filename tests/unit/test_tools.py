@@ -243,6 +243,13 @@ def test_half_a_surrogate_pair_in_a_call_or_a_result_ends_no_run():
     assert result.text == "a?b"
 
 
+def test_a_parameter_that_is_never_closed_is_read_in_time_whatever_blank_lines_follow():
+    xml, begun = next(one for one in FORMATS if one.name == "xml"), time.monotonic()
+    for before in ("", " x"):
+        read_calls(f"<tool_call>\n<function=f>\n<parameter=a>{before}" + "\n" * 3000, xml.template, [])
+    assert time.monotonic() - begun < 10, "a minute where the pattern tries every way to share the blank lines out"
+
+
 @pytest.mark.parametrize(
     ("options", "end", "turns"),
     [
