@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
 from alignkit.rollout.gateway.wire import Refusal
 from tests.unit.test_gateway import programs, session, user
+from tests.unit.test_reward_isolation import gone, linux
+
+RUN = """
+import asyncio, pathlib, sys
+from alignkit.rollout.gateway.command import command
+from alignkit.rollout.gateway.gateway import Access
+from alignkit.types.task import Task
+told = pathlib.Path(sys.argv[1])
+shell = f"setsid sleep 300 & echo $! $$ > {told}.new; mv {told}.new {told}; sleep 300"
+async def main():
+    playing = asyncio.create_task(
+        command(["sh", "-c", shell])(Task(id="t", text="q"), Access(base_url="x", api_key="k")))
+    while not told.is_file():
+        await asyncio.sleep(0.02)
+    if sys.argv[2] == "over":
+        playing.cancel()
+    await playing
+asyncio.run(main())
+"""
 
 
 def test_of_calls_made_at_once_none_is_over_the_budget_and_each_draws_by_its_own_number():
@@ -45,3 +67,21 @@ async def leaving(task, access):
 def test_a_program_that_calls_exit_is_a_fault_of_its_episode_and_not_the_runs_end():
     for one in programs(leaving):
         assert one.score.fault.message == "SystemExit: 3"
+
+
+@linux
+@pytest.mark.parametrize("end", ["killed", "over"])
+def test_nothing_of_a_command_outlives_its_time_or_the_run_not_even_what_left_its_session(tmp_path, end):
+    told = tmp_path / "told"
+    run = subprocess.Popen([sys.executable, "-c", RUN, str(told), end], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not told.is_file() and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        processes = [int(one) for one in told.read_text().split()]
+        if end == "killed":
+            run.send_signal(signal.SIGKILL)
+        run.wait(60)
+        assert (len(processes), gone(processes)) == (2, True)
+    finally:
+        run.kill()

@@ -19,7 +19,7 @@ Program = Callable[[Task, Access], Awaitable[Any]]
 MOST_OUTPUT = 10 * 2**20
 """Bytes of what a command prints."""
 END_S = 5.0
-"""Seconds for the end of a killed process: what left its session may hold its pipes for ever."""
+"""Seconds that a process and all that it started may take to end when they are killed."""
 
 
 def command(arguments: Sequence[str], *, folder: Path | None = None) -> Program:
@@ -27,13 +27,15 @@ def command(arguments: Sequence[str], *, folder: Path | None = None) -> Program:
 
     It finds OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL in its environment, and on its standard input the task as
     JSON: `id`, `prompt` or `messages`, `reference`, and the row's `columns`. The last line that it prints may be a JSON
-    object with `reward`. It is killed with its children when its time is over. folder: where it runs.
+    object with `reward`. It is killed with all that it started when its time is over or this process ends. folder:
+    where it runs.
     """
 
     async def run(task: Task, access: Access) -> Any:
         environment = {**os.environ, "OPENAI_BASE_URL": access.base_url, "OPENAI_API_KEY": access.api_key}
         process = await asyncio.create_subprocess_exec(
-            *[sys.executable if one == "python" else one for one in arguments],
+            *[sys.executable, "-P", "-m", "alignkit.processes.keeper", str(os.getpid()), str(sys.maxsize)],
+            *["alignkit.processes.program", *(sys.executable if one == "python" else one for one in arguments)],
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -78,15 +80,17 @@ async def _read(stream: asyncio.StreamReader) -> bytes:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kills a process and its children, and reads what is left in its pipes, without which they would stay open."""
+    """Has its keeper bury a process and all below it, and reads what is left in the pipes, which would stay open."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()
     with suppress(TimeoutError):
         async with asyncio.timeout(END_S):
             for stream in (process.stdout, process.stderr):
                 while stream is not None and await stream.read(2**20):
                     pass
             await process.wait()
+    with suppress(ProcessLookupError):  # the keepers, had they been stopped
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _told(task: Task) -> dict[str, Any]:
