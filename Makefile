@@ -140,7 +140,7 @@ algorithms-table: $(STAMP) ## every algorithm on the same task over 3 seeds, wri
 environments-table: $(STAMP) ## write the table of environments into docs/agents.md from the code
 	$(BIN)/python .ci/environments_docs.py docs/agents.md
 
-agents-table: $(STAMP) ## every method for agents on both environments over 3 seeds, written to docs/agents.md (about 1.5 h)
+agents-table: $(STAMP) ## every method for agents on both environments over 3 seeds, written to docs/agents.md (about 3 h of one core)
 	$(BIN)/python -m benchmarks.agents
 
 step-labels-table: $(STAMP) ## labels of steps by rolling out against the truth, written to docs/rewards.md (3 minutes)

@@ -23,6 +23,10 @@ class DataError(AlignkitError, ValueError):
     """A dataset or a row of it cannot be used."""
 
 
+class NothingLeft(DataError):
+    """Of rows that can all be read none can be learnt from."""
+
+
 class RewardError(AlignkitError, RuntimeError):
     """A reward broke its contract (wrong count of scores, NaN) in a way that the recipe's policy does not allow."""
 

@@ -29,7 +29,7 @@ from benchmarks.algorithms import ROOT, SECONDS, SMOKE, put, train
 PAGE = ROOT / "docs" / "agents.md"
 KEPT = ROOT / "benchmarks" / "agents.json"
 GAMES = {"guess-number": "best play -2.70, mixed play -4.34", "maze": "best play -3.46, mixed play -6.69"}
-METHODS = ("grpo", "ppo", "ppo-epochs", "filtered-bc", "refuel", "archer", "archer-iql")
+METHODS = ("grpo", "gigpo", "ppo", "ppo-epochs", "turn-ppo", "filtered-bc", "refuel", "archer", "archer-iql")
 BEGIN, END = "<!-- tables of make agents-table -->", "<!-- end of the tables -->"
 WINDOW = 512  # a point of a curve is the mean return of this many episodes before it
 KEY = 24  # height of the legend, in pixels

@@ -43,6 +43,21 @@ def turns(batch: Batch) -> Turns:
     return Turns(batch.parent[first], last, batch.segment[first], new.cumsum(0) - 1)
 
 
+def anchors(batch: Batch, of: Turns) -> Int[Tensor, " turn"]:
+    """The state of each turn by a number: equal for turns of one group that answer the same tokens, those between the
+    utterance before and this one; of a first turn the prompt."""
+    tokens, parent, chosen = batch.tokens.tolist(), batch.parent.tolist(), batch.action_mask.tolist()
+    known: dict[tuple, int] = {}
+    numbers = []
+    for place, sequence in zip(of.before.tolist(), of.sequence.tolist(), strict=True):
+        seen = [int(batch.group[sequence])]
+        while place >= 0 and not chosen[place]:
+            seen.append(tokens[place])
+            place = parent[place]
+        numbers.append(known.setdefault(tuple(seen), len(known)))
+    return torch.tensor(numbers, device=of.before.device)
+
+
 class Said(NamedTuple):
     """What two critics say, in units of the return: Q(o, u) and V(o) of each turn, and V after each sequence's last
     token, 0 where the episode ended there."""

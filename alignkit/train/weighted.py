@@ -13,8 +13,8 @@ import numpy as np
 from alignkit.train.source import Order, Row
 from alignkit.types.seeds import child
 
-FINEST = 1000
-"""Weights are taken as fractions of whole numbers up to this one."""
+FINEST = 10_000
+"""Rows in the longest round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +62,11 @@ class WeightedOrder(Order[Row], Generic[Row]):
 def turns_of(weights: Mapping[str, float]) -> dict[str, int]:
     """The smallest whole numbers in the proportions of the weights: {a: 0.75, b: 0.25} is {a: 3, b: 1}.
 
-    Each weight is taken as the nearest fraction of numbers up to 1000.
+    Where they add up to more than 10,000, the nearest ones that add up to about as many, and 1 at least.
     """
-    fractions = {name: Fraction(weight).limit_denominator(FINEST) for name, weight in weights.items()}
+    total = sum(weights.values())
+    fractions = {name: Fraction(weight / total).limit_denominator(FINEST) for name, weight in weights.items()}
     whole = math.lcm(*(fraction.denominator for fraction in fractions.values()))
-    turns = {name: max(int(fraction * whole), 1) for name, fraction in fractions.items()}
-    shared = math.gcd(*turns.values())
-    return {name: count // shared for name, count in turns.items()}
+    if whole <= FINEST and all(fractions.values()):
+        return {name: int(fraction * whole) for name, fraction in fractions.items()}
+    return {name: max(round(FINEST * weight / total), 1) for name, weight in weights.items()}

@@ -119,7 +119,7 @@ class Batch:
     turn_channels: dict[str, Float[Tensor, " token"]] = field(default_factory=dict)
     """What an environment said of a turn (`Observation.info`), on each token that was chosen in it; 0 elsewhere, NaN
     where it said nothing. `before/<name>`: of the observation that the turn answers. Words count as they come.
-    `critic/q`, `critic/v`: what critics of utterances said of the turn and of the state before it."""
+    `critic_q`, `critic_v`: what critics of utterances said of the turn and of the state before it."""
 
     # of the whole batch
     controls: Mapping[str, float] = field(default_factory=dict)

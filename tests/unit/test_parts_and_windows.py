@@ -71,6 +71,13 @@ def test_weights_become_the_smallest_whole_numbers():
     assert turns_of({"a": 0.75, "b": 0.25}) == {"a": 3, "b": 1}
     assert turns_of({"a": 0.7, "b": 0.2, "c": 0.1}) == {"a": 7, "b": 2, "c": 1}
     assert turns_of({"a": 1 / 3, "b": 2 / 3}) == {"a": 1, "b": 2}
+    assert turns_of({"a": 2, "b": 4, "c": 6}) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_weights_that_no_short_round_holds_are_rounded_to_one_of_ten_thousand():
+    assert turns_of({"a": 1, "b": 0.0004}) == {"a": 2500, "b": 1}, "a small weight is no equal one"
+    assert turns_of({"a": 0.31371, "b": 0.27193, "c": 0.41437}) == {"a": 3137, "b": 2719, "c": 4144}
+    assert turns_of({"a": 1, "b": 1e-9}) == {"a": 10_000, "b": 1}
 
 
 def test_every_round_has_the_turns_of_each_part_and_parts_pass_by_themselves():
@@ -206,3 +213,13 @@ def test_what_cannot_be_is_said_where_it_stands(folder, settings, problem):
     with pytest.raises(RecipeError) as error:
         read_recipe(folder / "r.yaml", settings)
     assert problem in str(error.value)
+
+
+def test_a_window_of_which_every_row_is_too_long_is_left_out_and_does_not_end_the_run(folder):
+    lengths = (1, 1, 14, 14, 1, 1)  # of which the middle window does not fit into 16 tokens
+    rows = [{"prompt": f"{n}+", "completion": "1" * length} for n, length in enumerate(lengths)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = "data={source: rows.jsonl, chat: false, window: 2, shuffle: false, long_completions: filter}"
+    recipe = read_recipe(folder / "r.yaml", [f"run={folder / 'run'}", data, "train={steps: 2, batch: 3}"])
+    run(recipe, resume=False, as_json=True)
+    assert [name.rpartition("/")[2] for step in ledger(folder / "run") for name in step] == list("014501")

@@ -68,8 +68,8 @@ def test_critics_of_utterances_are_read_from_their_channels():
     batch = batch_of([one])
     nan = float("nan")
     channels = {
-        "critic/q": torch.tensor([0, 0, 2.0, 2.0, 2.0, 0, nan]),
-        "critic/v": torch.tensor([0, 0, 1.5, 1.5, 1.5, 0, 3.0]),
+        "critic_q": torch.tensor([0, 0, 2.0, 2.0, 2.0, 0, nan]),
+        "critic_v": torch.tensor([0, 0, 1.5, 1.5, 1.5, 0, 3.0]),
     }
     batch = batch.replace(turn_channels=channels)
     found = turn_values(Drawn(batch=batch, cursor=1, consumed=[], rollouts=[one], trained=[one]), batch)

@@ -72,7 +72,7 @@ def estimate(config: Config, batch: Batch) -> Batch:
     learnt = (advantages * (controls["ranking"] >= config.least_ranking)).where(
         ~played, realised * (age == age[played].amin())
     )
-    told = {"critic/q": batch.scatter(now.q.amin(1)[turns.of]), "critic/v": batch.scatter(value[turns.of])}
+    told = {"critic_q": batch.scatter(now.q.amin(1)[turns.of]), "critic_v": batch.scatter(value[turns.of])}
     aims = slow.q.new_zeros(batch.num_tokens, 2).index_put((turns.last,), targets)
     filled = {"advantages": batch.scatter(learnt[turns.of]), "value_targets": aims, "controls": controls}
     return batch.replace(**filled, turn_channels={**batch.turn_channels, **told})

@@ -12,7 +12,7 @@ from alignkit.data.offline.columns import column, numbers
 from alignkit.data.offline.lengths import two_lengths
 from alignkit.data.offline.row_filter import RowFilter
 from alignkit.data.offline.verdict import Verdict, agreement, ordered
-from alignkit.errors import DataError
+from alignkit.errors import DataError, NothingLeft
 from alignkit.types.item import Item
 from alignkit.types.task import Task
 
@@ -39,7 +39,7 @@ def make_pairs(prompts: Sequence[tuple[Task, list[int]]], row_filter: RowFilter)
     """The pairs that can be compared, in order. Raises DataError when a row has no two sides, or none is left."""
     pairs = [pair for task, prompt in prompts if (pair := _pair(task, prompt, row_filter)) is not None]
     if not pairs:
-        raise DataError(row_filter.report() or f"{row_filter.data.name}: no pair is left to train on")
+        raise NothingLeft(row_filter.report() or f"{row_filter.data.name}: no pair is left to train on")
     rewarded = sum(pair.rewards is not None for pair in pairs)
     if 0 < rewarded < len(pairs):
         raise DataError(

@@ -9,13 +9,13 @@ from itertools import permutations
 from alignkit.data.kinds.kind import Kind
 from alignkit.data.kinds.paired_preference import SIDES, Pair, by_side, describe, make_pairs, pair_items
 from alignkit.data.offline.row_filter import RowFilter
-from alignkit.errors import DataError
+from alignkit.errors import NothingLeft
 from alignkit.types.item import Item
 from alignkit.types.task import Task
 
 
 def make_pairwise(prompts: Sequence[tuple[Task, list[int]]], row_filter: RowFilter) -> list[Pair]:
-    """The pairs of which both answers fit into the context together. Raises DataError when none is left."""
+    """The pairs of which both answers fit into the context together. Raises NothingLeft when none is."""
     pairs = []
     for pair in make_pairs(prompts, row_filter):
         if len(pair.prompt) + len(pair.chosen) + len(pair.rejected) <= row_filter.context:
@@ -23,7 +23,7 @@ def make_pairwise(prompts: Sequence[tuple[Task, list[int]]], row_filter: RowFilt
         else:
             row_filter.leave_out("two completions too long to be read together")
     if not pairs:
-        raise DataError(row_filter.report() or f"{row_filter.data.name}: no pair is left to train on")
+        raise NothingLeft(row_filter.report() or f"{row_filter.data.name}: no pair is left to train on")
     return pairs
 
 

@@ -9,7 +9,7 @@ from alignkit.data.kinds.kind import Kind
 from alignkit.data.offline.columns import column, label
 from alignkit.data.offline.lengths import mean_length
 from alignkit.data.offline.row_filter import RowFilter
-from alignkit.errors import DataError
+from alignkit.errors import NothingLeft
 from alignkit.types.item import Item
 from alignkit.types.task import Task
 
@@ -27,10 +27,10 @@ class Rewritten:
 
 
 def make_rewritten(prompts: Sequence[tuple[Task, list[int]]], row_filter: RowFilter) -> list[Rewritten]:
-    """The labelled completions, in order, the wrong ones with their rewrite. Raises DataError when none is left."""
+    """The labelled completions, in order, the wrong ones with their rewrite. Raises NothingLeft when none is."""
     rows = [row for task, prompt in prompts if (row := _rewritten(task, prompt, row_filter)) is not None]
     if not rows:
-        raise DataError(row_filter.report() or f"{row_filter.data.name}: no completion is left to train on")
+        raise NothingLeft(row_filter.report() or f"{row_filter.data.name}: no completion is left to train on")
     return rows
 
 

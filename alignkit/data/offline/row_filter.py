@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from alignkit.data.prompts import fit_prompts, render, render_answer
 from alignkit.data.turns import Renderer
-from alignkit.errors import DataError
+from alignkit.errors import DataError, NothingLeft
 from alignkit.recipe.schema import Data
 from alignkit.types.task import Task
 
@@ -78,7 +78,7 @@ class RowFilter:
     def made(
         self, prompts: Sequence[tuple[Task, list[int]]], make: Callable[[Task, list[int], RowFilter], Row | None]
     ) -> list[Row]:
-        """What `make` makes of the prompts, without None. Raises DataError when nothing is left."""
+        """What `make` makes of the prompts, without None. Raises NothingLeft when there is none."""
         rows = []
         for task, prompt in prompts:
             self.seen += 1
@@ -86,7 +86,7 @@ class RowFilter:
             if row is not None:
                 rows.append(row)
         if not rows:
-            raise DataError(self.report() or f"{self.data.name}: no row is left to train on")
+            raise NothingLeft(self.report() or f"{self.data.name}: no row is left to train on")
         return rows
 
     def ids(self, task: Task, answer: Any) -> list[int] | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from alignkit.data.sources import first_window, load_tasks, part_data, split_holdout, task_windows
-from alignkit.errors import DataError
+from alignkit.errors import DataError, NothingLeft
 from alignkit.recipe.schema import Data, Recipe, Stage
 from alignkit.rewards.pool.blend import check_rows
 from alignkit.run.train.build import beside
@@ -72,7 +72,13 @@ def _weighted(
 
 
 def _windowed(data: Data, part: str, seed: int, recipe: Recipe, made: Made[Row]) -> WindowedOrder[Row]:
+    def left(tasks: Sequence[Task]) -> Sequence[Row]:
+        try:
+            return made(tasks)
+        except NothingLeft:  # of this window; the others may have rows
+            return []
+
     def read() -> Iterator[Sequence[Row]]:
-        return map(made, task_windows(data, seed=recipe.seed, beside=beside(recipe), part=part))
+        return map(left, task_windows(data, seed=recipe.seed, beside=beside(recipe), part=part))
 
     return WindowedOrder(examples=next(read(), []), seed=seed, shuffle=data.shuffle, read=read)

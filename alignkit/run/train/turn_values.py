@@ -13,7 +13,7 @@ from alignkit.train.source import Drawn
 from alignkit.types.batch import Batch
 from alignkit.types.rollout import Rollout
 
-Q, V = "critic/q", "critic/v"  # channels in which critics of utterances say what they think of a turn
+Q, V = "critic_q", "critic_v"  # channels in which critics of utterances say what they think of a turn
 
 
 def turn_values(drawn: Drawn, batch: Batch | None) -> dict[int, list[TurnValue]]:

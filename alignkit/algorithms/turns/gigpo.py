@@ -1,0 +1,92 @@
+"""GiGPO (arXiv 2505.10978): groups within groups. Episodes of one task are compared, and turns that met the same state.
+
+A_episode = (R - mean_group R) / (std_group R + eps),   A_turn = (G_k - mean_state G) / (std_state G + eps)
+A = A_episode + step_weight A_turn,   L = token mean of -min(rho A, clip(rho) A)
+
+R is the return of the episode, G_k the discounted return from turn k on. A state is what the environment said since the
+last utterance (the prompt, at first): episodes of a group come back to it, or meet it together. Alone in its state a
+turn has A_turn = 0. Without `scale` nothing is divided, and a state's mean is over the other turns alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from alignkit import ops
+from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
+from alignkit.recipe.schema import Fraction
+from alignkit.types.metric import Mean
+from alignkit.types.needs import Needs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from alignkit.recipe.schema import Stage
+    from alignkit.types.batch import Batch
+
+
+class Config(AlgorithmConfig):
+    step_weight: NonNegativeFloat = 1.0
+    """Of the comparison of turns in one state; 0: episodes alone, as grpo."""
+    discount: Fraction = 0.95
+    """Of the next turn, in what turns are compared by."""
+    scale: Literal["std", "none"] = "std"
+    """Divide by the standard deviation of the group and of the state, or not: then others alone are the baseline."""
+    clip_low: Fraction = 0.2
+    """Ratios below 1 - clip_low give no further incentive."""
+    clip_high: PositiveFloat = 0.2
+    """Ratios above 1 + clip_high likewise."""
+    correction_cap: PositiveFloat = 2.0
+    """Largest importance weight for the gap between sampler and trainer."""
+
+
+def relative(config: Config, values: Float[Tensor, " n"], among: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """How much better each is than those of its number."""
+    if config.scale == "none":
+        return ops.groups.leave_one_out(values, among)
+    return ops.groups.centre(values, among) / (ops.groups.std(values, among) + ops.groups.STD_EPS)
+
+
+def estimate(config: Config, batch: Batch) -> Batch:
+    turns = ops.turns.turns(batch)
+    paid = batch.placed_rewards()
+    rewards = paid.new_zeros(len(turns.last)).index_add(0, turns.of, paid[batch.action_mask])
+    nothing, how = rewards.new_zeros(len(rewards), 1), {"discount": config.discount, "trace": 1.0}
+    end = nothing.new_zeros(batch.num_sequences, 1)
+    ahead = ops.turns.ahead(nothing, end, rewards=rewards, sequence=turns.sequence, **how)[:, 0]
+    steps = relative(config, ahead, ops.turns.anchors(batch, turns))
+    advantages = relative(config, batch.reward, batch.group)[turns.sequence] + config.step_weight * steps
+    return batch.replace(advantages=batch.scatter(advantages[turns.of]))
+
+
+def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
+    terms, low, high = ops.policy_terms.policy_terms(outputs, batch), 1 - config.clip_low, 1 + config.clip_high
+    loss = ops.policy.clipped(terms.ratio, terms.advantages, low=low, high=high)
+    loss = terms.weighed(loss, cap=config.correction_cap)
+    metrics = terms.metrics | ops.policy_terms.clipping(terms.ratio, low=low, high=high)
+    return Loss(total=loss.sum(), count=len(loss), metrics=metrics | {"loss/policy": Mean.of(loss)})
+
+
+def requires(config: Config, stage: Stage) -> list[str]:
+    alone = "gigpo compares episodes of one task: set rollouts.group to at least 2"
+    return [alone] * (stage.rollouts.group < 2)
+
+
+def explain(config: Config) -> str:
+    how = "in units of their spread" if config.scale == "std" else "less the mean of the others"
+    turns = f"{config.step_weight:g} x their turns that met the same state (discount {config.discount:g})"
+    return f"maximise E[A] by clipped ratios; A compares episodes of a task, and {turns}, {how}"
+
+
+ALGORITHM = Algorithm(
+    config=Config,
+    source="rollouts",
+    needs=lambda config: Needs(columns=("sampler_logprobs", "rewards")),
+    estimate=estimate,
+    losses={"policy": policy_loss},
+    requires=requires,
+    explain=explain,
+)
