@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ MALFORMED = "malformed"
 CALL = {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}
 NAMED = {"type": "function", "function": "{content}"}
 THOUGHTS = {"open": "<think>", "close_pattern": r"</think>\s*", "content": "text"}
+VALUE = r"(?:[^\s<]|\s++(?!</parameter>)|<(?!/parameter>))*+"  # `.*?` would take hours over an open one and blank lines
 LITERAL = r"[^\[\]{}'\"]|'[^']*'|\"[^\"]*\""
 NESTED = rf"{LITERAL}|[\[{{](?:{LITERAL}|[\[{{](?:{LITERAL})*[\]}}])*[\]}}]"
 
@@ -48,7 +50,7 @@ FORMATS = (
             "open_pattern": r"(?:<tool_call>\s*)?<function=(?P<name>[^\n>]+)>",
             "close_pattern": r"</function>\s*(?:</tool_call>\s*)?",
             "content": "xml-inline",
-            "content_args": {"tag_pattern": r"<parameter=(?P<key>[^>\n]+)>\s*(?P<value>.*?)\s*</parameter>"},
+            "content_args": {"tag_pattern": rf"<parameter=(?P<key>[^>\n]+)>\s*+(?P<value>{VALUE})\s*+</parameter>"},
             "transform": CALL,
         },
     ),
@@ -198,6 +200,7 @@ def read_calls(text: str, format: Mapping[str, Any], tools: Sequence[Mapping[str
     try:
         parsed = parse_response(text, dict(format), prefix="", tools=[dict(tool) for tool in tools])
         calls = read_tool_calls(parsed.get("tool_calls", []), where="calls")
+        json.dumps(calls, ensure_ascii=False, default=str).encode()  # raises for half a surrogate pair: nobody reads it
     except (ValueError, TypeError, LookupError, RecursionError, DataError) as error:
         problem = " ".join(str(error).rpartition("Error: ")[2].split())[:200]  # without the text that it is about
         call: Any = {"type": MALFORMED, "function": {"name": MALFORMED, "arguments": {"problem": problem}}}

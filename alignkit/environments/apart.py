@@ -115,7 +115,7 @@ class ApartEnvironment:
             await self._writer.drain()
         while True:
             said = await self._said()
-            if "process" in said:
+            if "process" in said and self._process is None:  # once, of its keeper: it will be killed by this number
                 self._process = int(said["process"])
                 continue
             self._waits = False

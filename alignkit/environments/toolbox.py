@@ -163,7 +163,8 @@ async def _run(tool: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode(errors="replace").decode()  # no tokenizer reads half a surrogate pair
 
 
 def _failed(name: str, fault: ToolFault, why: str) -> ToolResult:

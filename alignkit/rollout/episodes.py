@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, SupportsFloat, cast
 
 from alignkit.data.turns import Renderer, Transcript
 from alignkit.environments.base import Environment, EnvironmentFault, Observation, ToolEnvironment, told
@@ -233,14 +233,15 @@ class Episode:
     async def _guarded(self, answer: Awaitable[Observation], when: str) -> Observation | None:
         """The environment's answer; None, and a fault, when it raises, hangs or answers out of contract."""
         try:
-            observation = await asyncio.wait_for(answer, self.rules.deadline_s)
+            async with asyncio.timeout(self.rules.deadline_s):
+                observation = await answer
+            problem = _problem(observation)
         except EnvironmentFault as error:
             return self._fail(error.kind, when, str(error))
         except TimeoutError:
             return self._fail(FaultKind.TIMEOUT, when, f"no answer within {self.rules.deadline_s:g} s")
-        except Exception as error:  # the driver is the fence: one broken episode must not end the run
+        except (Exception, SystemExit) as error:  # the driver is the fence: one broken episode must not end the run
             return self._fail(FaultKind.CRASH, when, f"{type(error).__name__}: {error}".partition("\n")[0])
-        problem = _problem(observation)
         if problem is not None:
             return self._fail(FaultKind.CONTRACT, when, problem)
         if not math.isfinite(observation.reward):
@@ -261,8 +262,17 @@ def _problem(observation: Any) -> str | None:
     """What of an answer is no Observation that the policy could read."""
     if not isinstance(observation, Observation) or not isinstance(observation.text, str):
         return f"answered {type(observation).__name__}; wanted an Observation"
+    for name in ("messages", "tools", "tool_faults"):
+        if not isinstance(value := getattr(observation, name), tuple | list):
+            return f"answered {name}={value!r:.60}; wanted a tuple"
+    if not isinstance(observation.reward, SupportsFloat) or observation.success not in (None, True, False):
+        said = f"reward={observation.reward!r}, success={observation.success!r}"[:80]
+        return f"answered {said}; wanted a number, and True, False or None"
     for message in observation.messages:
         if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             return f"answered the message {str(message)[:60]!r}; wanted a role and a content, both text"
-    size = len(observation.text) + sum(len(message["content"]) for message in observation.messages)
+    texts = [observation.text, *(message["content"] for message in observation.messages)]
+    for text in texts:
+        text.encode()  # half a surrogate pair raises here: no tokenizer reads it
+    size = sum(map(len, texts))
     return None if size <= MOST_TEXT else f"answered {size:,} characters; wanted at most {MOST_TEXT:,}"

@@ -20,6 +20,7 @@ from alignkit.rollout.gateway.training_trace import to_training_trace
 from alignkit.types.rollout import Rollout
 from alignkit.types.task import Task
 from alignkit.types.turn import StopReason, Turn
+from tests.unit.export_models import write
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -109,9 +110,18 @@ def openenv_url(tmp_path: Path) -> Iterator[str]:
         server.wait()
 
 
-def trained(recipe: str, run: Path, *settings: str) -> list[dict[str, Any]]:
-    """The rollouts of two steps of a recipe of the shelf, with the exact engine."""
-    small = ["rollouts.engine=hf", "rollouts.prompts=2", "rollouts.group=2", "rollouts.max_new_tokens=8"]
+def trained(recipe: str, folder: Path, *settings: str) -> list[dict[str, Any]]:
+    """The rollouts of two steps of a recipe of the shelf, on two random layers with SmolLM2's tokens and template."""
+    model, run = folder / "model", folder / "run"
+    write(model, "SmolLM2")
+    small = [
+        f"model.path={model}",
+        "model.dtype=float32",
+        "rollouts.engine=hf",
+        "rollouts.prompts=2",
+        "rollouts.group=2",
+        "rollouts.max_new_tokens=8",
+    ]
     more = ["train.steps=2", "checkpoints.every=null", "rollouts.canary_tolerance=0.5", *settings]
     with pytest.raises(SystemExit) as ended:
         main(["train", str(ROOT / "recipes" / "agents" / recipe), f"run={run}", *small, *more])
@@ -120,9 +130,7 @@ def trained(recipe: str, run: Path, *settings: str) -> list[dict[str, Any]]:
 
 
 def test_grpo_trains_in_an_environment_that_a_real_openenv_server_plays(openenv_url: str, tmp_path: Path):
-    rows = trained(
-        "openenv.yaml", tmp_path / "run", f"environment.options.url={openenv_url}", "environment.max_turns=2"
-    )
+    rows = trained("openenv.yaml", tmp_path, f"environment.options.url={openenv_url}", "environment.max_turns=2")
     assert len(rows) == 8
     for row in rows:
         said_yes = "yes" in row["completion"].split(" [")[0].lower() or "yes" in row["completion"].lower()
@@ -152,7 +160,7 @@ def test_grpo_trains_on_a_verifiers_taskset_that_its_own_command_plays(tmp_path:
     (package / "__init__.py").write_text(TASKSET)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent)]))
     command = f"environment.program=[{python}, ./verifiers_task.py, yes_v1]"
-    rows = trained("verifiers.yaml", tmp_path / "run", command, "train.steps=1")
+    rows = trained("verifiers.yaml", tmp_path, command, "train.steps=1")
     assert [row["reward"] for row in rows] == [2.0] * 4, "a weight of 2, paid for saying anything"
     assert all("Say yes" in row["prompt"] or "Say yes" in row["completion"] for row in rows)
     assert sys.executable != str(python)

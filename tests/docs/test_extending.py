@@ -132,7 +132,9 @@ def test_the_source_of_data_tells_what_it_leaves_out_and_trains_towards_the_answ
 
     kind = load(find("algorithms", str(tmp_path / "votes.py"))).source
     tasks = load_tasks(recipe.stages[0].data, seed=0, beside=tmp_path)
-    row_filter = RowFilter(tokenizer=load_tokenizer(recipe.model, None), data=recipe.stages[0].data, context=16, unit=kind.unit)
+    row_filter = RowFilter(
+        tokenizer=load_tokenizer(recipe.model, None), data=recipe.stages[0].data, context=16, unit=kind.unit
+    )
     assert [item.side for item in kind.items_of(kind.rows(tasks, row_filter))] == [1, -1, -1, 1]
     assert row_filter.report() == "polls.jsonl: 2 of 4 polls left out, 1 with no majority, 1 with an empty completion"
 

@@ -97,7 +97,7 @@ class Scripted:
 
     async def _next(self) -> Observation:
         answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         if isinstance(answer, float):
             await asyncio.sleep(answer)

@@ -173,6 +173,11 @@ def test_an_episode_cut_by_turns_or_by_the_context_is_truncated_and_keeps_what_i
         ([seen("?"), 9.0], FaultKind.TIMEOUT, "turn 1: no answer within 0.05 s", 1),
         ([seen("?"), seen("<", float("nan"))], FaultKind.NOT_A_NUMBER, "turn 1: the reward is nan", 1),
         ([seen("?"), "<"], FaultKind.CONTRACT, "turn 1: answered str; wanted an Observation", 1),
+        ([seen("?"), seen("<", None)], FaultKind.CONTRACT, "turn 1: answered reward=None, success=None; wanted", 1),
+        ([seen("?"), seen("<", success="no")], FaultKind.CONTRACT, "turn 1: answered reward=0.0, success='no'; w", 1),
+        ([seen("?"), seen("<", messages=None)], FaultKind.CONTRACT, "turn 1: answered messages=None; wanted", 1),
+        ([seen("?"), seen("\ud800")], FaultKind.CRASH, "turn 1: UnicodeEncodeError", 1),
+        ([seen("?"), SystemExit(3)], FaultKind.CRASH, "turn 1: SystemExit: 3", 1),
         ([seen("?" * 64)], FaultKind.CONTRACT, "start: the first observation has 64 tokens, an episode may have 64", 0),
     ],
 )

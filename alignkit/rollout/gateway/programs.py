@@ -61,10 +61,11 @@ class Programs:
         worth, fault = None, None
         with self.gateway.open(session) as access:
             try:
-                worth = await asyncio.wait_for(self.program(prompt.task, access), self.deadline_s)
+                async with asyncio.timeout(self.deadline_s):
+                    worth = await self.program(prompt.task, access)
             except TimeoutError:
                 fault = self._fault(FaultKind.TIMEOUT, f"it was not over within {self.deadline_s:g} s")
-            except Exception as error:  # the driver is the fence: one broken program must not end the run
+            except (Exception, SystemExit) as error:  # the driver is the fence: one broken program must not end the run
                 fault = self._fault(FaultKind.CRASH, f"{type(error).__name__}: {error}".partition("\n")[0])
         if session.engine_failed:
             fault = self._fault(FaultKind.CRASH, "the engine failed on one of its calls")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import Any
 
 from alignkit.data.turns import Renderer, Transcript
@@ -37,7 +36,7 @@ class Session:
     engine_failed: bool = False
     overruled: int = 0
     _contexts: Contexts = field(init=False)
-    _numbers: Any = field(default_factory=count, init=False)
+    _asked: int = field(default=0, init=False)
     _begun: float = field(default_factory=time.monotonic, init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +69,7 @@ class Session:
         if isinstance(prompt, str):
             transcript.observe(prompt)
         else:
+            self._check_ids(prompt)
             transcript.ids += prompt
             transcript.action += [False] * len(prompt)
         return await self._said(transcript, longest, messages=(), tools=(), asked=asked or {})
@@ -82,9 +82,9 @@ class Session:
             size = f"the prompt has {len(before)} tokens, the context {self.context}"
             raise Refusal(400, "context_length_exceeded", f"{size}; send less of the conversation")
         self.overruled += bool(what["asked"])
-        utterance = Utterance(
-            ids=before, name=(*self.name, next(self._numbers)), room=room if longest is None else min(room, longest)
-        )
+        name, room = (*self.name, self._asked), room if longest is None else min(room, longest)
+        self._asked += 1  # before it is answered: of several at once none is over the budget, or has another's samples
+        utterance = Utterance(ids=before, name=name, room=room)
         [completion] = await self.speaker.sample([utterance])
         if completion.stop is StopReason.ERROR:
             self.engine_failed = True
@@ -95,8 +95,15 @@ class Session:
             prompt_ids=before, completion=completion, answer=answer, text=text, opened=len(opened), **what
         )
 
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        """An id that the model has no embedding for would fail in the engine, and all that shares its batch."""
+        known = len(self.renderer.tokenizer)
+        wrong = next((one for one in ids if not 0 <= one < known), None)
+        if wrong is not None:
+            raise Refusal(400, "prompt", f"the prompt has the token id {wrong}; wanted 0 to {known - 1}")
+
     def _check_budget(self) -> None:
-        if len(self.recording.calls) >= self.max_turns:
+        if self._asked >= self.max_turns:
             self.end = EpisodeEnd.MAX_TURNS
             raise Refusal(400, "budget", f"the budget of {self.max_turns} calls is spent (environment.max_turns)")
         if self.max_seconds is not None and time.monotonic() - self._begun > self.max_seconds:
