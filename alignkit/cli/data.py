@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignkit.cli.output import JsonOption, OverridesArgument, print_json
-from alignkit.errors import AlignkitError
 from alignkit.recipe.read import read_recipe
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ def data(
     settings = [one if one.startswith("data.") else f"data.{one}" for one in overrides or []]
     recipe = read_recipe("sft", [f"model.path={model or 'MODEL'}", f"data.source={source}", *settings])
     wanted, beside = recipe.stages[0].data, recipe.file.parent if recipe.file else None
-    if wanted.mixture:
-        raise AlignkitError("data.mixture: look at its parts one by one")
     tokenizer = None
     if model is not None:
         from alignkit.run.check.preflight import load_tokenizer

@@ -26,11 +26,12 @@ class WeightedOrder(Order[Row], Generic[Row]):
     that has begun. Parts go on by themselves: a short one begins its next pass while a long one is in its first.
     `examples` are those of all parts, so that an epoch is as many rows as there are.
 
-    parts: by name. turns: rows of each part in a round (`turns_of`).
+    parts: by name. turns: rows of each part in a round (`turns_of`). whole: whether `examples` are all rows.
     """
 
     parts: Mapping[str, Order[Row]]
     turns: Mapping[str, int]
+    whole: bool = True
 
     _round: list[str] = field(init=False, repr=False)
 
@@ -46,6 +47,12 @@ class WeightedOrder(Order[Row], Generic[Row]):
         wanted = names[begin : begin + count]
         rows = {name: iter(part.take(before[name], wanted.count(name))) for name, part in self.parts.items()}
         return [next(rows[name]) for name in wanted]
+
+    def epoch(self, cursor: int) -> float:
+        """Passes over as many rows as there are; where nobody knows, of the part that is furthest behind."""
+        if self.whole:
+            return super().epoch(cursor)
+        return min(self.parts[name].epoch(count) for name, count in self.taken(cursor).items())
 
     def taken(self, cursor: int) -> dict[str, int]:
         """How many rows of each part stand before the cursor."""

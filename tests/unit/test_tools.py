@@ -194,7 +194,8 @@ def test_tokens_of_tools_and_of_the_environment_have_exactly_no_gradient():
 )
 def test_what_goes_wrong_with_a_call_is_named_bounded_and_told_to_the_policy(made, fault, shown):
     begun = time.monotonic()
-    [result] = asyncio.run(box(deadline_s=0.2).call([made]))
+    deadline = 0.2 if fault is ToolFault.TIMEOUT else 30.0  # which a busy machine does not miss
+    [result] = asyncio.run(box(deadline_s=deadline).call([made]))
     assert (result.fault, time.monotonic() - begun < 5) == (fault, True)
     assert shown in result.text
     assert len(result.text) < 600

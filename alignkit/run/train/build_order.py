@@ -68,7 +68,8 @@ def _weighted(
         raise DataError(f"data.mixture.{empty}: no row of it is left to train on; remove the part or mend its rows")
     rows = [row for order in parts.values() for row in order.examples]
     turns = turns_of(weights)
-    return WeightedOrder(examples=rows, seed=seed, shuffle=data.shuffle, parts=parts, turns=turns)
+    how = {"seed": seed, "shuffle": data.shuffle, "whole": data.window is None}
+    return WeightedOrder(examples=rows, parts=parts, turns=turns, **how)
 
 
 def _windowed(data: Data, part: str, seed: int, recipe: Recipe, made: Made[Row]) -> WindowedOrder[Row]:
