@@ -28,9 +28,13 @@ COPY reward_models reward_models
 COPY evals evals
 COPY launch launch
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . \
-    && useradd --create-home alignkit
+    && useradd --create-home alignkit \
+    && mkdir /home/alignkit/work \
+    && chmod --recursive a+rwX /home/alignkit
 
 USER alignkit
+# for --user, too: models of the hub are kept below it
+ENV HOME=/home/alignkit
 WORKDIR /home/alignkit/work
 # threads that spin while they wait make processes that share few cores 10 times slower
 ENV OMP_WAIT_POLICY=PASSIVE

@@ -196,6 +196,14 @@ def test_evaluations_by_other_protocols_are_not_compared_and_the_setting_is_name
     assert data["evaluation"]["best"] is None
 
 
+def test_returns_of_two_games_are_not_compared_though_their_tasks_have_the_same_names(tmp_path):
+    trees = [recipe(0), recipe(0)]
+    for tree, size in zip(trees, (3, 9), strict=True):
+        tree["stages"][0]["environment"] = {"name": "maze", "options": {"size": size}, "pace": f"{size}"}
+    [verdict] = runs_data([run(tmp_path / str(i), tree, {1}) for i, tree in enumerate(trees)])["evaluation"]["verdicts"]
+    assert "their evaluations differ in environment.options.size (3 and 9)" in verdict["sentence"]
+
+
 def test_while_a_run_goes_on_all_are_compared_after_the_steps_that_every_one_has(tmp_path):
     ended = run(tmp_path / "ended", recipe(0), set(range(40)))
     going = run(tmp_path / "going", recipe(0, lr=1e-2), {1})

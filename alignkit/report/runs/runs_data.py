@@ -27,6 +27,8 @@ from alignkit.report.runs.recipes import differences, same_recipe
 from alignkit.report.runs.verdicts import Scored, Verdict, item_scores, verdicts
 
 LETTERS = "ABCDEFGH"
+GAME = ("name", "options", "program", "tools", "max_turns", "max_tokens", "max_tool_calls", "tool_characters")
+"""Settings of an environment that say which game is played, and how long."""
 TAIL = 10  # a metric's last value is its mean over the last tenth of the steps
 
 Data = dict[str, Any]
@@ -209,16 +211,17 @@ def _causes(recipes: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
 
 
 def _protocol(recipe: Mapping[str, Any]) -> Data:
-    """What a held-out score depends on besides the model: questions, sampling, and the reward that decides."""
+    """What a held-out score depends on besides the model: questions or the game, sampling, the reward that decides."""
     stages = recipe.get("stages") or [{}]
     stage, told = stages[-1], recipe.get("evaluation") or {}
-    rollouts, rewards = stage.get("rollouts") or {}, stage.get("rewards") or []
-    grader = next((one for one in rewards if not one.get("gate")), rewards[0] if rewards else {})
+    rollouts, rewards, game = (stage.get(key) or {} for key in ("rollouts", "rewards", "environment"))
+    grader = next((one for one in rewards if not one.get("gate")), next(iter(rewards), {}))
     return {
         "evaluation.data": told.get("data") or stage.get("data"),
         "evaluation.samples": told.get("samples"),
         "evaluation.temperature": told.get("temperature"),
         "evaluation.max_new_tokens": told.get("max_new_tokens") or rollouts.get("max_new_tokens"),
+        "environment": {key: game.get(key) or None for key in GAME},
         "rewards": {key: grader.get(key) for key in ("name", "options")},
     }
 
