@@ -11,7 +11,7 @@ import time
 import pytest
 
 from alignkit.rollout.gateway.wire import Refusal
-from tests.unit.test_gateway import programs, session, user
+from tests.unit.test_gateway import asked, assistant, learnt, programs, session, user
 from tests.unit.test_reward_isolation import gone, linux
 
 RUN = """
@@ -67,6 +67,25 @@ async def leaving(task, access):
 def test_a_program_that_calls_exit_is_a_fault_of_its_episode_and_not_the_runs_end():
     for one in programs(leaving):
         assert one.score.fault.message == "SystemExit: 3"
+
+
+@pytest.mark.parametrize("chosen", ["a", "b", "ab"])
+def test_of_several_answers_to_one_question_only_the_one_gone_on_from_is_learnt(chosen):
+    answers = iter(["a", "b", "ab", "b"])
+    one = session(lambda utterance: next(answers))
+    for _ in range(3):
+        asked(one, user("q"))
+    asked(one, user("q"), assistant(chosen), user("r"))
+    assert learnt(one) == [f"{chosen}<|im_end|>b<|im_end|>"]
+
+
+def test_the_last_answer_is_learnt_though_it_was_asked_for_before_and_gone_on_from():
+    answers = iter(["a", "ab", "b"])
+    one = session(lambda utterance: next(answers))
+    asked(one, user("q"))
+    asked(one, user("q"), assistant("a"), user("r"))
+    asked(one, user("q"))
+    assert learnt(one) == ["a<|im_end|>ab<|im_end|>", "b<|im_end|>"]
 
 
 @linux

@@ -67,11 +67,15 @@ class Recording:
 
     @property
     def retried(self) -> set[int]:
-        """Calls that were asked again, word for word, and never gone on from: the program threw their answers away."""
+        """Of calls that asked the same, word for word, those whose answers the program threw away: it went on from
+        another of them, else from none and they are not the last. The very last call is what it came to."""
         gone_on = {call.parent for call in self.calls}
         last = {call.prompt_ids: call.number for call in self.calls}
+        taken = {call.prompt_ids for call in self.calls if call.number in gone_on}
         return {
-            call.number for call in self.calls if call.number not in gone_on and last[call.prompt_ids] > call.number
+            call.number
+            for call in self.calls[:-1]
+            if call.number not in gone_on and (call.prompt_ids in taken or last[call.prompt_ids] > call.number)
         }
 
     def chains(self, *, with_retried: bool = False) -> list[list[Call]]:
