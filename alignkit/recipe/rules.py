@@ -198,6 +198,8 @@ def _data(data: Data, key: KeyPath, folder: Path) -> Broken:
         yield (*key, name), "belongs into each part of `mixture`; move it there"
     for name, rows in data.mixture.items():
         yield from _rows(rows, (*key, "mixture", name), folder)
+        if "/" in name or ":" in name:
+            yield (*key, "mixture", name), "has a / or : in its name, which part names of metrics and ids; leave it out"
     weighted = [name for name, part in data.mixture.items() if part.weight is not None]
     if weighted and len(weighted) < len(data.mixture):
         name = next(name for name in data.mixture if name not in weighted)

@@ -208,6 +208,7 @@ def test_a_hub_dataset_in_windows_is_streamed_at_one_commit(monkeypatch):
             ["data={mixture: {a: {source: './mine.py:rows', weight: 1}, b: {source: './mine.py:rows'}}}"],
             "data.mixture.b.weight: is missing, and a has one",
         ),
+        (["data={mixture: {a/b: {source: './mine.py:rows', limit: 3}}}"], "data.mixture.a/b: has a / or : in its name"),
     ],
 )
 def test_what_cannot_be_is_said_where_it_stands(folder, settings, problem):
