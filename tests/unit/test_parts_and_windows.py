@@ -161,7 +161,7 @@ def test_a_weighted_mixture_of_windows_counts_the_rows_of_its_parts(folder):
     assert [(step["data/rows/small"], step["data/rows/large"]) for step in steps] == [(2, 1), (2, 1)]
     assert [step["data/epoch"] for step in steps] == [0, 0], "no part has ended, and nobody knows when"
     told = (folder / "run" / "events.jsonl").read_text()
-    assert "mixture: of every 3 rows drawn 2 of small (4 rows), 1 of large (4 rows)" in told
+    assert "mixture: of every 3 rows drawn 2 of small (4 rows at a time), 1 of large (4 rows at a time)" in told
     assert all(name.partition(":")[0] in ("small", "large") for step in ledger(folder / "run") for name in step)
 
 

@@ -51,7 +51,8 @@ def describe_order(order: Order[Any]) -> str | None:
     """A sentence on the shares of a weighted mixture; None for other orders."""
     if not isinstance(order, WeightedOrder):
         return None
-    of = [f"{turns} of {name} ({len(order.parts[name].examples):,} rows)" for name, turns in order.turns.items()]
+    rows = "rows" if order.whole else "rows at a time"
+    of = [f"{turns} of {name} ({len(order.parts[name].examples):,} {rows})" for name, turns in order.turns.items()]
     return f"mixture: of every {sum(order.turns.values()):,} rows drawn {', '.join(of)}"
 
 
