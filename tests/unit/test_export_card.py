@@ -79,6 +79,15 @@ def test_the_last_line_quotes_the_folder_and_leaves_out_what_a_reward_model_cann
     assert last_line(Path("runs/a"), None).endswith("next: `alignkit report runs/a`")
 
 
+def test_every_source_of_a_mixture_is_named_and_those_of_the_hub_in_the_front(tmp_path):
+    parts = {"a": {"source": "hub:org/sums", "weight": 3}, "b": {"source": "own.jsonl", "weight": 1}}
+    stages = [{"algorithm": {"type": "sft"}, "data": {"source": "", "mixture": parts}}]
+    (tmp_path / "recipe.resolved.json").write_text(json.dumps({"stages": stages}))
+    page = card(tmp_path, name="model", to="merged", dtype="float32", gaps={})
+    assert front(page)["datasets"] == ["org/sums"]
+    assert "- hub:org/sums\n- own.jsonl\n" in page
+
+
 def test_an_evaluation_is_told_with_its_interval_and_hub_names_stand_in_the_front(tmp_path):
     (tmp_path / "evaluations").mkdir()
     stages = [{"algorithm": {"type": "grpo"}, "data": {"source": "hub:org/rows"}, "train": {"steps": 2}}]

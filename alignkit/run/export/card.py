@@ -133,6 +133,6 @@ def _sources(recipe: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for stage in recipe.get("stages") or ():
         section = stage.get("data") or {}
-        parts = [section, *(part for part in section.get("mixture") or () if isinstance(part, Mapping))]
+        parts = [section, *(section.get("mixture") or {}).values()]
         found += [str(part["source"]) for part in parts if part.get("source")]
     return [source.replace(str(Path.home()), "~") for source in found]
