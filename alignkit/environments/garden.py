@@ -21,7 +21,7 @@ end, whatever its lambda. What height does not tell is what water is worth, and 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +102,7 @@ def describe(state: State) -> str:
     return f"{state.weather}{state.tank}h{state.height}>"
 
 
-@cache
+@lru_cache(maxsize=1024)  # of what a policy may say there is no end
 def outcomes(text: str, weather: str, tank: int) -> tuple[tuple[float, int, int], ...]:
     """What a day may bring: (probability, water after it, growth), the probabilities adding up to 1.
 

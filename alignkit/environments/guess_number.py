@@ -14,6 +14,8 @@ from alignkit.environments.base import Game, Observation
 from alignkit.errors import EpisodeError
 from alignkit.types.task import Task
 
+LONGEST = 100  # digits that are read: Python reads no more than 4,300
+
 
 class State(NamedTuple):
     """The secret is one of low..high, all equally likely, and `left` guesses are left."""
@@ -45,7 +47,8 @@ class GuessNumber(Game):
 
     def _act(self, text: str) -> Observation:
         low, high, left = self.state
-        legal = text.isascii() and text.isdecimal() and int(text) < self._numbers
+        short = len(text) <= LONGEST and text.isascii() and text.isdecimal()
+        legal = short and int(text) < self._numbers
         guess = int(text) if legal else None
         if guess == self._secret:
             return Observation(text="=", reward=0.0, done=True, success=True)

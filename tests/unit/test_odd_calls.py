@@ -1,12 +1,18 @@
-"""What a policy can write instead of a call, or a tool answer, that must not end the run or hold it up."""
+"""What a policy can write, or a tool answer, that must not end the run, fail its episode or hold it up."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
+import pytest
+
 from alignkit.data.tool_formats import FORMATS, read_calls
+from alignkit.environments.base import Observation
+from alignkit.environments.lift import find_environment
 from alignkit.environments.toolbox import Toolbox
+from alignkit.types.task import Task
 from tests.unit.test_tools import call
 
 
@@ -30,3 +36,18 @@ def test_a_parameter_that_is_never_closed_is_read_in_time_whatever_blank_lines_f
     for before in ("", " x"):
         read_calls(f"<tool_call>\n<function=f>\n<parameter=a>{before}" + "\n" * 3000, xml.template, [])
     assert time.monotonic() - begun < 10, "a minute where the pattern tries every way to share the blank lines out"
+
+
+@pytest.mark.parametrize("name", ["guess_number", "guess_a_number", "maze", "garden", "double_t_maze", "car_dealer"])
+def test_no_utterance_of_the_policy_is_a_fault_of_a_shipped_game(name):
+    make = find_environment(name, {})
+
+    async def answered(text: str) -> Observation:
+        game = make()
+        await game.start(Task(id="t", text="-"), 7)
+        return await game.step(text)
+
+    for text in ("", "\n" * 500, "9" * 5000, f"${'9' * 5000}", "<answer>" * 99, "\x00", "\u0663", "move ", "$0", "-1"):
+        seen = asyncio.run(answered(text))
+        assert math.isfinite(seen.reward)
+        assert not seen.success
