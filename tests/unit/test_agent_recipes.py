@@ -103,7 +103,7 @@ def test_tools_alone_leave_the_pay_to_the_rewards_which_judge_the_last_answer(re
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (["stages.1.environment={}"], r"environment: has neither a `name` nor `tools`"),
+        (["stages.1.environment={}"], r"environment: has no `name`, `program` or `tools`"),
         (["stages.1.environment={tools: [calculator]}"], r"grpo learns from rewards; name at least one"),
         (
             ["stages.1.data={source: ./rows.jsonl, chat: false}"],
