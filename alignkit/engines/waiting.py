@@ -29,12 +29,12 @@ class Waiting:
             now, self._waiting = self._waiting, []
             asked = [(request, answer) for request, answer in now if not answer.done()]  # those that gave up are not
             try:
-                said = await self._generate([request for request, _ in asked])
-            except Exception as error:
+                said = list(zip(asked, await self._generate([request for request, _ in asked]), strict=True))
+            except Exception as error:  # also of an engine that answers too few: nobody is left waiting
                 for _, answer in asked:
                     if not answer.done():
                         answer.set_exception(error)
                 continue
-            for (_, answer), completion in zip(asked, said, strict=True):
+            for (_, answer), completion in said:
                 if not answer.done():
                     answer.set_result(completion)

@@ -73,3 +73,14 @@ def test_one_that_gives_up_is_not_sampled():
 
     assert [one.token_ids[0] for one in asyncio.run(run())] == [0, 2]
     assert engine.calls == [[0], [2]]
+
+
+def test_an_engine_that_answers_too_few_leaves_nobody_waiting():
+    async def short(requests: Sequence[Request]) -> list[Completion]:
+        return []
+
+    async def run() -> None:
+        await asyncio.wait_for(Waiting(short).sample(request(1)), 5)
+
+    with pytest.raises(ValueError, match="shorter"):
+        asyncio.run(run())
