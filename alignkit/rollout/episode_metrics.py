@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from alignkit.rollout.items import contexts
 from alignkit.types.rollout import Rollout
+from alignkit.types.turn import contexts
 
 
 def episode_metrics(rollouts: Sequence[Rollout]) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from alignkit.errors import BatchError
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
 from alignkit.types.rollout import DIRECTION, TURNS, Reset, Rollout
-from alignkit.types.turn import EpisodeEnd, Turn
+from alignkit.types.turn import EpisodeEnd, Turn, contexts
 
 
 def pack_rollouts(rollouts: Sequence[Rollout], *, version: int, share_prefix: bool) -> Batch:
@@ -41,17 +40,6 @@ def items(rollout: Rollout, *, reward: float) -> list[Item]:
     ended = replace(rollout, end=EpisodeEnd.DONE)  # a context that was left is not cut
     pieces = [replace(ended, turns=turns) for turns in parts[:-1]] + [replace(rollout, turns=parts[-1])]
     return [_sequence(piece, reward, whole=False) for piece in pieces]
-
-
-def contexts(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
-    """The turns of each context, which each of them but its first goes on from where the one before ended."""
-    begins, said = [], ()
-    for number, turn in enumerate(turns):
-        if not number or turn.prompt_ids[: len(said)] != said:
-            begins.append(number)
-        said = turn.prompt_ids + turn.completion_ids + turn.finish_ids
-    parts = [tuple(turns[begin:end]) for begin, end in pairwise([*begins, len(turns)])]
-    return [part for part in parts if any(turn.completion_ids for turn in part)] or parts[:1]
 
 
 def _from_reset(rollout: Rollout, reset: Reset, reward: float) -> Item:

@@ -92,7 +92,7 @@ class Batch:
     """The critic's numbers for the state that ends with this token, as they were when the update phase began."""
     target_values: Float[Tensor, "token head"] | None = None
     """The same of the critic's slowly following copy."""
-    value_targets: Float[Tensor, "token critic"] | None = None
+    value_targets: Float[Tensor, "token aim"] | None = None
     """What each critic should have said, on the last token of an utterance: of one that was played, or before it."""
 
     # sequence axis

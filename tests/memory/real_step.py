@@ -19,6 +19,7 @@ from alignkit.run.memory.batches import Limits
 from alignkit.run.memory.config_of import model_of_config
 from alignkit.run.train import build
 from alignkit.run.train.build_stage import StageBuilder
+from alignkit.run.train.epochs import GivenData
 from alignkit.train.loop import StageLoop
 
 
@@ -32,7 +33,14 @@ def real_loop(recipe: Recipe) -> tuple[StageLoop, Limits]:
     policy = build.build_policy(recipe, Group(), _load)
     build.place(policy, Group())
     builder = WithoutSource(
-        recipe=recipe, group=Group(), collector=_nothing, folder=Path(), report=_nothing, load=_load
+        recipe=recipe,
+        group=Group(),
+        collector=_nothing,
+        given=GivenData(recipe=recipe, policy=policy),
+        tasks_read=_nothing,
+        folder=Path(),
+        report=_nothing,
+        load=_load,
     )
     loop = builder.build_stage(0, policy, None, sync=_nothing, finish=_nothing)
     algorithm, _ = build.algorithm_of(recipe, recipe.stages[0])

@@ -168,7 +168,7 @@ def test_on_held_out_pairs_the_cheaper_answer_counts_as_the_better(name, correct
     step: Any = SimpleNamespace(algorithm=algorithm, config=config, read=lambda batch, forward, name: said)
     step.forward = SimpleNamespace(want=("values",))
     loop: Any = SimpleNamespace(annotate=lambda batch: batch, step=step)
-    row = SimpleNamespace(task=SimpleNamespace(id="1"))
+    row = SimpleNamespace(task=Task(id="1", text="q"))
     both = [Item(prompt_ids=(7,), completion_ids=(n,), side=1 - 2 * n, member=n) for n in (0, 1)]
     evaluator = OfflineEvaluator(kind=replace(KIND, items=lambda row, group: both), rows=[row], share_prefix=True)
     _, summary = evaluator.run(loop)

@@ -35,10 +35,11 @@ def test_chosen_tokens_in_a_row_are_one_turn_unless_the_item_says_otherwise():
 
 def test_an_algorithm_sees_where_each_turn_begins_and_ends():
     batch = pack([TALK, Item(prompt_ids=[8], completion_ids=[9, 9], turn=[0, 1], group=1)])
-    before, last, sequence = ops.turns.turns(batch)
+    before, last, sequence, of = ops.turns.turns(batch)
     assert before.tolist() == [1, 4, 7, 8]
     assert last.tolist() == [3, 5, 8, 9]
     assert sequence.tolist() == [0, 0, 1, 1]
+    assert of.tolist() == [0, 0, 1, 2, 3], "the turn of each chosen token"
 
 
 def test_what_was_said_of_a_turn_lies_on_its_tokens_words_as_numbers_and_nan_where_nothing_was():
