@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignkit.types.rollout import Rollout
-from alignkit.types.turn import contexts
 
 
 def episode_metrics(rollouts: Sequence[Rollout]) -> dict[str, Any]:
@@ -16,7 +15,7 @@ def episode_metrics(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     metrics: dict[str, Any] = {"rollout/turns_mean": len(turns) / len(rollouts)}
     for end, number in sorted(Counter(rollout.end for rollout in rollouts if rollout.end is not None).items()):
         metrics[f"rollout/end/{end}"] = number / len(rollouts)
-    broken = sum(len(contexts(rollout.turns)) - 1 for rollout in rollouts)
+    broken = sum(len(rollout.contexts) - 1 for rollout in rollouts)
     if broken:
         metrics["rollout/new_contexts"] = broken
     calls = sum(len(turn.calls) for turn in turns)

@@ -10,7 +10,7 @@ from alignkit.errors import BatchError
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
 from alignkit.types.rollout import DIRECTION, TURNS, Reset, Rollout
-from alignkit.types.turn import EpisodeEnd, Turn, contexts
+from alignkit.types.turn import EpisodeEnd, Turn
 
 
 def pack_rollouts(rollouts: Sequence[Rollout], *, version: int, share_prefix: bool) -> Batch:
@@ -34,7 +34,7 @@ def items(rollout: Rollout, *, reward: float) -> list[Item]:
     """
     if rollout.reset is not None:
         return [_from_reset(rollout, rollout.reset, reward)]
-    parts = contexts(rollout.turns)
+    parts = rollout.contexts
     if len(parts) == 1:
         return [_sequence(rollout, reward, whole=True)]
     ended = replace(rollout, end=EpisodeEnd.DONE)  # a context that was left is not cut

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from alignkit.errors import EngineError
 from alignkit.types.score import Score
@@ -99,6 +100,17 @@ class Rollout:
     def text(self) -> str:
         """The last utterance, which rewards judge."""
         return self.turns[-1].text if self.turns else ""
+
+    @property
+    def contexts(self) -> list[tuple[Turn, ...]]:
+        """The turns of each context, which each of them but its first goes on from where the one before ended."""
+        begins, said = [], ()
+        for number, turn in enumerate(self.turns):
+            if not number or turn.prompt_ids[: len(said)] != said:
+                begins.append(number)
+            said = turn.prompt_ids + turn.completion_ids + turn.finish_ids
+        parts = [self.turns[begin:end] for begin, end in pairwise([*begins, len(self.turns)])]
+        return [part for part in parts if any(turn.completion_ids for turn in part)] or parts[:1]
 
     @property
     def conversation(self) -> str:

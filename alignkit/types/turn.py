@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import pairwise
 
 from alignkit.types.task import Message, ToolCall
 
@@ -60,14 +59,3 @@ class Turn:
     def calls(self) -> Sequence[ToolCall]:
         """The tool calls that it holds."""
         return self.message.get("tool_calls", ()) if self.message else ()
-
-
-def contexts(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
-    """The turns of each context, which each of them but its first goes on from where the one before ended."""
-    begins, said = [], ()
-    for number, turn in enumerate(turns):
-        if not number or turn.prompt_ids[: len(said)] != said:
-            begins.append(number)
-        said = turn.prompt_ids + turn.completion_ids + turn.finish_ids
-    parts = [tuple(turns[begin:end]) for begin, end in pairwise([*begins, len(turns)])]
-    return [part for part in parts if any(turn.completion_ids for turn in part)] or parts[:1]
