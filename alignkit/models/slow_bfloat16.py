@@ -14,7 +14,8 @@ CPUINFO = Path("/proc/cpuinfo")
 def slow_bfloat16(dtype: str, device: str | None = None, cpuinfo: Path = CPUINFO) -> str | None:
     """What to say of a run that computes in bfloat16 on such a CPU; None for all others, and where nothing tells.
 
-    dtype: `model.dtype`. device: where the model is, None: where it would be put. cpuinfo: what Linux tells of the processor.
+    dtype: `model.dtype`. device: where the model is, None: where it would be put. cpuinfo: what Linux tells of the
+    processor.
     Measured on an AMD EPYC without these instructions: a matrix product takes 4 to 37 times as long as in float32.
     """
     if dtype != "bfloat16" or not (device or default_device()).startswith("cpu"):
