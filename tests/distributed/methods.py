@@ -25,7 +25,7 @@ from tests.distributed.ranks import ROOT
 
 SMOKE = ROOT / "recipes" / "smoke"
 STEPS, EPSILON = 3, 1e-3  # of Adam: why so large, tests/distributed/steps.py says
-TURNS = ("archer", "archer_iql", "refuel")
+TURNS = ("archer", "archer_iql", "gigpo", "refuel", "turn_ppo")
 REWARD_MODELS = ("bradley-terry", "cost", "odin", "pairwise", "plackett-luce", "quantile", "rating", "multi-objective",
                  "gate", "implicit")  # fmt: skip
 ANSWERS = ("sft", "dpo", "ipo", "tdpo", "simpo", "orpo", "kto", "cpl", "ipl", "rebel_pairs", "rlmec", "grpo", "rloo",
@@ -58,7 +58,8 @@ def recipes(folder: Path) -> dict[str, Recipe]:
     (raft,) = made["raft"].stages
     raft = raft.model_copy(update={"algorithm": {"type": "raft", "keep": 1}})  # of rewards that are all below 1
     made["raft"] = made["raft"].model_copy(update={"stages": (raft,)})
-    made["turns-refuel"] = taught(made["turns-refuel"])
+    for name in ("turns-gigpo", "turns-refuel"):  # which compare games that ended otherwise
+        made[name] = taught(made[name])
     made["tdpo from another model"] = made["tdpo"].model_copy(update={"reference": made["rlmec"].reference})
     steps = Data(source=str(folder / "process.jsonl"), chat=False)
     stage = made["dpo"].stages[0].model_copy(update={"algorithm": {"type": "process"}, "data": steps, "rewards": ()})
