@@ -37,7 +37,7 @@ def chat(
     with contextlib.ExitStack() as resources:
         pool = None
         if first.rewards:
-            pool = RewardPool(first.rewards, workers=1, beside=first.folder.parent)
+            pool = RewardPool(first.rewards, workers=1, beside=first.beside)
             resources.callback(pool.close)
         conversation = Conversation(
             talkers=[Talker(one) for one in found],

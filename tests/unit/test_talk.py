@@ -228,3 +228,22 @@ def test_a_model_is_served_by_vllms_own_server_and_the_token_stands_in_no_list_o
 def test_a_model_is_not_served_to_the_network_in_the_clear(left):
     with pytest.raises(RewardError, match=r"--host 0\.0\.0\.0 is open to the network"):
         serve_policy.serve_policy(left, name="m", address=Address(host="0.0.0.0"), context=None, ready=print)
+
+
+def test_a_reward_file_named_where_the_command_was_typed_is_found_again_when_the_model_is_talked_to(
+    tmp_path, monkeypatch
+):
+    mine = "from alignkit.rewards.base import reward\n\n\n@reward\ndef short(completion, task):\n    return 0.25\n"
+    for name in ("shelf", "work", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "shelf" / "r.yaml").write_text(RECIPE)
+    (tmp_path / "work" / "mine.py").write_text(mine)
+    (tmp_path / "work" / "p.jsonl").write_text('{"prompt": "1+1=", "reference": "2"}\n')
+    monkeypatch.chdir(tmp_path / "work")
+    settings = [f"run={tmp_path / 'work' / 'runs' / 'r'}", "rewards.0.name=./mine.py:short"]
+    run(read_recipe(tmp_path / "shelf" / "r.yaml", settings), resume=False, as_json=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    asked = [str(tmp_path / "work" / "runs" / "r"), str(tmp_path / "work" / "p.jsonl"), "--out", "a.jsonl"]
+    assert main.run(["sample", *asked, "--engine", "hf", "--max-tokens", "2"]) == 0
+    [row] = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
+    assert row["reward"] == 0.25

@@ -71,7 +71,7 @@ def sample(trained: Trained, source: str, settings: Sampling, *, out: Path, told
         engine, kind, _ = start_engine(settings.engine, trained.folder, context, settings.seed, resources)
         pool = None
         if trained.rewards:
-            pool = RewardPool(trained.rewards, workers=1, beside=trained.folder.parent)
+            pool = RewardPool(trained.rewards, workers=1, beside=trained.beside)
             resources.callback(pool.close)
         few = max(1, AT_ONCE // settings.samples)
         for first in range(0, len(tasks), few):

@@ -20,7 +20,8 @@ TEMPERATURE, NEW_TOKENS = 1.0, 512
 class Trained:
     """A model's folder with the settings that its answers depend on, those of the run's last stage where there is one.
 
-    data: system message and template. rewards: as the recipe names them, none without a recipe.
+    data: system message and template. rewards: as the recipe names them, none without a recipe. beside: the folder of
+    that recipe, from where files of the user's own are looked for.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Trained:
     temperature: float = TEMPERATURE
     max_new_tokens: int = NEW_TOKENS
     rewards: Sequence[RewardSpec] = ()
+    beside: Path | None = None
 
     @classmethod
     def find(cls, target: str) -> Trained:
@@ -49,6 +51,7 @@ class Trained:
             temperature=stage.rollouts.temperature,
             max_new_tokens=max(stage.rollouts.max_new_tokens, NEW_TOKENS),
             rewards=stage.rewards,
+            beside=recipe.file.parent if recipe.file else None,
         )
 
 
