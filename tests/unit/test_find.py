@@ -110,7 +110,7 @@ def test_a_dataclass_in_a_user_file_can_be_pickled(tmp_path):
         ("rewards", "./nope.py:f", "there is no file"),
         ("rewards", "no_such_module_at_all:f", "there is no module 'no_such_module_at_all'"),
         ("rewards", "judge:jugde", r"does not define 'jugde' \(did you mean 'judge'\?\)"),
-        ("algorithms", "gpro", r"did you mean 'grpo'\?"),
+        ("algorithms", "gpro", r"did you mean 'grpo' or 'gigpo'\?"),
         ("algorithms", "base", "no algorithm is called 'base'"),
         ("launch", "zero", "no launch profile is called 'zero'"),
         ("reward", "x", r"no kind of content is called 'reward' \(did you mean 'rewards'\?\)"),
