@@ -148,8 +148,10 @@ def test_recipes_know_the_function_and_its_options_without_importing_it(folder):
 
 
 def test_check_shows_what_a_function_makes(folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    (folder / "mine.py").write_text('def rows(seed):\n    return [{"text": "a"}, {"text": "b"}]\n')
+    deep = folder / "a" / "b" / "c" / "d"  # a path that is taken from the shelf twice leads elsewhere from here
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    (deep / "mine.py").write_text('def rows(seed):\n    return [{"text": "a"}, {"text": "b"}]\n')
     assert run(["check", "./mine.py:rows"]) == 0
     assert "./mine.py:rows: 2 rows" in capsys.readouterr().out
 
