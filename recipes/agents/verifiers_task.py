@@ -27,7 +27,9 @@ def main() -> None:
         found = list(Path(folder).rglob("traces.jsonl"))
         lines = found[0].read_text().splitlines() if found else []
     if not lines:
-        raise SystemExit((asked.stderr.strip().splitlines() or ["vf-eval wrote no trace"])[-1])
+        told_last = (asked.stderr.strip() or asked.stdout.strip() or "nothing").splitlines()[-1]
+        where = f"task {number(task)} of {taskset}"
+        raise SystemExit(f"vf-eval wrote no trace of {where}; are there so many? Its last line: {told_last}")
     print(json.dumps(told(json.loads(lines[0])["traces"])))
 
 
@@ -52,7 +54,7 @@ def told(traces: list[dict[str, Any]]) -> dict[str, float]:
         raise SystemExit(f"{errors[0]['type']}: {errors[0]['message']}"[:300])
     parts = {name: one for trace in traces for name, one in trace["rewards"].items()}
     total = sum(one["weight"] * one["score"] for one in parts.values())
-    return {"reward": total, **{f"verifiers/{name}": one["score"] for name, one in parts.items()}}
+    return {"reward": total, **{f"verifiers_{name}": one["score"] for name, one in parts.items()}}
 
 
 if __name__ == "__main__":

@@ -133,6 +133,8 @@ def _score(worth: Any) -> Score | None:
         return None
     numbers: dict[str, float] = {}
     for name, value in told.items():
+        if "/" in str(name):  # no metric could be called so
+            raise ValueError(f"it said {str(name)[:40]!r} of its work; wanted a name without a slash")
         if isinstance(value, bool | int | float) and math.isfinite(value):
             numbers[str(name)] = float(value)
         elif value is not None:
