@@ -162,5 +162,4 @@ def test_grpo_trains_on_a_verifiers_taskset_that_its_own_command_plays(tmp_path:
     command = f"environment.program=[{python}, ./verifiers_task.py, yes_v1]"
     rows = trained("verifiers.yaml", tmp_path, command, "train.steps=1", "data.options={count: 8}")
     assert [row["reward"] for row in rows] == [2.0] * 4, "a weight of 2, paid for saying anything"
-    assert all("Say yes" in row["prompt"] or "Say yes" in row["completion"] for row in rows)
     assert sys.executable != str(python)
