@@ -308,6 +308,8 @@ def _environment(stage: Stage, environment: Environment, key: KeyPath) -> Broken
         yield key, "has no `name`, `program` or `tools`; give it one of them (see `alignkit ls environments`)"
     if environment.program is not None and (environment.name is not None or environment.tools):
         yield (*key, "program"), "is the whole episode, and brings its own tools; remove `name` and `tools`"
+    if environment.program is not None and environment.max_tool_calls is not None:
+        yield (*key, "max_tool_calls"), "limits tools of the recipe, and a program brings its own; remove it"
     if environment.program == ():
         yield (*key, "program"), "is an empty command; wanted one such as [python, agent.py]"
     if environment.name is None and environment.options:

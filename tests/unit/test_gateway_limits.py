@@ -11,7 +11,7 @@ import time
 import pytest
 
 from alignkit.rollout.gateway.wire import Refusal
-from tests.unit.test_gateway import asked, assistant, learnt, programs, session, user
+from tests.unit.gateway_sessions import asked, assistant, learnt, programs, session, user
 from tests.unit.test_reward_isolation import gone, linux
 
 RUN = """

@@ -44,7 +44,7 @@ class Environment(Section):
     """Most tokens of a whole episode, observations included; null: the model's context."""
     deadline_s: PositiveFloat = 30.0
     """Seconds for one answer of the environment; then the episode is a timeout fault and leaves the batch. Of tools the
-    calls of a turn share them, and one that is too slow is told to the policy."""
+    calls of a turn share them, and one that is too slow is told to the policy. Of a `program` seconds for all of it."""
     max_seconds: PositiveFloat | None = None
     """Most seconds of an episode, sampling included; one that is cut there counts as truncated. Which are, a machine's
     load decides, so that a run with it does not repeat its bits."""

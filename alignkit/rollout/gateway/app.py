@@ -74,12 +74,12 @@ async def _answer(find: Find, request: Request, model: type[Asked], ask: Ask) ->
 
 
 async def _chat(session: Session, asked: ChatAsked) -> dict[str, Any]:
-    call = await session.chat(asked.conversation(), asked.offered(), longest=asked.longest, asked=asked.sampling)
+    call = await session.chat(asked.conversation(), asked.offered(), longest=asked.longest)
     return chat_answer(call, asked, _tokens(session, call.completion.token_ids))
 
 
 async def _text(session: Session, asked: TextAsked) -> dict[str, Any]:
-    call = await session.complete(asked.one(), longest=asked.longest, asked=asked.sampling)
+    call = await session.complete(asked.one(), longest=asked.longest)
     return text_answer(call, asked, _tokens(session, call.completion.token_ids))
 
 

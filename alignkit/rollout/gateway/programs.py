@@ -32,7 +32,8 @@ class Programs:
     program: an async function of the task and of the access to the policy, which says what it was worth: a number, a
     mapping with `reward`, perhaps `success`, and parts by name, or None where the recipe's rewards judge its last
     answer (judged: whether there are any). name: what faults call it. context, max_turns, max_seconds: of a Session.
-    deadline_s: for a whole program.
+    deadline_s: for a whole program. One that ends with an error because a limit of the Session cut it short counts as
+    truncated where rewards judge what it came to; else it is a fault, as any other error.
     """
 
     program: Program
@@ -66,7 +67,8 @@ class Programs:
             except TimeoutError:
                 fault = self._fault(FaultKind.TIMEOUT, f"it was not over within {self.deadline_s:g} s")
             except (Exception, SystemExit) as error:  # the driver is the fence: one broken program must not end the run
-                fault = self._fault(FaultKind.CRASH, f"{type(error).__name__}: {error}".partition("\n")[0])
+                if session.end is None or not self.judged:  # one that a limit cut short is judged by what there is
+                    fault = self._fault(FaultKind.CRASH, f"{type(error).__name__}: {error}".partition("\n")[0])
         if session.engine_failed:
             fault = self._fault(FaultKind.CRASH, "the engine failed on one of its calls")
         if fault is None and not session.recording.calls:

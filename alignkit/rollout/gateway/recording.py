@@ -18,7 +18,6 @@ class Call:
     number: its place in the order of arrival, from 0. parent: number of the call that it goes on from: its prompt and
     completion are the first tokens of this prompt; None where there is none. messages, tools: what the program sent;
     answer: the message it got back. text: all of the answer, the `opened` characters of its context included.
-    asked: what the program wanted of the sampling beside the recipe's own settings, which hold.
     """
 
     number: int
@@ -30,7 +29,6 @@ class Call:
     answer: Message
     text: str
     opened: int = 0
-    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -101,11 +99,6 @@ class Recording:
                     chain.append(by_number[heir[chain[-1].number]])
                 chains.append(chain)
         return chains
-
-    @property
-    def forks(self) -> int:
-        """Chains that go off from another in its midst."""
-        return sum(chain[0].parent is not None for chain in self.chains())
 
     @property
     def last(self) -> Call | None:

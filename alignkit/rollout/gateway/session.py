@@ -34,7 +34,6 @@ class Session:
     recording: Recording = field(default_factory=Recording)
     end: EpisodeEnd | None = None
     engine_failed: bool = False
-    overruled: int = 0
     _contexts: Contexts = field(init=False)
     _asked: int = field(default=0, init=False)
     _begun: float = field(default_factory=time.monotonic, init=False)
@@ -43,12 +42,7 @@ class Session:
         self._contexts = Contexts(renderer=replace(self.renderer, system=None))
 
     async def chat(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        *,
-        longest: int | None = None,
-        asked: Mapping[str, Any] | None = None,
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, longest: int | None = None
     ) -> Call:
         """The policy's answer to a conversation. Raises Refusal, which says why there is none."""
         self._check_budget()
@@ -56,13 +50,11 @@ class Session:
             transcript = self._contexts.of(messages, tools)
         except DataError as error:
             raise Refusal(400, "messages", str(error)) from error
-        call = await self._said(transcript, longest, messages=tuple(messages), tools=tuple(tools), asked=asked or {})
+        call = await self._said(transcript, longest, messages=tuple(messages), tools=tuple(tools))
         self._contexts.answered(call, transcript)
         return call
 
-    async def complete(
-        self, prompt: str | Sequence[int], *, longest: int | None = None, asked: Mapping[str, Any] | None = None
-    ) -> Call:
+    async def complete(self, prompt: str | Sequence[int], *, longest: int | None = None) -> Call:
         """The policy's continuation of a text, or of exact token ids. Raises Refusal, which says why there is none."""
         self._check_budget()
         transcript = replace(self.renderer, chat=False, system=None).begin()
@@ -72,7 +64,7 @@ class Session:
             self._check_ids(prompt)
             transcript.ids += prompt
             transcript.action += [False] * len(prompt)
-        return await self._said(transcript, longest, messages=(), tools=(), asked=asked or {})
+        return await self._said(transcript, longest, messages=(), tools=())
 
     async def _said(self, transcript: Transcript, longest: int | None, **what: Any) -> Call:
         before, opened = tuple(transcript.ids), transcript.opened
@@ -81,7 +73,6 @@ class Session:
             self.end = EpisodeEnd.CONTEXT_FULL
             size = f"the prompt has {len(before)} tokens, the context {self.context}"
             raise Refusal(400, "context_length_exceeded", f"{size}; send less of the conversation")
-        self.overruled += bool(what["asked"])
         name, room = (*self.name, self._asked), room if longest is None else min(room, longest)
         self._asked += 1  # before it is answered: of several at once none is over the budget, or has another's samples
         utterance = Utterance(ids=before, name=name, room=room)

@@ -16,9 +16,18 @@ from alignkit.types.task import Message
 from alignkit.types.turn import StopReason
 
 MODEL = "policy"
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty")
-REFUSED = ("stop", "logit_bias", "response_format", "best_of", "suffix", "echo")
-"""What would change which tokens can be said: log-probs of the plain policy would then be another distribution's."""
+NOT_TAKEN: dict[str, tuple[Any, ...]] = {
+    "stop": (None, [], ""),
+    "logit_bias": (None, {}),
+    "response_format": (None, {"type": "text"}),
+    "best_of": (None, 1),
+    "suffix": (None, ""),
+    "echo": (None, False),
+    "top_logprobs": (None, 0),
+    "functions": (None, []),
+    "function_call": (None,),
+}
+"""What would change which tokens can be said, or is not answered, with the values that ask for nothing of it."""
 CHUNK = 64
 
 
@@ -37,7 +46,7 @@ class Refusal(Exception):
 
 
 class Asked(BaseModel):
-    """What both kinds of requests have. Settings of the sampling are read and recorded, and the recipe's hold."""
+    """What both kinds of requests have. Temperature and the like are not read: the recipe's hold."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -54,12 +63,6 @@ class Asked(BaseModel):
         """The most tokens that it wants; None: as many as the recipe allows."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """What it says of the sampling."""
-        said = self.model_extra or {}
-        return {name: said[name] for name in SAMPLING if said.get(name) is not None}
-
     def check(self) -> None:
         """Raises Refusal for what cannot be had, by name."""
         said = self.model_extra or {}
@@ -67,9 +70,9 @@ class Asked(BaseModel):
             raise Refusal(400, "n", f"n is {self.n}; wanted 1: ask again for another answer")
         if self.longest is not None and self.longest < 1:
             raise Refusal(400, "max_tokens", f"max_tokens is {self.longest}; wanted 1 or more")
-        for name in REFUSED:
-            if said.get(name) not in (None, [], {}, 1, False, "", {"type": "text"}):
-                raise Refusal(400, name, f"{name} is not taken: what is sampled must be the plain policy; leave it out")
+        for name, nothing in NOT_TAKEN.items():
+            if said.get(name) not in nothing:
+                raise Refusal(400, name, f"{name} is not taken: what is sampled is the plain policy; leave it out")
 
 
 class ChatAsked(Asked):

@@ -339,7 +339,8 @@ def _play(recipe: Recipe, stage: Stage, policy: Policy, decode: Callable[[Sequen
             renderer=renderer_of(stage.data, policy),
             max_turns=environment.max_turns,
             context=episode_tokens(environment, policy.context),
-            deadline_s=environment.max_seconds or environment.deadline_s,
+            deadline_s=environment.deadline_s,
+            max_seconds=environment.max_seconds,
         )
     make, pays = environment_maker(environment, beside(recipe))
     return Episodes(
