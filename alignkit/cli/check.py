@@ -13,8 +13,9 @@ from alignkit.cli.device_memory import check_device
 from alignkit.cli.output import JsonOption, OverridesArgument, print_json
 from alignkit.errors import AlignkitError, RecipeError
 from alignkit.recipe.explain import batch_equation
+from alignkit.recipe.identity import recipe_hash
 from alignkit.recipe.lookup.kind_of import kind_of
-from alignkit.recipe.read import read_recipe, recipe_hash, resolve_algorithm
+from alignkit.recipe.read import read_recipe, resolve_algorithm
 from alignkit.recipe.rules import DATA_SUFFIXES
 from alignkit.run.check.preflight_rows import named
 

@@ -6,7 +6,6 @@ Nothing heavy is imported; algorithm files are loaded for their Config only.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import logging
 import os
@@ -116,23 +115,6 @@ def load_algorithm(name: str, *, beside: Path | None = None) -> Algorithm:
         raise ContentError(f"{found.path}: {found.attribute} is not an alignkit.algorithms.base.Algorithm")
     kind_of(algorithm.source)
     return algorithm
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """Hex digest of all that decides what a run computes; equal hashes may resume one another."""
-    text = json.dumps(_what_matters(recipe), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def difference(old: Recipe, new: Recipe) -> list[str]:
-    """One `key: old -> new` line for each setting that differs and decides what a run computes."""
-    before, after = _flatten(_what_matters(old)), _flatten(_what_matters(new))
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        was, now = before.get(key, "absent"), after.get(key, "absent")
-        if was != now:
-            lines.append(f"{key}: {was} -> {now}")
-    return lines
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -354,34 +336,6 @@ def _check_named(kind: str, spec: Any, key: KeyPath, folder: Path, located: Loca
         if option not in known:
             problem = f"is not an option of {found.name}{did_you_mean(option, known)}"
             located.add((*key, "options", option), problem)
-
-
-def _what_matters(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without what changes only where, how fast or how watched it runs."""
-    tree = recipe.model_dump(mode="json", exclude=set(IMMATERIAL))
-    tree["engine"] = {key: tree["engine"][key] for key in ("options", "lora")}
-    for stage in tree["stages"]:
-        del stage["train"]["micro_batch_tokens"]
-        for key in ("memory_gib", "gpu_memory_fraction", "reward_workers"):
-            del stage["rollouts"][key]
-        if stage["environment"] is not None:
-            del stage["environment"]["memory_mib"]
-        for reward in stage["rewards"]:
-            del reward["memory_mib"], reward["secrets"]
-    last = tree["stages"][-1]
-    if last["optimizer"]["schedule"] == "constant":
-        del last["train"]["steps"]  # a run may be made longer: no earlier step depends on its length
-    return tree
-
-
-IMMATERIAL = ("run", "tracker", "tracker_table_every", "checkpoints", "health", "file", "launch")
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, dict | list) and value:
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        return {path: text for key, inner in pairs for path, text in _flatten(inner, f"{prefix}{key}.").items()}
-    return {prefix.rstrip("."): describe(value)}
 
 
 def _shown(path: Path) -> str:

@@ -11,9 +11,10 @@ from typing import Any, get_args
 import pytest
 
 from alignkit.errors import RecipeError
+from alignkit.recipe.identity import recipe_hash
 from alignkit.recipe.lookup.find import list_content, load
 from alignkit.recipe.lookup.kind_of import kind_of
-from alignkit.recipe.read import read_recipe, recipe_hash
+from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Recipe, Rollouts, Stage
 from tests.resume.test_every_algorithm import write
 

@@ -11,7 +11,8 @@ import torch
 
 from alignkit.engines.vllm.process import environment
 from alignkit.models.forward import Forward
-from alignkit.recipe.read import difference, read_recipe
+from alignkit.recipe.identity import difference
+from alignkit.recipe.read import read_recipe
 from alignkit.run.train.build import engine_settings
 from alignkit.run.train.deterministic import deterministic
 from alignkit.run.train.train import run

@@ -10,8 +10,9 @@ import pytest
 
 from alignkit.errors import ContentError, RecipeError
 from alignkit.recipe.explain import batch_equation, explain_recipe
+from alignkit.recipe.identity import difference, recipe_hash
 from alignkit.recipe.lookup.kind_of import kind_of
-from alignkit.recipe.read import difference, dump_recipe, read_recipe, recipe_hash, resolve_algorithm
+from alignkit.recipe.read import dump_recipe, read_recipe, resolve_algorithm
 
 BASE = """\
 model:

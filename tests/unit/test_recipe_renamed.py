@@ -9,7 +9,8 @@ import pytest
 
 from alignkit.errors import RecipeError
 from alignkit.recipe.document import Document
-from alignkit.recipe.read import difference, dump_recipe, read_recipe, recipe_hash
+from alignkit.recipe.identity import difference, recipe_hash
+from alignkit.recipe.read import dump_recipe, read_recipe
 from alignkit.recipe.renamed import modernise
 from alignkit.recipe.schema import Data, Optimizer, Rollouts, Stage
 from alignkit.run.train.start import _recipe_of

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from alignkit.recipe.read import IMMATERIAL
+from alignkit.recipe.identity import Tree, computed, leaves
 
-Tree = Mapping[str, Any]
-"""A resolved recipe as JSON has it."""
 ABSENT = "absent"
 
 
@@ -25,7 +22,7 @@ class Difference:
 def differences(recipes: Sequence[Tree]) -> list[Difference]:
     """Every setting that two of the recipes have with different values, in the order of the first recipe.
 
-    Left out is what changes nothing of what is computed (the run's folder, the tracker, ...).
+    Left out is what changes nothing of what is computed (the run's folder, the tracker, memory, workers, ...).
     """
     flat = [settings(recipe) for recipe in recipes]
     keys = dict.fromkeys(key for one in flat for key in one)
@@ -43,12 +40,5 @@ def same_recipe(recipes: Sequence[Tree]) -> list[list[int]]:
 
 
 def settings(recipe: Tree) -> dict[str, str]:
-    """Dotted key -> value as JSON, of all that decides what is computed."""
-    return dict(_leaves({key: value for key, value in recipe.items() if key not in IMMATERIAL}, ""))
-
-
-def _leaves(value: Any, path: str) -> list[tuple[str, str]]:
-    if isinstance(value, Mapping | list) and value:
-        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-        return [leaf for key, inner in pairs for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
-    return [(path, json.dumps(value, ensure_ascii=False))] if path else []
+    """Dotted key -> value as JSON, of all that decides what is computed; {} of no recipe."""
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in leaves(computed(recipe)).items() if key}

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from alignkit.errors import AlignkitError, CheckpointError, first_line
 from alignkit.parallel.group import Group
-from alignkit.recipe.read import difference
+from alignkit.recipe.identity import difference
 from alignkit.recipe.schema import Recipe
 from alignkit.run.train.journal import Journal
 from alignkit.run_folder.kept_recipe import kept_recipe

@@ -12,7 +12,7 @@ from alignkit.engines.engine import Engine
 from alignkit.errors import RecipeError
 from alignkit.evaluate.benchmark.answers import Model
 from alignkit.evaluate.benchmark.runner import Runner
-from alignkit.recipe.read import recipe_hash
+from alignkit.recipe.identity import recipe_hash
 from alignkit.recipe.schema import Data, Recipe
 from alignkit.run.evaluate.evaluate import Plan, plan
 from alignkit.run.train.build import Policy, beside, longest_sequence
