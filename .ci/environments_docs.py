@@ -15,15 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from alignkit.environments.lmrl.anchors import ANCHORS
 from alignkit.recipe.lookup.find import Found, list_content
 
-BEGIN, END = "<!-- environments, by make environments-table -->\n", "<!-- end of the environments -->\n"
+BEGIN, END = "<!-- environments, by make environments-table -->", "<!-- end of the environments -->"
 LINES = ("Reads", "Says", "Pays", "Ends", "Optimum")
 
 
 def main(path: Path) -> None:
-    page = path.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(before + BEGIN + environments_markdown() + END + after, encoding="utf-8")
+    from benchmarks.algorithms import put
+
+    put(path, BEGIN, END, environments_markdown())
 
 
 def environments_markdown() -> str:
@@ -33,7 +32,7 @@ def environments_markdown() -> str:
         facts = environment_facts(found)
         told = " | ".join(facts[line].replace("|", "\\|") for line in LINES)
         rows.append(f"| `{found.name}` | {told} | {_anchors(found.name)} |")
-    return "\n".join(rows) + "\n"
+    return "\n".join(rows)
 
 
 def worlds() -> list[Found]:

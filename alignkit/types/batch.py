@@ -269,10 +269,7 @@ TOKEN_COLUMNS = ("tokens", "position", "parent", "segment", "action_mask", "turn
 
 def _begins(block: Block) -> list[int]:
     """First packed index of each sequence of the block."""
-    begins = [block.start + block.prompt]
-    for length in block.lengths:
-        begins.append(begins[-1] + length)
-    return begins[:-1]
+    return list(accumulate(block.lengths, initial=block.start + block.prompt))[:-1]
 
 
 def structure(blocks: Sequence[Block]) -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ def test_every_environment_says_what_is_read_said_paid_and_when_it_ends(name):
 def test_the_docs_have_the_table_of_environments():
     page = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
     shown = page.partition(DOCS["BEGIN"])[2].partition(DOCS["END"])[0]
-    assert shown == DOCS["environments_markdown"](), "run: make environments-table"
+    assert shown == f"\n{DOCS['environments_markdown']()}\n", "run: make environments-table"
 
 
 def test_anchors_are_of_environments_that_there_are():

@@ -136,6 +136,17 @@ def test_only_what_differs_is_listed_and_the_seed_alone_makes_no_recipe():
     assert same_recipe([{}, {}]) == [[0], [1]]  # of what is not known nothing is claimed
 
 
+def test_what_changes_only_how_fast_a_run_is_makes_no_other_recipe_and_no_difference():
+    def tree(**more):
+        return {"seed": 0, "stages": [{"train": {"steps": 5, **more}, "rollouts": {"prompts": 2}, "rewards": []}]}
+
+    fast, slow, longer = tree(micro_batch_tokens=8), tree(micro_batch_tokens=99), tree(micro_batch_tokens=8)
+    longer["stages"][0]["train"]["steps"] = 6
+    assert same_recipe([fast, slow, longer]) == [[0, 1], [2]]
+    assert differences([fast, slow]) == []
+    assert [row.key for row in differences([fast, longer])] == ["stages.0.train.steps"]
+
+
 # the whole
 
 
