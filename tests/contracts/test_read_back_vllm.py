@@ -96,7 +96,6 @@ def test_an_expert_and_a_latent_matrix_that_an_update_missed_are_named(
 
 def test_vllms_cpu_kernel_still_rotates_the_first_rows_only_of_queries_by_token_and_head():
     """What engines/vllm/quirks/rotary.py works around: when this fails, the kernel is mended and that file can go."""
-    import vllm._C  # noqa: F401  which has the kernel
     from vllm import _custom_ops as ops
 
     tokens, heads, width = 3, 2, 16
