@@ -13,7 +13,6 @@ import transformers.utils.logging
 from alignkit.engines.canary import probe
 from alignkit.errors import AlignkitError
 from alignkit.models.mismatch import mismatches
-from alignkit.models.slow_bfloat16 import slow_bfloat16
 from alignkit.models.tokenizer import stop_tokens
 from alignkit.parallel.group import Group, join_group
 from alignkit.recipe.lookup.kind_of import kind_of
@@ -85,6 +84,7 @@ def _open(
     """Checks all that a start can be refused for, then writes, then starts the engine."""
     path = run_folder(recipe)
     start = on_first(group, lambda: begin(recipe, path, resume=resume, resources=resources))
+    recipe = start.recipe
     on_first(group, lambda: check_models(recipe))
     policy = build.build_policy(recipe, group)
     inputs = on_first(group, lambda: inputs_of(recipe, policy))
@@ -96,7 +96,7 @@ def _open(
         total = sum(stage.train.steps or 0 for stage in recipe.stages)
         _write_start(written, start, journal, total=total, as_json=as_json, resources=resources)
         stops = stop_tokens(policy.tokenizer, getattr(policy.model, "generation_config", None))
-        for sentence in filter(None, [*mismatches(policy.tokenizer, stops), slow_bfloat16(recipe.model.dtype)]):
+        for sentence in mismatches(policy.tokenizer, stops):
             journal.report(sentence)
         rehearse_save(recipe, policy, path, journal.report)
     engine = None
