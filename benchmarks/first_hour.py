@@ -35,7 +35,7 @@ def brief(completion, task):
     return min(1.0, 10 / max(len(completion.split()), 1))
 '''
 QUESTION = "What is the capital of France?\n"
-MODEL = "model.path=smollm2-135m-instruct model.dtype=float32"  # many CPUs have no bfloat16 instructions
+MODEL = "model.path=smollm2-135m-instruct"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,17 +82,11 @@ def _print_settings(*, as_markdown: bool) -> None:
 def _check_recipe(
     target: str, overrides: list[str], *, quick: bool, rows: int, html: Path | None, as_json: bool
 ) -> None:
-    try:
-        recipe = read_recipe(target, overrides)
-        if not quick:
-            from alignkit.run.check.named_models import check_models
-
-            check_models(recipe)
-    except RecipeError as error:
-        if as_json:
-            print_json({"ok": False, "problems": error.problems})
-        raise
+    recipe, said = _read(target, overrides, quick=quick, as_json=as_json)
     result: dict[str, Any] = {"ok": True, "recipe": str(recipe.file), "hash": recipe_hash(recipe), "problems": []}
+    result["arithmetic"] = {"dtype": recipe.model.dtype, "note": said}
+    if said and not as_json:
+        typer.echo(said)
     result["stages"] = [_stage_summary(recipe, i) for i in range(len(recipe.stages))]
     if not as_json:
         for stage in result["stages"]:
@@ -119,6 +113,23 @@ def _check_recipe(
         typer.echo("\n".join(result["problems"]) if result["problems"] else f"{target} is fine")
     if result["problems"]:
         raise typer.Exit(1)
+
+
+def _read(target: str, overrides: list[str], *, quick: bool, as_json: bool) -> tuple[Recipe, str | None]:
+    """The recipe as it would run on this machine, and what is to be said of that; with `quick`, as it is written."""
+    try:
+        recipe = read_recipe(target, overrides)
+        if quick:
+            return recipe, None
+        from alignkit.models.arithmetic import settled
+        from alignkit.run.check.named_models import check_models
+
+        check_models(recipe)
+        return settled(recipe)
+    except RecipeError as error:
+        if as_json:
+            print_json({"ok": False, "problems": error.problems})
+        raise
 
 
 def _check_without_code(target: str, overrides: list[str], *, as_json: bool) -> None:

@@ -10,10 +10,7 @@ from typing import Any
 from alignkit.data.chat_template import chat_template
 from alignkit.errors import DataError
 from alignkit.types.task import Message
-from alignkit.types.tool_calls import read_tool_calls
-
-MALFORMED = "malformed"
-"""Type and name of what should have been a call and cannot be read."""
+from alignkit.types.tool_calls import MALFORMED, read_tool_calls
 
 CALL = {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}
 NAMED = {"type": "function", "function": "{content}"}

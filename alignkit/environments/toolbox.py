@@ -14,22 +14,13 @@ from typing import Any
 
 from alignkit.errors import ContentError
 from alignkit.types.task import ToolCall
+from alignkit.types.tool_calls import MALFORMED
 
-MALFORMED = "malformed"  # the type of a call that could not be read (data/tool_formats.py)
 SHOWN_ERROR = 500
-SCHEMA_TYPES: dict[str, type | tuple[type, ...]] = {
-    "string": str,
-    "integer": int,
-    "number": (int, float),
-    "boolean": bool,
-    "array": (list, tuple),
-    "object": Mapping,
-    "null": type(None),
-}
 
 
 class ToolFault(StrEnum):
-    MALFORMED = "malformed"  # what was said is no call
+    MALFORMED = MALFORMED  # what was said is no call
     UNKNOWN = "unknown"  # there is no such tool
     ARGUMENTS = "arguments"  # one is missing, not known, or of another type than the schema's
     RAISED = "raised"  # the tool raised
@@ -114,6 +105,8 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _wrong_arguments(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> str | None:
+    from jsonschema import Draft202012Validator
+
     known = parameters.get("properties", {})
     for name in arguments:
         if name not in known:
@@ -122,21 +115,12 @@ def _wrong_arguments(arguments: Mapping[str, Any], parameters: Mapping[str, Any]
         if name not in arguments:
             return f"the argument '{name}' is missing"
     for name, value in arguments.items():
-        if not _fits(value, known[name]):
-            return f"the argument '{name}' is {str(value)[:60]!r}; wanted {known[name].get('type', 'another')}"
+        schema = known[name]
+        nullable = {"anyOf": [schema, {"type": "null"}]} if schema.get("nullable") else schema  # OpenAPI's word
+        if not Draft202012Validator(nullable).is_valid(value):
+            wanted = schema.get("enum") or schema.get("type", "another")
+            return f"the argument '{name}' is {str(value)[:60]!r}; wanted {wanted}"
     return None
-
-
-def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether a value has the type that the schema names; what else a schema says is the tool's to judge."""
-    if value is None and schema.get("nullable"):
-        return True
-    named = schema.get("type")
-    wanted = [named] if isinstance(named, str) else named or ()
-    kinds = [SCHEMA_TYPES[one] for one in wanted if one in SCHEMA_TYPES]
-    if isinstance(value, bool) and kinds and "boolean" not in wanted:
-        return False
-    return not kinds or any(isinstance(value, kind) for kind in kinds)
 
 
 async def _run(tool: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

@@ -10,6 +10,8 @@ from alignkit.errors import DataError
 from alignkit.types.structures import read_structure
 from alignkit.types.task import ToolCall
 
+MALFORMED = "malformed"
+"""Type and name of what should have been a call and cannot be read."""
 WANTED = 'calls like {"type": "function", "function": {"name": ..., "arguments": {...}}}'
 
 

@@ -97,10 +97,7 @@ def programs(program: Any, say: Say = lambda _: "ab", **options: Any) -> list[Ro
     play = Programs(program=program, renderer=Renderer(tokenizer=tokenizer, chat=True), **{**given, **options})
     task = Task(id="t", text="two and two?", reference="ab")
     starts = [RolloutStart(prompt=Prompt(task=task, ids=(), position=0), group=0, member=m) for m in (0, 1)]
-    try:
-        return asyncio.run(play.run(starts, speaker(tokenizer, say)))
-    finally:
-        play.gateway.close()
+    return asyncio.run(play.run(starts, speaker(tokenizer, say)))
 
 
 async def asked_over_http(access: Access, messages: list[Any], **more: Any) -> Any:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
+import threading
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from alignkit.data.turns import Renderer
 from alignkit.errors import ContentError
 from alignkit.rollout.gateway.command import command
-from alignkit.rollout.gateway.gateway import Access
-from alignkit.rollout.gateway.programs import Programs, program_of
+from alignkit.rollout.gateway.gateway import Access, Gateway
+from alignkit.rollout.gateway.programs import program_of
 from alignkit.rollout.items import items
-from alignkit.rollout.play import Prompt, RolloutStart
 from alignkit.types.task import Task
 from alignkit.types.turn import EpisodeEnd
-from tests.unit.gateway_sessions import asked_over_http, programs, speaker, user
-from tests.unit.test_turns import CHATML, merging_tokenizer
+from tests.unit.gateway_sessions import asked_over_http, programs, session, user
 
 
 async def two_turns(task: Task, access: Access) -> dict[str, float]:
@@ -167,28 +168,35 @@ def test_what_would_change_the_distribution_is_refused_and_settings_of_the_sampl
 def test_a_key_is_worth_nothing_after_its_episode():
     import httpx
 
-    kept: list[Access] = []
-    seen: list[int] = []
+    async def statuses() -> list[int]:
+        gateway = Gateway()
+        gateway.start()
+        with gateway.open(session()) as old:
+            pass
+        async with httpx.AsyncClient() as client:
+            with gateway.open(session()) as new:
+                keys = [{"Authorization": f"Bearer {access.api_key}"} for access in (old, new)]
+                asked = [await client.get(f"{new.base_url}/models", headers=headers) for headers in keys]
+        await asyncio.to_thread(gateway.close)
+        return [answer.status_code for answer in asked]
+
+    assert asyncio.run(statuses()) == [401, 200]
+
+
+def test_programs_that_are_over_leave_no_port_and_no_thread_behind():
+    urls = []
 
     async def program(task: Task, access: Access) -> float:
-        async with httpx.AsyncClient() as client:
-            for old in kept[:1]:
-                url = f"{old.base_url}/models"
-                seen.append((await client.get(url, headers={"Authorization": f"Bearer {old.api_key}"})).status_code)
-            kept.append(access)
-            url = f"{access.base_url}/chat/completions"
-            headers = {"Authorization": f"Bearer {access.api_key}"}
-            await client.post(url, json={"messages": [user("q")]}, headers=headers)
+        urls.append(access.base_url)
+        await asked_over_http(access, [user("q")])
         return 1.0
 
-    tokenizer = merging_tokenizer(CHATML)
-    renderer = Renderer(tokenizer=tokenizer, chat=True)
-    play = Programs(program=program, name="mine", renderer=renderer, context=400, max_turns=9, deadline_s=20.0)
-    start = RolloutStart(prompt=Prompt(task=Task(id="t", text="q"), ids=(), position=0), group=0, member=0)
-    for _ in range(2):
-        asyncio.run(play.run([start], speaker(tokenizer, lambda _: "a")))
-    play.gateway.close()
-    assert seen == [401]
+    before = threading.active_count()
+    programs(program)
+    assert len(set(urls)) == 1
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(urls[0].split(":")[2].split("/")[0])), timeout=1).close()
+    assert threading.active_count() <= before
 
 
 def test_the_engines_failure_is_a_fault_of_the_episode_and_the_program_sees_500():
@@ -239,14 +247,18 @@ def test_a_program_that_a_limit_cut_short_is_judged_by_what_it_came_to_and_is_a_
     assert "400" in unjudged.score.fault.message
 
 
-def test_after_its_seconds_no_call_is_answered_and_the_rollout_is_truncated():
+def test_after_its_seconds_no_call_is_answered_and_the_rollout_is_truncated(monkeypatch: pytest.MonkeyPatch):
+    seconds, both = [time.monotonic()], asyncio.Barrier(2)
+    monkeypatch.setattr("alignkit.rollout.gateway.session.time", SimpleNamespace(monotonic=lambda: seconds[0]))
+
     async def slow(task: Task, access: Access) -> None:
         await asked_over_http(access, [user("q")])
-        await asyncio.sleep(0.4)
+        await both.wait()
+        seconds[0] = time.monotonic() + 60
         late = await asked_over_http(access, [user("r")])
-        assert late.json()["error"]["message"] == "the budget of 0.3 s is spent (environment.max_seconds)"
+        assert late.json()["error"]["message"] == "the budget of 50 s is spent (environment.max_seconds)"
 
-    first, _ = programs(slow, max_seconds=0.3)
+    first, _ = programs(slow, max_seconds=50)
     assert (first.end, len(first.turns), first.score) == (EpisodeEnd.MAX_SECONDS, 1, None)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import string
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -199,6 +199,29 @@ def test_what_goes_wrong_with_a_call_is_named_bounded_and_told_to_the_policy(mad
     assert (result.fault, time.monotonic() - begun < 5) == (fault, True)
     assert shown in result.text
     assert len(result.text) < 600
+
+
+def test_an_argument_is_null_only_where_its_type_says_so_and_one_of_its_choices_where_there_are_some():
+    def paint(colour: Literal["red", "blue"], coats: int | None = None, shades: list[int] | None = None) -> str:
+        """Paints.
+
+        Args:
+            colour: Which.
+            coats: How many.
+            shades: Of it.
+        """
+        return f"{colour} {coats} {shades}"
+
+    tools = Toolbox.of([paint], deadline_s=30.0, characters=50)
+    reds = [{"colour": "red", "coats": None}, {"colour": "red", "shades": [1.5]}]
+    asked = [reds[0], {"colour": None}, {"colour": "green"}, reds[1]]
+    results = asyncio.run(tools.call([call("paint", **one) for one in asked]))
+    assert [one.text.removeprefix('{"error": "').removesuffix('"}') for one in results] == [
+        "red None None",
+        "the argument 'colour' is 'None'; wanted ['red', 'blue']",
+        "the argument 'colour' is 'green'; wanted ['red', 'blue']",
+        "the argument 'shades' is '[1.5]'; wanted array",
+    ]
 
 
 def test_several_calls_share_the_time_and_one_that_hangs_leaves_the_others_their_part():

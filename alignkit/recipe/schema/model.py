@@ -47,8 +47,9 @@ class Model(Section):
     """Branch, tag or commit on the hub."""
     scratch: Scratch | None = None
     """Build a small model instead of loading one; exactly one of `path` and `scratch` is given."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Arithmetic of forward and backward. Trained weights are always float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "bfloat16"
+    """Arithmetic of forward and backward; auto: bfloat16 where a run begins on hardware that computes it, else float32.
+    Trained weights are always float32."""
     lora: Lora | None = None
     """Train a LoRA adapter instead of all weights; where `path` is an adapter's folder, go on with that one."""
     quantization: Literal["nf4"] | None = None

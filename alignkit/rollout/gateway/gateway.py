@@ -1,4 +1,4 @@
-"""The policy as an OpenAI-compatible server on loopback, one key per program, for as long as the process lives."""
+"""The policy as an OpenAI-compatible server on loopback, one key per program, until it is closed."""
 
 from __future__ import annotations
 
@@ -25,41 +25,42 @@ class Access:
 
 @dataclass(kw_only=True)
 class Gateway:
-    """Serves sessions from a thread of its own; what they ask is sampled in the event loop that opened them."""
+    """Serves sessions from a thread of its own; what they ask is sampled in the event loop that opened them.
+
+    Whoever starts one closes it: the port and the thread live until then.
+    """
 
     _sessions: dict[str, tuple[Session, asyncio.AbstractEventLoop]] = field(default_factory=dict, init=False)
     _listener: Any = field(default=None, init=False)
 
-    @contextmanager
-    def open(self, session: Session) -> Generator[Access]:
-        """Lets a program ask a session as long as the block lasts. Raises EngineError where no server starts."""
-        key = secrets.token_urlsafe(24)
-        self._sessions[key] = (session, asyncio.get_running_loop())
+    def start(self) -> None:
+        """Takes a port and answers there. Raises EngineError where no server starts."""
+        from alignkit.rewards.serve.listener import Address, Listener
+
         try:
-            yield Access(base_url=f"{self._url()}/v1", api_key=key)
-        finally:
-            del self._sessions[key]
+            self._listener = Listener(Address(port=0))
+            from alignkit.rollout.gateway.app import build_app  # the listener said by now if it is not installed
+
+            self._listener.bind()
+            self._listener.start(build_app(self.find))
+        except RewardError as error:
+            raise EngineError(f"gateway: {error}") from error
 
     def close(self) -> None:
-        """Lets go of the port. May be called twice."""
+        """Lets go of the port and of the thread. May be called twice."""
         if self._listener is not None:
             self._listener.stop()
             self._listener = None
 
-    def _url(self) -> str:
-        if self._listener is None:
-            from alignkit.rewards.serve.listener import Address, Listener
-
-            try:
-                listener = Listener(Address(port=0))
-                from alignkit.rollout.gateway.app import build_app  # the listener said by now if it is not installed
-
-                listener.bind()
-                listener.start(build_app(self.find))
-            except RewardError as error:
-                raise EngineError(f"gateway: {error}") from error
-            self._listener = listener
-        return self._listener.url
+    @contextmanager
+    def open(self, session: Session) -> Generator[Access]:
+        """Lets a program ask a session as long as the block lasts, from a running event loop. Started before."""
+        key = secrets.token_urlsafe(24)
+        self._sessions[key] = (session, asyncio.get_running_loop())
+        try:
+            yield Access(base_url=f"{self._listener.url}/v1", api_key=key)
+        finally:
+            del self._sessions[key]
 
     def find(self, authorization: str) -> tuple[Session, asyncio.AbstractEventLoop]:
         """The session of a request's key. Raises Refusal for one that is unknown, or whose program is over."""

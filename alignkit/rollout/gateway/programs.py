@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,16 @@ class Programs:
     deadline_s: float
     max_seconds: float | None = None
     judged: bool = True
-    gateway: Gateway = field(default_factory=Gateway)
 
     async def run(self, starts: Sequence[RolloutStart], speaker: Speaker) -> list[Rollout]:
-        return list(await asyncio.gather(*(self._played(start, speaker) for start in starts)))
+        gateway = Gateway()
+        try:
+            await asyncio.to_thread(gateway.start)
+            return list(await asyncio.gather(*(self._played(start, speaker, gateway) for start in starts)))
+        finally:
+            await asyncio.to_thread(gateway.close)  # what is still being answered is sampled in this loop
 
-    async def _played(self, start: RolloutStart, speaker: Speaker) -> Rollout:
+    async def _played(self, start: RolloutStart, speaker: Speaker, gateway: Gateway) -> Rollout:
         prompt = start.prompt
         session = Session(
             renderer=self.renderer,
@@ -60,7 +64,7 @@ class Programs:
             max_seconds=self.max_seconds,
         )
         worth, fault = None, None
-        with self.gateway.open(session) as access:
+        with gateway.open(session) as access:
             try:
                 async with asyncio.timeout(self.deadline_s):
                     worth = await self.program(prompt.task, access)

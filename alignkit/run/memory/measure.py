@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from alignkit.models.adapted import base_model
+from alignkit.models.arithmetic import settled
 from alignkit.models.device_type import planned_for
 from alignkit.models.load import load_policy, locate
 from alignkit.models.save import stored_weights
@@ -192,6 +193,7 @@ def _like_layers(recipe: Recipe) -> int | None:
 
 def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tuple[Counted, Peaks]:
     """layers: that the models are given; None: their own."""
+    recipe, _ = settled(recipe, begun="bfloat16")  # which all devices that are counted for compute
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def load(model: Any, *, seed: int, beside: Path | None) -> tuple[nn.Module, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from alignkit.errors import AlignkitError, CheckpointError, first_line
+from alignkit.models.arithmetic import settled
 from alignkit.parallel.group import Group
 from alignkit.recipe.identity import difference
 from alignkit.recipe.schema import Recipe
@@ -29,11 +30,13 @@ Value = TypeVar("Value")
 
 @dataclass(kw_only=True)
 class Start:
-    """checkpoint: to go on from, None at the beginning. notes: sentences for the journal, once it may be written.
+    """recipe: with its arithmetic settled. checkpoint: to go on from, None at the beginning. notes: sentences for the
+    journal, once it may be written.
 
     changes: of inputs since the checkpoint, accepted; None when the checkpoint says nothing of its inputs.
     """
 
+    recipe: Recipe
     checkpoint: Path | None = None
     state: State = field(default_factory=State)
     notes: list[str] = field(default_factory=list)
@@ -70,7 +73,7 @@ def begin(recipe: Recipe, path: Path, *, resume: bool, resources: contextlib.Exi
     Raises StorageError when another process has the folder or it cannot be written, CheckpointError when it is used
     and not to be resumed, all its checkpoints are damaged, or they are of another recipe. Nothing is changed then.
     """
-    start = Start()
+    start = Start(recipe=recipe)
     with guarded(path):
         new = not path.exists()
     make_folder(path)
@@ -83,10 +86,15 @@ def begin(recipe: Recipe, path: Path, *, resume: bool, resources: contextlib.Exi
     if not resume:
         if any(next(path.glob(pattern), None) for pattern in USED):
             raise CheckpointError(f"{path} holds a run already: --resume goes on with it, run=OTHER starts beside it")
-        return start
-    start.checkpoint = checkpoint.newest(path / "checkpoints", report=start.notes.append)
+    else:
+        start.checkpoint = checkpoint.newest(path / "checkpoints", report=start.notes.append)
+    kept = None
     if start.checkpoint is not None:
-        changes = difference(_recipe_of(start.checkpoint, beside=recipe.file.parent if recipe.file else None), recipe)
+        kept = _recipe_of(start.checkpoint, beside=recipe.file.parent if recipe.file else None)
+    start.recipe, sentence = settled(recipe, begun=kept.model.dtype if kept else None)
+    start.notes += [sentence] if sentence else []
+    if start.checkpoint is not None and kept is not None:
+        changes = difference(kept, start.recipe)
         if changes:
             name, shown = start.checkpoint.name, "; ".join(changes)
             raise CheckpointError(f"{name} is of another recipe, it cannot be resumed with this one: {shown}")

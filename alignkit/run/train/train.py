@@ -13,7 +13,6 @@ import transformers.utils.logging
 from alignkit.engines.canary import probe
 from alignkit.errors import AlignkitError
 from alignkit.models.mismatch import mismatches
-from alignkit.models.slow_bfloat16 import slow_bfloat16
 from alignkit.models.tokenizer import stop_tokens
 from alignkit.parallel.group import Group, join_group
 from alignkit.recipe.lookup.kind_of import kind_of
@@ -34,6 +33,7 @@ from alignkit.run.train.start import Start, begin, on_first
 from alignkit.run.train.stop import EXIT_STOPPED, Stop
 from alignkit.run_folder.run_folder import RunFolder
 from alignkit.train.sync import Sync
+from alignkit.train.window_index import WINDOWS
 from alignkit.types.scratch import scratch
 
 
@@ -85,6 +85,7 @@ def _open(
     """Checks all that a start can be refused for, then writes, then starts the engine."""
     path = run_folder(recipe)
     start = on_first(group, lambda: begin(recipe, path, resume=resume, resources=resources))
+    recipe = start.recipe
     on_first(group, lambda: check_models(recipe))
     policy = build.build_policy(recipe, group)
     inputs = on_first(group, lambda: inputs_of(recipe, policy))
@@ -96,7 +97,7 @@ def _open(
         total = sum(stage.train.steps or 0 for stage in recipe.stages)
         _write_start(written, start, journal, total=total, as_json=as_json, resources=resources)
         stops = stop_tokens(policy.tokenizer, getattr(policy.model, "generation_config", None))
-        for sentence in filter(None, [*mismatches(policy.tokenizer, stops), slow_bfloat16(recipe.model.dtype)]):
+        for sentence in mismatches(policy.tokenizer, stops):
             journal.report(sentence)
         rehearse_save(recipe, policy, path, journal.report)
     engine = None
@@ -148,6 +149,8 @@ def _write_start(
     journal.tracker = resources.enter_context(contextlib.closing(tracker))
     journal.table_every = recipe.tracker_table_every
     folder.recipe(config)
+    if start.checkpoint is None or start.changes != []:  # of other data, perhaps
+        (folder.path / WINDOWS).unlink(missing_ok=True)
     cut = folder.truncate(done)
     folder.started(step=done)
     if cut:
