@@ -28,6 +28,7 @@ from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.schema import Recipe, Stage
 from alignkit.rollout.collect import Collector
 from alignkit.run.train import build, build_data
+from alignkit.run.train.build_order import indexed
 from alignkit.run.train.epochs import GivenData
 from alignkit.run.train.training_play import training_play
 from alignkit.train.hooks.build import hooks_of
@@ -38,6 +39,7 @@ from alignkit.train.source import Source
 from alignkit.train.step import Step
 from alignkit.train.sync import Sync
 from alignkit.train.target import Target
+from alignkit.train.window_index import WINDOWS
 from alignkit.types.needs import Needs
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
@@ -223,8 +225,9 @@ class StageBuilder:
         if not kind.samples:
             offline = self.given.take(number, policy, report=self.report)
             self.tasks_read([row.task for row in offline.order.examples])
-            return offline
+            return replace(offline, order=indexed(offline.order, self.folder / WINDOWS, stage.name))
         order = build_data.build_examples(stage, policy, recipe=self.recipe, report=self.report)
+        order = indexed(order, self.folder / WINDOWS, stage.name)
         tasks = [example.task for example in order.examples]
         self.tasks_read(tasks)
         collector = self.collector(number, tasks)
