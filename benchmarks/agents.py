@@ -1,4 +1,4 @@
-"""The methods for agents on both environments: trains the smoke recipes over several seeds, writes tables and curves.
+"""The methods for agents on their games: trains the recipes over several seeds, writes tables and curves.
 
 python -m benchmarks.agents [--seeds 3] [--only maze-ppo] [--runs runs/agents] [--set train.steps=4]
 
@@ -28,7 +28,12 @@ from benchmarks.algorithms import ROOT, SECONDS, SMOKE, put, train
 
 PAGE = ROOT / "docs" / "agents.md"
 KEPT = ROOT / "benchmarks" / "agents.json"
-GAMES = {"guess-number": "best play -2.70, mixed play -4.34", "maze": "best play -3.46, mixed play -6.69"}
+AGENTS = ROOT / "recipes" / "agents"
+GAMES = {
+    "guess-number": "best play -2.70, mixed play -4.34",
+    "maze": "best play -3.46, mixed play -6.69",
+    "garden": "best play 1.67, random play 0.09",
+}
 METHODS = ("grpo", "gigpo", "ppo", "ppo-epochs", "turn-ppo", "filtered-bc", "refuel", "archer", "archer-iql")
 BEGIN, END = "<!-- tables of make agents-table -->", "<!-- end of the tables -->"
 WINDOW = 512  # a point of a curve is the mean return of this many episodes before it
@@ -170,8 +175,13 @@ def write(measured: Mapping[str, Mapping[str, Sequence[Run]]]) -> None:
     put(PAGE, BEGIN, END, "\n\n".join(parts))
 
 
+def recipe(name: str) -> Path:
+    """Of quick games among the smoke recipes, of others among those for agents."""
+    return next((file for folder in (SMOKE, AGENTS) if (file := folder / f"{name}.yaml").is_file()), SMOKE / name)
+
+
 def run_one(runs: Path, name: str, seed: int, *overrides: str) -> None:
-    train(SMOKE / f"{name}.yaml", runs / f"{name}-{seed}", f"seed={seed}", *overrides)
+    train(recipe(name), runs / f"{name}-{seed}", f"seed={seed}", *overrides)
 
 
 def finished(runs: Path) -> dict[str, dict[str, dict[str, Run]]]:
@@ -213,7 +223,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1)))
     parser.add_argument("--set", nargs="*", default=[], help="overrides for every recipe, to try this out")
     options = parser.parse_args()
-    names = [f"{game}-{method}" for game in GAMES for method in METHODS]
+    names = [name for game in GAMES for method in METHODS if recipe(name := f"{game}-{method}").is_file()]
     wanted = [(name, seed) for name in options.only or names for seed in range(options.seeds)]
     with ThreadPoolExecutor(options.workers) as pool:
         list(pool.map(lambda one: run_one(options.runs, *one, *options.set), wanted))
