@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # without byte code each of the hundreds of processes that the tests start would compile alignkit anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow smoke check format lock counts clean setup glossary bench algorithms-table environments-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
+.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow test-release smoke check format lock counts clean setup glossary bench algorithms-table environments-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
 .PHONY: peers schema docs notebooks first-hour
 .DEFAULT_GOAL := help
 
@@ -74,7 +74,10 @@ test: $(STAMP) ## all checks and the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 test-slow: $(STAMP) ## tests that take minutes: kill -9 and resume, vLLM, SmolLM2, two processes, 20,000 fuzzed conversations
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800 -n 2 --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not release" --timeout 1800 -n 2 --dist loadscope --no-loadscope-reorder
+
+test-release: $(STAMP) ## the slow tests that CI leaves out: every algorithm, family and engine where CI has some (tests/release.toml)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m release --timeout 1800 -n 2 --dist loadscope --no-loadscope-reorder
 
 peers: $(STAMP) ## OpenEnv and verifiers in environments of their own, and the tests that train on them (not in CI: 1 GB)
 	test -x .venv-openenv/bin/python || $(PYTHON) -m venv .venv-openenv

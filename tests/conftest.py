@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
-from tests import shapes
+from tests import shapes, tiers
 
 CHECKED = ["alignkit.ops", "alignkit.types.batch", "alignkit.models.attention"]
 ALGORITHMS = [f"alignkit.algorithms.{room}" for room in ("rollouts", "preferences", "reward_models", "turns", "sft")]
@@ -26,6 +26,17 @@ settings.register_profile(
     "exploring", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=False, max_examples=2000
 )
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the slow tests that are left to `make test-release`, before pytest selects by marks."""
+    table, slow = tiers.read(), [item for item in items if item.get_closest_marker("slow")]
+    for item in slow:
+        if tiers.is_left_out(item.nodeid, table):
+            item.add_marker(pytest.mark.release)
+    everything = config.args == config.getini("testpaths")
+    if everything and (lost := tiers.without_a_test([item.nodeid for item in slow], table)):
+        raise pytest.UsageError(f"tests/release.toml names no slow test with {lost}: write what they are called now")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -35,11 +35,12 @@ def read_rows(path: Path, limit: int | None = None, *, split: str = "train") -> 
     return list(islice(iterate_rows(path, split=split), limit))
 
 
-def iterate_rows(path: Path, *, split: str = "train") -> Iterator[Row]:
+def iterate_rows(path: Path, *, split: str = "train", skip: int = 0) -> Iterator[Row]:
     """The rows, read as they are asked for, of a .jsonl, .json, .csv or .tsv file (each also .gz), a .parquet file, or
     a folder that `datasets.save_to_disk` wrote; of a folder with several splits, those of `split`.
 
-    Text is UTF-8, with or without a byte-order mark; blank lines are left out.
+    Text is UTF-8, with or without a byte-order mark; blank lines are left out. skip: rows at the beginning that are
+    passed over: lines without being parsed, those of parquet files and folders without being read.
     Raises DataError with the line and the cure when the file is damaged, empty, or not what its name says.
     """
     reader = next((reader for suffixes, reader in READERS.items() if path.name.endswith(suffixes)), None)
@@ -48,9 +49,9 @@ def iterate_rows(path: Path, *, split: str = "train") -> Iterator[Row]:
     if reader is None:
         wanted = " ".join(suffix for suffixes in READERS for suffix in suffixes)
         raise DataError(f"{path}: unknown kind of file; wanted one of {wanted}, or a folder of datasets.save_to_disk")
-    empty = True
+    empty = not skip
     try:
-        for row in reader(path):
+        for row in reader(path, skip=skip):
             empty = False
             yield row
     except UnicodeDecodeError as error:
@@ -82,28 +83,28 @@ def _open(path: Path) -> IO[str]:
     return text
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
+def _json_lines(path: Path, *, skip: int) -> Iterator[Row]:
     with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                where = f"{path} line {number}"
-                if line.strip() in ("[", "[{"):
-                    raise DataError(f"{where}: begins a list; wanted one object a line: name a list of objects .json")
-                yield Row(where, _object(_parse(line.rstrip("\r\n"), where), where))
+        filled = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        for number, line in islice(filled, skip, None):
+            where = f"{path} line {number}"
+            if line.strip() in ("[", "[{"):
+                raise DataError(f"{where}: begins a list; wanted one object a line: name a list of objects .json")
+            yield Row(where, _object(_parse(line.rstrip("\r\n"), where), where))
 
 
-def _json_list(path: Path) -> Iterator[Row]:
+def _json_list(path: Path, *, skip: int) -> Iterator[Row]:
     with _open(path) as file:
         text = file.read()
     if _is_lines(text):
-        yield from _json_lines(path)
+        yield from _json_lines(path, skip=skip)
         return
     rows = _parse(text, str(path))
     if isinstance(rows, dict):
         rows = _rows_within(rows)
     if not isinstance(rows, list):
         raise DataError(f"{path}: holds one {type(rows).__name__}; wanted a list of objects (or a .jsonl file)")
-    for number, row in enumerate(rows, start=1):
+    for number, row in islice(enumerate(rows, start=1), skip, None):
         yield Row(f"{path} row {number}", _object(row, f"{path} row {number}"))
 
 
@@ -161,17 +162,15 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _csv(path: Path, delimiter: str = ",") -> Iterator[Row]:
+def _csv(path: Path, delimiter: str = ",", *, skip: int) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_FIELD)  # its default is 128 KiB, which a conversation in JSON can be longer than
     with _open(path) as file:
         reader = csv.reader(file, strict=True, delimiter=delimiter)
         try:
             header = next((names for names in reader if names), [])
             _check_header(header, f"{path} line {reader.line_num}")
-            for values in reader:
+            for values in islice(filter(None, reader), skip, None):
                 where = f"{path} line {reader.line_num}"
-                if not values:
-                    continue
                 if len(values) != len(header):
                     raise DataError(f"{where}: has {len(values)} fields; the header names {len(header)} columns")
                 yield Row(where, dict(zip(header, values, strict=True)))
@@ -190,15 +189,20 @@ def _check_header(header: list[str], where: str) -> None:
         )
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, *, skip: int) -> Iterator[Row]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
     number = 0
     try:
         with ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for columns in batch.to_pylist(maps_as_pydicts="lossy"):
+            groups = [*range(file.num_row_groups)]
+            while groups and number + file.metadata.row_group(groups[0]).num_rows <= skip:
+                number += file.metadata.row_group(groups.pop(0)).num_rows
+            for batch in file.iter_batches(row_groups=groups) if groups else ():
+                begin = min(max(skip - number, 0), len(batch))
+                number += begin
+                for columns in batch[begin:].to_pylist(maps_as_pydicts="lossy"):
                     number += 1
                     yield Row(f"{path} row {number}", columns)
     except (pyarrow.ArrowException, OSError) as error:
@@ -206,7 +210,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: not a readable parquet file after row {number}: {line}; fetch it again") from error
 
 
-def _saved(path: Path, *, split: str) -> Iterator[Row]:
+def _saved(path: Path, *, split: str, skip: int) -> Iterator[Row]:
     if not is_saved(path):
         held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise DataError(f"{path}: is a folder, but not one of datasets.save_to_disk (it holds {held}); name a file")
@@ -221,14 +225,15 @@ def _saved(path: Path, *, split: str) -> Iterator[Row]:
         if split not in dataset:
             raise DataError(f"{path}: has no split '{split}'; set data.split to one of {', '.join(map(str, dataset))}")
         dataset = dataset[split]
-    number = 0
+    number = skip
+    dataset = dataset.select(range(min(skip, len(dataset)), len(dataset)))
     for table in dataset.with_format("arrow").iter(batch_size=SAVED_ROWS):
         for columns in table.to_pylist():
             number += 1
             yield Row(f"{path} row {number}", columns)
 
 
-READERS: dict[tuple[str, ...], Callable[[Path], Iterator[Row]]] = {
+READERS: dict[tuple[str, ...], Callable[..., Iterator[Row]]] = {
     (".jsonl", ".jsonl.gz"): _json_lines,
     (".json", ".json.gz"): _json_list,
     (".parquet",): _parquet,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,18 @@ from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
 from alignkit.recipe.schema import Data, Rows
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
+
+Position = Mapping[str, Any]
+"""Of the reading of a source, as JSON: how many `rows` were read and, of a stream, its state."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """name: what the ids of tasks begin with. place: what a position needs besides the number of rows."""
+
+    name: str
+    rows: Iterator[Row]
+    place: Callable[[], Position] = dict
 
 
 def load_tasks(data: Data, *, seed: int, beside: Path | None = None, part: str = "") -> list[Task]:
@@ -43,17 +57,23 @@ def load_tasks(data: Data, *, seed: int, beside: Path | None = None, part: str =
     return _tasks(list(islice(rows, data.limit)), data, source, part=part)
 
 
-def task_windows(data: Data, *, seed: int, beside: Path | None = None, part: str = "") -> Iterator[list[Task]]:
-    """The same tasks, `data.window` rows at a time, read as they are asked for; data has no mixture.
+def task_windows(
+    data: Data, *, seed: int, beside: Path | None = None, part: str = "", position: Position | None = None
+) -> Iterator[tuple[list[Task], Position]]:
+    """The same tasks, `data.window` rows at a time, read as they are asked for, each window with the position behind
+    it; data has no mixture. position: where to begin, None: at the first row.
 
+    Rows before it are not read where the source has places (a stream of the hub, parquet, saved datasets); lines of
+    text are passed over unread, and a function of the user's own is asked again.
     What rows say of one another (a column that only others have, an id that stands twice) is seen within a window.
     """
-    source, rows = iterate_source(data, seed=seed, beside=beside)
-    rows = islice(rows, data.limit)
-    first = 0
+    opened = _opened(data, position or {}, seed=seed, beside=beside)
+    first = position["rows"] if position else 0
+    rows = islice(opened.rows, None if data.limit is None else max(data.limit - first, 0))
     while window := list(islice(rows, data.window)):
-        yield _tasks(window, data, source, part=part, first=first)
+        tasks = _tasks(window, data, opened.name, part=part, first=first)
         first += len(window)
+        yield tasks, {"rows": first, **opened.place()}
 
 
 def first_window(data: Data) -> Data:
@@ -111,15 +131,22 @@ def iterate_source(data: Data, *, seed: int, beside: Path | None) -> tuple[str, 
 
     `data.limit` is left to the caller. Raises as `load_tasks`, some of it only as rows are asked for.
     """
+    opened = _opened(data, {}, seed=seed, beside=beside)
+    return opened.name, opened.rows
+
+
+def _opened(data: Data, position: Position, *, seed: int, beside: Path | None) -> _Opened:
     kind, _, name = data.source.partition(":")
-    if kind == "generator":
-        return f"{data.source}:{data.split}", _generated(name, data, seed)
+    skip = position.get("rows", 0)
     if kind == "hub":
-        return _from_hub(name, data)
+        return _from_hub(name, data, position)
+    if kind == "generator":
+        return _Opened(f"{data.source}:{data.split}", islice(_generated(name, data, seed), skip, None))
     function = find_rows_function(data.source, beside=beside)
     if function is not None:
-        return f"{data.source}:{data.split}", make_own_rows(function, data, seed=seed)
-    return data.source, _from_file(data, beside)
+        rows = make_own_rows(function, data, seed=seed)
+        return _Opened(f"{data.source}:{data.split}", islice(rows, skip, None))
+    return _Opened(data.source, _from_file(data, beside, skip))
 
 
 def levelled(rows: list[Row]) -> list[Row]:
@@ -142,25 +169,27 @@ def _generated(name: str, data: Data, seed: int) -> Iterator[Row]:
     return (Row(f"{data.source} row {number}", columns) for number, columns in enumerate(rows, start=1))
 
 
-def _from_file(data: Data, beside: Path | None) -> Iterator[Row]:
+def _from_file(data: Data, beside: Path | None, skip: int) -> Iterator[Row]:
     if data.options or data.revision:
         raise DataError(f"{data.source}: data.options and data.revision are for generators and hub datasets; remove")
     path = data_file(data.source, beside)
     if path is None:
         looked = ", ".join(str(folder.resolve()) for folder in data_folders(beside))
         raise DataError(f"{data.source}: no such file in {looked}; fetch it, or set ALIGNKIT_DATA to its folder")
-    return iterate_rows(path, split=data.split)
+    return iterate_rows(path, split=data.split, skip=skip)
 
 
-def _from_hub(name: str, data: Data) -> tuple[str, Iterator[Row]]:
+def _from_hub(name: str, data: Data, position: Position) -> _Opened:
     """The dataset's rows, and its name with the commit that was really loaded. A window's are streamed."""
     unknown = sorted(set(data.options) - {"name"})
     if unknown:
         raise DataError(f"{data.source}: unknown data.options.{unknown[0]}; a hub dataset takes only `name`")
+    place: Callable[[], Position] = dict
     if data.window is not None:
         commit = _commit(name, data)
         source = f"{data.source}@{commit}:{data.split}"
-        rows = _streamed(name, data.model_copy(update={"revision": commit}))
+        dataset = _loaded(name, data.model_copy(update={"revision": commit}), streaming=True)
+        rows, place = _streamed(dataset, data, position), partial(_stream_place, dataset)
     else:
         dataset = _loaded(name, data)
         if data.limit is not None:
@@ -169,17 +198,26 @@ def _from_hub(name: str, data: Data) -> tuple[str, Iterator[Row]]:
         commit = re.search(r"@([0-9a-f]{40})/", checksums)
         source = f"{data.source}@{commit[1] if commit else data.revision or 'main'}:{data.split}"
         rows = iter(dataset.to_list())
-    return source, (Row(f"{source} row {number}", row) for number, row in enumerate(rows, start=1))
+    numbered = enumerate(rows, start=position.get("rows", 0) + 1)
+    return _Opened(source, (Row(f"{source} row {number}", row) for number, row in numbered), place)
 
 
-def _streamed(name: str, data: Data) -> Iterator[dict[str, Any]]:
+def _streamed(dataset: Any, data: Data, position: Position) -> Iterator[dict[str, Any]]:
     """The rows as they arrive: nothing is downloaded that is not asked for, but for the file that it stands in."""
-    rows = iter(_loaded(name, data, streaming=True))
-    while True:
-        row = _next_row(rows, data)
-        if row is None:
-            return
-        yield row
+    left = position.get("rows", 0)
+    if position.get("datasets") == version("datasets"):  # another one may keep its place otherwise
+        dataset.load_state_dict(position["stream"])
+        left = 0
+    rows = iter(dataset)
+    while (row := _next_row(rows, data)) is not None:
+        if left:
+            left -= 1
+        else:
+            yield row
+
+
+def _stream_place(dataset: Any) -> Position:
+    return {"stream": deepcopy(dataset.state_dict()), "datasets": version("datasets")}
 
 
 @lent(FOR_THE_HUB)

@@ -229,3 +229,54 @@ def test_the_verb_counts_tokens_of_a_model_and_rows_beyond_its_context(tmp_path,
     [sft_] = [one for one in found["trainers"] if one["method"] == "sft"]
     assert sft_["problem"] is None
     assert sft_["rows"] == 0
+
+
+def test_of_a_mixture_each_part_is_looked_at_with_its_share_of_draws_and_what_two_have_in_common(
+    tmp_path, monkeypatch, capsys
+):
+    """8 rows of weight 3 and 6 of weight 1: 0.75 x 14 / 8 and 0.25 x 14 / 6 passes an epoch of 14 rows."""
+    monkeypatch.chdir(tmp_path)
+    words = "a long question about the number {} of the many that are asked here by someone who {}"
+    one = [{"prompt": words.format(n, "knows"), "completion": "yes it is"} for n in range(8)]
+    other = [{"prompt": words.format(n, "KNOWS"), "completion": "yes it  is"} for n in range(6, 10)]
+    other += [{"prompt": words.format(3, "knows"), "completion": "yes it is so"}, {"prompt": "x", "completion": "y"}]
+    for name, rows in (("one", one), ("other", other)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts = [f"mixture.{name}.{rest}" for name, weight in (("one", 3), ("other", 1))
+             for rest in (f"source={name}.jsonl", f"weight={weight}")]  # fmt: skip
+    assert run(["data", *parts, "--html", "page.html", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(part["share"], part["passes"]) for part in found["parts"].values()] == [
+        (0.75, pytest.approx(0.75 * 14 / 8)),
+        (0.25, pytest.approx(0.25 * 14 / 6)),
+    ]
+    assert [part["look"]["read"] for part in found["parts"].values()] == [8, 6]
+    assert found["between"] == [
+        {
+            "one": "one",
+            "other": "other",
+            "same": 2,
+            "nearly": 1,
+            "examples": ["other.jsonl/0", "other.jsonl/1", "other.jsonl/4"],
+        }
+    ]
+    assert (
+        "other: 2 rows say what a row of one says, 1 nearly that, such as other.jsonl/0"
+        in (tmp_path / "page.html").read_text()
+    )
+
+
+def test_a_recipe_is_looked_at_by_its_data_and_weights_that_are_not_there_are_numbers_of_rows(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 3)
+    mixture = "{a: {source: rows.jsonl}, b: {source: rows.jsonl, limit: 1}}"
+    (tmp_path / "mine.yaml").write_text(
+        f"extends: sft\nmodel: {{path: {tmp_path}}}\ndata: {{mixture: {mixture}}}\ntrain: {{batch: 1}}\n"
+    )
+    assert run(["data", "mine.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "  a: 3 rows, 75.0% of the rows drawn, 1 passes an epoch" in said
+    assert "  b: 1 rows say what a row of a says, 0 nearly that, such as rows.jsonl/0" in said
+    assert "next: " not in said

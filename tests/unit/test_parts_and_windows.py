@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from itertools import count
 
+import pyarrow.parquet
 import pytest
+from datasets import Dataset
 
+from alignkit.data.rows import iterate_rows
 from alignkit.data.sources import load_tasks, task_windows
 from alignkit.errors import DataError, RecipeError
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Data
 from alignkit.run.look.look import look
+from alignkit.run.train import build_order
 from alignkit.run.train.train import run
 from alignkit.train.source import Order
 from alignkit.train.weighted import WeightedOrder, turns_of
+from alignkit.train.window_index import WINDOWS, WindowIndex
 from alignkit.train.windowed import WindowedOrder
 
 RECIPE = """
@@ -52,18 +56,17 @@ def weighted(seed: int = 0, **weights: float) -> WeightedOrder[str]:
     return WeightedOrder(examples=rows, seed=seed, shuffle=True, parts=parts, turns=turns_of(weights))
 
 
-def windowed(sizes: tuple[int, ...], *, shuffle: bool = True) -> tuple[WindowedOrder[int], list[int]]:
-    """An order of the numbers from 0 on, in windows of these sizes; and which windows were read, as they are."""
+def windowed(sizes: tuple[int, ...], *, shuffle: bool = True, index: WindowIndex | None = None):
+    """An order of rows numbered from 0 in windows of these sizes, and the windows that were read of it."""
     read: list[int] = []
 
-    def windows():
-        first = 0
-        for number, size in enumerate(sizes):
+    def windows(position):
+        for number in range(position or 0, len(sizes)):
             read.append(number)
-            yield list(range(first, first + size))
-            first += size
+            first = sum(sizes[:number])
+            yield list(range(first, first + sizes[number])), number + 1
 
-    return WindowedOrder(examples=[], seed=3, shuffle=shuffle, read=windows), read
+    return WindowedOrder(examples=[], seed=3, shuffle=shuffle, read=windows, index=index), read
 
 
 def test_weights_become_the_smallest_whole_numbers():
@@ -122,11 +125,60 @@ def test_a_cursor_is_the_whole_state_of_a_windowed_order_whatever_rows_are_left_
         windowed((0, 0))[0].take(0, 1)
 
 
+def test_an_order_that_goes_on_begins_at_its_window_and_draws_what_it_would_have_drawn(tmp_path):
+    sizes, file = (4, 0, 3, 4), tmp_path / "windows.jsonl"
+    whole = windowed(sizes)[0].take(0, 40)
+    windowed(sizes, index=WindowIndex(file, "a"))[0].take(0, 26)
+    windowed((2, 2), index=WindowIndex(file, "b"))[0].take(0, 3)
+    with file.open("a") as torn:
+        torn.write('{"order": "a", "num')
+    for cursor, read in ((26, [0, 1, 2, 3]), (17, [2, 3, 0]), (3, [0, 1, 2, 3])):
+        order, seen = windowed(sizes, index=WindowIndex(file, "a"))
+        assert order.take(cursor, 7) == whole[cursor : cursor + 7]
+        assert seen == read, "nothing before the window of the cursor"
+        assert order.epoch(cursor) == (cursor + 7 - 1) // 11
+    unshuffled, seen = windowed(sizes, shuffle=False)
+    assert unshuffled.take(26, 1) == [4]
+    assert len(seen) == 2 * 4 + 3, "without an index all is read"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "json", "parquet", "saved", "generator", "function"])
+def test_windows_from_a_position_are_those_that_follow_it_whatever_the_source(folder, kind):
+    rows = [{"prompt": f"{n}?"} for n in range(9)]
+    source = {"saved": "saved", "generator": "generator:arithmetic", "function": "./mine.py:rows"}
+    data = Data(source=source.get(kind, f"rows.{kind}"), limit=8, chat=False, window=3)
+    if kind in ("jsonl", "json"):
+        (folder / data.source).write_text("\n\n".join(map(json.dumps, rows)))  # a blank line is no row
+    elif kind == "csv":
+        (folder / data.source).write_text("prompt\n" + "\n".join(row["prompt"] for row in rows))
+    elif kind in ("parquet", "saved"):
+        table = Dataset.from_list(rows)
+        pyarrow.parquet.write_table(table.data.table, folder / "rows.parquet", row_group_size=2)
+        table.save_to_disk(folder / "saved")
+    windows = list(task_windows(data, seed=0, beside=folder))
+    assert [(len(tasks), behind["rows"]) for tasks, behind in windows] == [(3, 3), (3, 6), (2, 8)]
+    for number, (_, behind) in enumerate(windows):
+        assert list(task_windows(data, seed=0, beside=folder, position=behind)) == windows[number + 1 :]
+
+
+def test_of_a_parquet_file_the_groups_before_a_position_are_not_read(folder, monkeypatch):
+    table = pyarrow.table({"prompt": [str(n) for n in range(9)]})
+    pyarrow.parquet.write_table(table, folder / "rows.parquet", row_group_size=2)
+    read, iter_batches = [], pyarrow.parquet.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pyarrow.parquet.ParquetFile,
+        "iter_batches",
+        lambda self, row_groups: read.extend(row_groups) or iter_batches(self, row_groups=row_groups),
+    )
+    found = [row.columns["prompt"] for row in iterate_rows(folder / "rows.parquet", skip=5)]
+    assert (found, read) == (["5", "6", "7", "8"], [2, 3, 4])
+
+
 def test_tasks_of_windows_are_those_of_all_rows(folder):
     rows = [{"id": f"r{n}", "prompt": f"{n}?", "tag": n if n % 3 else None} for n in range(7)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"source": "rows.jsonl", "limit": 6, "chat": False}
-    windows = list(task_windows(Data(**settings, window=4), seed=0, beside=folder))
+    windows = [tasks for tasks, _ in task_windows(Data(**settings, window=4), seed=0, beside=folder)]
     assert [len(window) for window in windows] == [4, 2]
     assert [task for window in windows for task in window] == load_tasks(Data(**settings), seed=0, beside=folder)
 
@@ -139,7 +191,7 @@ def losses(path):
     return [json.loads(line)["loss/policy"] for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_curriculum_without_an_end_is_drawn_by_position_and_resumes_with_the_same_rows_and_bits(folder):
+def test_a_curriculum_without_an_end_is_drawn_by_position_and_resumes_with_the_same_rows_and_bits(folder, monkeypatch):
     recipe = read_recipe(folder / "r.yaml", [f"run={folder / 'run'}"])
     run(recipe, resume=False, as_json=True)
     path = folder / "run"
@@ -148,8 +200,18 @@ def test_a_curriculum_without_an_end_is_drawn_by_position_and_resumes_with_the_s
     before = ledger(path), losses(path)
     newest = max((path / "checkpoints").iterdir())
     newest.rename(folder / newest.name)
+    begun = []
+
+    def recorded(data, *, position, **how):
+        for tasks, behind in task_windows(data, position=position, **how):
+            begun.append(behind["rows"] - len(tasks))
+            yield tasks, behind
+
+    monkeypatch.setattr(build_order, "task_windows", recorded)
     run(recipe, resume=True, as_json=True)
     assert (ledger(path), losses(path)) == before
+    assert begun == [0, 12, 16], "but for the first window, to compare it, nothing that was drawn before row 12"
+    assert [json.loads(line)["first"] for line in (path / WINDOWS).read_text().splitlines()] == [0, 4, 8, 12, 16]
 
 
 def test_a_weighted_mixture_of_windows_counts_the_rows_of_its_parts(folder):
@@ -171,22 +233,33 @@ def test_a_hub_dataset_in_windows_is_streamed_at_one_commit(monkeypatch):
 
     given, asked = [], {}
 
-    def rows():
-        for number in count():
-            given.append(number)
-            yield {"prompt": str(number)}
+    def rows(files):
+        for file in files:
+            for number in range(4 * file, 4 * file + 4):
+                given.append(number)
+                yield {"prompt": str(number)}
 
     def fake(name, config, **how):
         asked.update(how, name=name)
-        return datasets.IterableDataset.from_generator(rows)
+        return datasets.IterableDataset.from_generator(rows, gen_kwargs={"files": [*range(100)]})
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
     info = type("Info", (), {"sha": "c" * 40})
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, revision: info)
-    windows = task_windows(Data(source="hub:o/n", window=3, chat=False), seed=0)
-    assert [task.text for task in next(windows)] == ["0", "1", "2"]
+    data = Data(source="hub:o/n", window=3, chat=False)
+    windows = task_windows(data, seed=0)
+    assert [task.text for task in next(windows)[0]] == ["0", "1", "2"]
     assert max(given) < 3, "nothing is read ahead"
-    assert [task.id for task in next(windows)] == [f"hub:o/n@{'c' * 40}:train/{n}" for n in (3, 4, 5)]
+    tasks, behind = next(windows)
+    assert [task.id for task in tasks] == [f"hub:o/n@{'c' * 40}:train/{n}" for n in (3, 4, 5)]
+    following = next(windows)
+    given.clear()
+    assert next(task_windows(data, seed=0, position=json.loads(json.dumps(behind)))) == following
+    assert given == [4, 5, 6, 7, 8], "files before the one in which it goes on are not opened"
+    given.clear()
+    other = {**behind, "datasets": "1.0"}
+    assert next(task_windows(data, seed=0, position=other)) == following
+    assert given == [*range(9)], "another version may keep its place otherwise"
     assert (asked["streaming"], asked["revision"], asked["name"]) == (True, "c" * 40, "o/n")
     given.clear()
     found = look(Data(source="hub:o/n", chat=False), rows=5)

@@ -92,6 +92,11 @@ def look(data: Data, *, rows: int, tokenizer: Any = None, model: str | None = No
     data: of one source. tokenizer: of the model that is to be trained; None: lengths in characters only, and rows are
     shown with a plain chat template. Raises DataError when the source cannot be read at all.
     """
+    return looked(data, rows=rows, tokenizer=tokenizer, model=model, beside=beside)[0]
+
+
+def looked(data: Data, *, rows: int, tokenizer: Any, model: str | None, beside: Path | None) -> tuple[Look, list[Task]]:
+    """As `look`, with the tasks that it looked at."""
     far = data.source.startswith(FAR)  # is streamed, no further than it is looked at
     read = data.model_copy(update={"window": rows}) if far else data
     source, stream = iterate_source(read, seed=0, beside=beside)
@@ -100,8 +105,8 @@ def look(data: Data, *, rows: int, tokenizer: Any = None, model: str | None = No
     tasks, left_out = _tasks(sample, found.numbers, data, source)
     who, shown = trainers(tasks, data, tokenizer or stand_in(tasks))
     protocols = list(every_protocol(beside=beside))
-    near = near_duplicates([_all_said(task) for task in tasks])
-    return Look(
+    near = near_duplicates([all_said(task) for task in tasks])
+    whole = Look(
         source=data.source,
         read=found.read,
         whole=found.whole,
@@ -120,6 +125,7 @@ def look(data: Data, *, rows: int, tokenizer: Any = None, model: str | None = No
         model=model,
         shown=shown,
     )
+    return whole, tasks
 
 
 def _columns(found: SampledRows, sample: Sequence[Row], data: Data) -> list[Column]:
@@ -167,7 +173,8 @@ def _asked(task: Task) -> str:
     return (task.text or "") if task.messages is None else "\n".join(map(message_text, task.messages))
 
 
-def _all_said(task: Task) -> str:
+def all_said(task: Task) -> str:
+    """Prompt and answers, line by line."""
     return "\n".join([_asked(task), *_answers(task)])
 
 

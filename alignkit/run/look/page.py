@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -10,7 +11,8 @@ from markupsafe import Markup
 from alignkit.data.look.spans import Sequenced, Span
 from alignkit.report.page import Section, Table, write_page
 from alignkit.run.look.look import Lengths, Look
-from alignkit.run.look.sentences import balance_sentences
+from alignkit.run.look.mixed import Mixed
+from alignkit.run.look.sentences import balance_sentences, between_sentences, mixed_cells
 
 COLOURS = ("#2f9e5b", "#5fce8b")
 """Of learnt tokens, which take turns so that one sees where one ends."""
@@ -22,14 +24,27 @@ LEGEND = "Green tokens are learnt, all others are only read."
 def write_data_page(found: Look, path: Path) -> None:
     """Everything of one source."""
     tiles = [("rows", f"{found.read:,}"), ("looked at", f"{found.looked_at:,}"), ("repeated", f"{found.repeated:,}")]
+    write_page(path, found.source, tiles, _sections(found))
+
+
+def write_mixture_page(mixed: Mixed, path: Path) -> None:
+    """Everything of every part of a mixture, and what they are to one another."""
+    shares = [(name, *mixed_cells(part)) for name, part in mixed.parts.items()]
+    table = Table(headers=("part", "#rows", "#of the rows drawn", "#passes an epoch"), rows=shares)
+    sections = [Section(title="Mixture", tables=[table], warnings=between_sentences(mixed))]
+    for name, part in mixed.parts.items():
+        sections += [replace(section, title=f"{name}: {section.title}") for section in _sections(part.look)]
+    write_page(path, " + ".join(mixed.parts), [], sections)
+
+
+def _sections(found: Look) -> list[Section]:
     able = [one.method for one in found.trainers if one.problem is None]
-    sections = [
+    return [
         Section(title="Columns", tables=[_columns(found)]),
         Section(title="Rows", text=_about_rows(found), tables=[_lengths(found)], warnings=found.asked),
         Section(title="Who can train on them", text=[", ".join(able) or "no method"], tables=[_refused(found)]),
         rows_section(found.shown),
     ]
-    write_page(path, found.source, tiles, [section for section in sections if section])
 
 
 def write_rows_page(path: Path, title: str, stages: Sequence[tuple[str, Sequence[Sequenced]]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from alignkit.data.sources import first_window, load_tasks, part_data, split_holdout, task_windows
@@ -12,6 +14,7 @@ from alignkit.rewards.pool.blend import check_rows
 from alignkit.run.train.build import beside
 from alignkit.train.source import Order
 from alignkit.train.weighted import WeightedOrder, turns_of
+from alignkit.train.window_index import WindowIndex
 from alignkit.train.windowed import WindowedOrder
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
@@ -56,6 +59,16 @@ def describe_order(order: Order[Any]) -> str | None:
     return f"mixture: of every {sum(order.turns.values()):,} rows drawn {', '.join(of)}"
 
 
+def indexed(order: Order[Row], file: Path, name: str) -> Order[Row]:
+    """The same order, which keeps in `file` where its windows begin; name: of the stage."""
+    if isinstance(order, WindowedOrder):
+        return replace(order, index=WindowIndex(file, name))
+    if isinstance(order, WeightedOrder):
+        parts = {part: indexed(own, file, f"{name}/{part}") for part, own in order.parts.items()}
+        return replace(order, parts=parts)
+    return order
+
+
 def drawn_of_parts(data: Data, consumed: Sequence[str]) -> dict[str, int]:
     """Metrics `data/rows/<part>`: how many of a step's rows came from each part of a mixture, by their ids."""
     return {f"data/rows/{name}": sum(one.startswith(f"{name}:") for one in consumed) for name in data.mixture}
@@ -80,7 +93,9 @@ def _windowed(data: Data, part: str, seed: int, recipe: Recipe, made: Made[Row])
         except NothingLeft:  # of this window; the others may have rows
             return []
 
-    def read() -> Iterator[Sequence[Row]]:
-        return map(left, task_windows(data, seed=recipe.seed, beside=beside(recipe), part=part))
+    def read(position: Any) -> Iterator[tuple[Sequence[Row], Any]]:
+        windows = task_windows(data, seed=recipe.seed, beside=beside(recipe), part=part, position=position)
+        return ((left(tasks), behind) for tasks, behind in windows)
 
-    return WindowedOrder(examples=next(read(), []), seed=seed, shuffle=data.shuffle, read=read)
+    first, _ = next(read(None), ([], None))
+    return WindowedOrder(examples=first, seed=seed, shuffle=data.shuffle, read=read)

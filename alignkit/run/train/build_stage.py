@@ -14,6 +14,7 @@ from torch import nn
 
 from alignkit.algorithms.base import Algorithm
 from alignkit.data.kinds.kind import Kind
+from alignkit.errors import RecipeError
 from alignkit.models.critic import add_value_head
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want
@@ -27,6 +28,7 @@ from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.schema import Recipe, Stage
 from alignkit.rollout.collect import Collector
 from alignkit.run.train import build, build_data
+from alignkit.run.train.build_order import indexed
 from alignkit.run.train.epochs import GivenData
 from alignkit.run.train.training_play import training_play
 from alignkit.train.hooks.build import hooks_of
@@ -37,6 +39,7 @@ from alignkit.train.source import Source
 from alignkit.train.step import Step
 from alignkit.train.sync import Sync
 from alignkit.train.target import Target
+from alignkit.train.window_index import WINDOWS
 from alignkit.types.needs import Needs
 from alignkit.types.seeds import child
 from alignkit.types.task import Task
@@ -139,17 +142,18 @@ class StageBuilder:
         self, stage: Stage, algorithm: Algorithm, config: Any, policy: build.Policy
     ) -> tuple[bool, nn.Module | None]:
         """(whether the policy's model is trained on all losses, a critic of its own)."""
-        heads, scored, reward = len(algorithm.heads(config)), algorithm.scored(config), algorithm.trains_reward
+        heads, reward = len(algorithm.heads(config)), algorithm.trains_reward
+        scores = {"scored": algorithm.scored(config), "normalised": algorithm.normalised(config)}
         shared = reward or (stage.critic is not None and stage.critic.shared)
         if reward:
             build.make_reward_model(self.recipe, stage, policy, self.report)
         elif heads and shared:
-            add_value_head(policy.model, heads, seed=child(self.recipe.seed, stage.name), scored=scored)
+            add_value_head(policy.model, heads, seed=child(self.recipe.seed, stage.name), **scores)
         build.check_speaks(policy, reward=reward)
         # a copy of the policy while it is whole: its trainer may shard it
         if not heads or shared:
             return shared, None
-        return shared, build.build_critic(self.recipe, stage, policy, heads, self.load, scored=scored)
+        return shared, build.build_critic(self.recipe, stage, policy, heads, self.load, **scores)
 
     def _forward(
         self, trainer: Trainer, want: tuple[Want, ...], *, fast: bool, reference: Reference | None = None
@@ -200,6 +204,12 @@ class StageBuilder:
 
     def _target(self, critic: Step, slow: nn.Module) -> Target:
         """slow: a copy of the critic."""
+        if self.cutter and self.recipe.evaluation and critic.algorithm.steers(critic.config):
+            kind = critic.config.type
+            raise RecipeError(
+                f"{kind}: its evaluation speaks with critics, which ZeRO-3 holds in shards; launch with zero2, set "
+                "algorithm.beta to 0, or remove the evaluation"
+            )
         slow = self.cutter.cut(slow) if self.cutter else slow
         forward = self._frozen(critic.trainer, slow, ("values",), fast=critic.forward.fast)
         return Target(forward, rate=critic.config.target_rate, group=self.group)
@@ -215,8 +225,9 @@ class StageBuilder:
         if not kind.samples:
             offline = self.given.take(number, policy, report=self.report)
             self.tasks_read([row.task for row in offline.order.examples])
-            return offline
+            return replace(offline, order=indexed(offline.order, self.folder / WINDOWS, stage.name))
         order = build_data.build_examples(stage, policy, recipe=self.recipe, report=self.report)
+        order = indexed(order, self.folder / WINDOWS, stage.name)
         tasks = [example.task for example in order.examples]
         self.tasks_read(tasks)
         collector = self.collector(number, tasks)

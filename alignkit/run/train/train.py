@@ -33,6 +33,7 @@ from alignkit.run.train.start import Start, begin, on_first
 from alignkit.run.train.stop import EXIT_STOPPED, Stop
 from alignkit.run_folder.run_folder import RunFolder
 from alignkit.train.sync import Sync
+from alignkit.train.window_index import WINDOWS
 from alignkit.types.scratch import scratch
 
 
@@ -148,6 +149,8 @@ def _write_start(
     journal.tracker = resources.enter_context(contextlib.closing(tracker))
     journal.table_every = recipe.tracker_table_every
     folder.recipe(config)
+    if start.checkpoint is None or start.changes != []:  # of other data, perhaps
+        (folder.path / WINDOWS).unlink(missing_ok=True)
     cut = folder.truncate(done)
     folder.started(step=done)
     if cut:
