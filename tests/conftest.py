@@ -28,8 +28,6 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks the slow tests that are left to `make test-release`, before pytest selects by marks."""
     table, slow = tiers.read(), [item for item in items if item.get_closest_marker("slow")]
