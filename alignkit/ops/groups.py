@@ -1,16 +1,21 @@
-"""Statistics within groups of sequences that answer the same prompt."""
+"""Statistics within groups of rollouts that answer the same prompt: one vote each, of however many sequences it is."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from alignkit.types.batch import Batch
 
 STD_EPS = 1e-4  # what is added to a standard deviation before dividing by it, as in TRL
 
 
-Values = Float[Tensor, " sequence"]
-Group = Int[Tensor, " sequence"]
+Values = Float[Tensor, " n"]
+Group = Int[Tensor, " n"]
 
 
 def _members(group: Group) -> tuple[Group, Int[Tensor, " group"]]:
@@ -19,16 +24,38 @@ def _members(group: Group) -> tuple[Group, Int[Tensor, " group"]]:
     return index, size
 
 
-def _sums(values: Values, group: Group, weights: Values | None) -> Float[Tensor, " group"]:
-    """Sum of weights times values over each group."""
-    index, size = _members(group)
-    return values.new_zeros(len(size)).index_add(0, index, values if weights is None else values * weights.to(values))
+class Rollouts(NamedTuple):
+    """What of a batch is one rollout: several sequences where its context was rewritten or forked.
+
+    of: each sequence's rollout, in the order of their first sequences, which are `first`; group: of each rollout.
+    """
+
+    of: Int[Tensor, " sequence"]
+    first: Int[Tensor, " rollout"]
+    group: Int[Tensor, " rollout"]
+
+    def sums(self, values: Num[Tensor, " sequence"]) -> Num[Tensor, " rollout"]:
+        """Over the sequences of each rollout."""
+        return values.new_zeros(len(self.first)).index_add(0, self.of, values)
 
 
-def shares(group: Group, member: Group) -> Values:
-    """1 / number of sequences of the same rollout: as weights of what follows they make each rollout count once."""
-    _, index, count = torch.unique(torch.stack([group, member]), dim=1, return_inverse=True, return_counts=True)
-    return 1 / count[index]
+def rollouts(batch: Batch) -> Rollouts:
+    """The rollouts of a batch: sequences of one group and member."""
+    _, of, size = torch.unique(torch.stack([batch.group, batch.member]), dim=1, return_inverse=True, return_counts=True)
+    first = torch.full_like(size, len(of)).scatter_reduce(0, of, torch.arange(len(of), device=of.device), "amin")
+    order = first.argsort()
+    return Rollouts(order.argsort()[of], first[order], batch.group[first[order]])
+
+
+def rewards(batch: Batch, of: Rollouts, *, kl_weight: float) -> Float[Tensor, " rollout"]:
+    """reward - kl_weight sum_t (l_old_t - l_ref_t) of each rollout, which holds the KL to the reference exactly.
+
+    Raises BatchError when kl_weight is not 0 and old_logprobs or ref_logprobs are missing.
+    """
+    if not kl_weight:
+        return batch.reward[of.first]
+    gap = batch.sum_per_sequence(batch.require("old_logprobs") - batch.require("ref_logprobs"))
+    return batch.reward[of.first] - kl_weight * of.sums(gap)
 
 
 def size(group: Group) -> Group:
@@ -37,49 +64,30 @@ def size(group: Group) -> Group:
     return sizes[index]
 
 
-def mean(values: Values, group: Group, weights: Values | None = None) -> Values:
+def mean(values: Values, group: Group) -> Values:
     """Mean of each sequence's group; to the last bit the common value where all are equal, so that centring gives 0."""
     index, size = _members(group)
     low = values.new_full((len(size),), float("inf")).scatter_reduce(0, index, values.detach(), "amin")
-    total = _sums(torch.ones_like(values), group, weights)
-    return (low + _sums(values - low[index], group, weights) / total)[index]
+    above = values.new_zeros(len(size)).index_add(0, index, values - low[index])
+    return (low + above / size)[index]
 
 
-def centre(values: Values, group: Group, weights: Values | None = None) -> Values:
+def centre(values: Values, group: Group) -> Values:
     """values - group mean."""
-    return values - mean(values, group, weights)
+    return values - mean(values, group)
 
 
-def std(values: Values, group: Group, weights: Values | None = None) -> Values:
-    """Standard deviation of each sequence's group with the n-1 divisor (n: sum of weights); 0 for groups of one."""
-    squares = _sums(centre(values, group, weights) ** 2, group, weights)
-    total = _sums(torch.ones_like(values), group, weights)
-    return (squares / (total - 1).clamp(min=1)).sqrt()[_members(group)[0]]
-
-
-def pair_gaps(values: Values, group: Group) -> Values:
-    """What over a group adds up to the mean of (value_i - value_j)^2 over its distinct pairs; 0 for groups of one."""
-    return 2 * centre(values, group) ** 2 / (size(group) - 1).clamp(min=1)
-
-
-def leave_one_out(values: Values, group: Group, weights: Values | None = None) -> Values:
-    """values - mean of the others in the group = n/(n-1) (values - group mean); 0 for groups of one (2402.14740)."""
-    total = _sums(torch.ones_like(values), group, weights)[_members(group)[0]]
-    return centre(values, group, weights) * total / (total - 1).clamp(min=1)
-
-
-def best(values: Values, group: Group, count: int) -> Bool[Tensor, " sequence"]:
-    """The `count` largest values of each group, but never its smallest: in a group without spread none is better.
-
-    Of equal values the first in the batch is taken.
-    """
+def std(values: Values, group: Group) -> Values:
+    """Standard deviation of each entry's group with the n-1 divisor; 0 for groups of one."""
     index, size = _members(group)
-    low = values.new_full((len(size),), float("inf")).scatter_reduce(0, index, values, "amin")[index]
-    order = values.argsort(descending=True, stable=True)
-    order = order[index[order].argsort(stable=True)]
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device) - (size.cumsum(0) - size)[index[order]]
-    return (rank < count) & (values > low)
+    squares = values.new_zeros(len(size)).index_add(0, index, centre(values, group) ** 2)
+    return (squares / (size - 1).clamp(min=1)).sqrt()[index]
+
+
+def leave_one_out(values: Values, group: Group) -> Values:
+    """values - mean of the others in the group = n/(n-1) (values - group mean); 0 for groups of one (2402.14740)."""
+    total = size(group)
+    return centre(values, group) * total / (total - 1).clamp(min=1)
 
 
 def bradley_terry(rewards: Float[Tensor, " sequence"]) -> Float[Tensor, "sequence sequence"]:

@@ -29,16 +29,6 @@ def k3(difference: Float[Tensor, " token"]) -> Float[Tensor, " token"]:
     return (-difference).exp() - 1 + difference
 
 
-def penalised_reward(batch: Batch, *, weight: float) -> Float[Tensor, " sequence"]:
-    """reward - weight sum_t (l_old_t - l_ref_t): the reward that holds the KL to the reference, exactly.
-
-    Raises BatchError when weight is not 0 and old_logprobs or ref_logprobs are missing.
-    """
-    if not weight:
-        return batch.reward
-    return batch.reward - weight * batch.sum_per_sequence(batch.require("old_logprobs") - batch.require("ref_logprobs"))
-
-
 def adapted_weight(batch: Batch, *, target: float | None) -> Mapping[str, float]:
     """The controls with the kl_weight of the next batch: larger while the policy is too far away (arXiv 1909.08593).
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from alignkit.errors import BatchError
+from alignkit.ops import groups
 from alignkit.types.metric import Mean, Metric
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ MAX_EXPONENT = 80.0  # exp(80) = 5.5e34 still fits float32
 def sides(batch: Batch) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
     """Sequence numbers of the chosen and of the rejected answers, both in the order of their groups.
 
-    Sequences of side 0 are passed over. Raises BatchError for a group without exactly one answer on each side.
+    Of a rollout of several sequences it is that of its first. Sequences of side 0 are passed over. Raises BatchError
+    for a group without exactly one answer on each side.
     """
     chosen, rejected = (_by_group(batch, side) for side in (1, -1))
     if not torch.equal(batch.group[chosen], batch.group[rejected]) or len(batch.group[chosen].unique()) != len(chosen):
@@ -40,14 +42,21 @@ def sides(batch: Batch) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
 
 
 def _by_group(batch: Batch, side: int) -> Tensor:
-    index = (batch.side == side).nonzero().squeeze(-1)
+    first = groups.rollouts(batch).first
+    index = first[batch.side[first] == side]
     return index[batch.group[index].argsort(stable=True)]
 
 
 def pool(values: Float[Tensor, " token"], batch: Batch, how: Pool) -> Float[Tensor, " sequence"]:
-    """Sum or mean over the action tokens of each sequence; what lies outside the mask is not read."""
-    total = batch.sum_per_sequence(values)
-    return total if how == "sum" else total / batch.actions_per_sequence().clamp(min=1)
+    """Sum or mean over the action tokens of each sequence and of all others of its rollout.
+
+    What lies outside the mask is not read.
+    """
+    rollouts = groups.rollouts(batch)
+    total = rollouts.sums(batch.sum_per_sequence(values))
+    if how == "mean":
+        total = total / rollouts.sums(batch.actions_per_sequence()).clamp(min=1)
+    return total[rollouts.of]
 
 
 def implied_rewards(
@@ -145,8 +154,9 @@ def describe_sides(
     batch: Batch, *, logprobs: Float[Tensor, " token"] | None, rewards: Float[Tensor, " sequence"]
 ) -> dict[str, Metric]:
     """The part of it that needs no pairs: rewards, log-probs and lengths of the answers on either side."""
-    lengths = batch.actions_per_sequence()
-    good, bad = batch.side == 1, batch.side == -1
+    rollouts = groups.rollouts(batch)
+    lengths = rollouts.sums(batch.actions_per_sequence())[rollouts.of]
+    good, bad = (_by_group(batch, side) for side in (1, -1))
     values = {
         "pairs/reward_chosen": rewards[good],
         "pairs/reward_rejected": rewards[bad],
@@ -154,6 +164,6 @@ def describe_sides(
         "pairs/length_rejected": lengths[bad],
     }
     if logprobs is not None:
-        said = batch.sum_per_sequence(logprobs)
+        said = pool(logprobs, batch, "sum")
         values |= {"pairs/logprob_chosen": said[good], "pairs/logprob_rejected": said[bad]}
     return {name: Mean.of(each) for name, each in values.items()}

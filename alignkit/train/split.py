@@ -11,7 +11,7 @@ import numpy as np
 
 from alignkit.types.batch import Batch
 
-Unit = Literal["sequence", "group"]
+Unit = Literal["sequence", "rollout", "group"]
 
 
 def micro_batches(
@@ -20,11 +20,13 @@ def micro_batches(
     """Rounds of one micro-batch per rank, each a list of sequence numbers of `batch`; `[]` is a round to sit out.
 
     Sequences of a block stay together, so that they share its prompt, unless the block alone exceeds max_tokens. A
-    micro-batch exceeds max_tokens only when a single unit does; groups are never cut where they are the unit. The plan
+    micro-batch exceeds max_tokens only when a single unit does; units of several sequences are never cut. The plan
     is a pure function of its arguments: every rank knows all of it, so none waits for a number another one decides.
     """
     wanted = set(sequences)
-    pieces = _whole_groups(batch, wanted) if unit == "group" else _pieces(batch, wanted, max_tokens)
+    units = _units(batch, unit)
+    alone = len(set(units)) == len(units)
+    pieces = _pieces(batch, wanted, max_tokens) if alone else _whole(batch, wanted, units)
     total = sum(tokens for tokens, _ in pieces)
     capacity = min(max_tokens, -(-total // world))  # at least one micro-batch for each rank, where pieces allow it
     bins: list[tuple[int, list[int]]] = []
@@ -40,19 +42,26 @@ def micro_batches(
     return [plan if number % 2 == 0 else plan[::-1] for number, plan in enumerate(rounds)]
 
 
-def _whole_groups(batch: Batch, wanted: set[int]) -> list[tuple[int, list[int]]]:
-    """(tokens, sequences) of each group, however many blocks it lies in."""
-    tokens: dict[int, int] = defaultdict(int)
-    members: dict[int, list[int]] = defaultdict(list)
-    group, first = batch.group.tolist(), 0
+def _units(batch: Batch, unit: Unit) -> list[tuple[int, ...]]:
+    """The unit of each sequence, by a name."""
+    group, member = batch.group.tolist(), batch.member.tolist()
+    names = {"sequence": (range(batch.num_sequences),), "rollout": (group, member), "group": (group,)}
+    return list(zip(*names[unit], strict=True))
+
+
+def _whole(batch: Batch, wanted: set[int], units: list[tuple[int, ...]]) -> list[tuple[int, list[int]]]:
+    """(tokens, sequences) of each unit, however many blocks it lies in."""
+    tokens: dict[tuple[int, ...], int] = defaultdict(int)
+    members: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    first = 0
     for block in batch.blocks:
         inside = [(first + m, length) for m, length in enumerate(block.lengths) if first + m in wanted]
         for sequence, length in inside:
-            number = group[sequence]
-            tokens[number] += length + (block.prompt if sequence == inside[0][0] else 0)
-            members[number].append(sequence)
+            name = units[sequence]
+            tokens[name] += length + (block.prompt if sequence == inside[0][0] else 0)
+            members[name].append(sequence)
         first += len(block.lengths)
-    return [(tokens[number], members[number]) for number in members]
+    return [(tokens[name], members[name]) for name in members]
 
 
 def _pieces(batch: Batch, wanted: set[int], max_tokens: int) -> list[tuple[int, list[int]]]:
@@ -77,10 +86,7 @@ def _pieces(batch: Batch, wanted: set[int], max_tokens: int) -> list[tuple[int, 
 
 def minibatches(batch: Batch, count: int, *, unit: Unit, rng: np.random.Generator) -> list[list[int]]:
     """`count` lists of sequence numbers of nearly equal numbers of units, in a random order."""
-    if unit == "group":
-        units = [members for _, members in _whole_groups(batch, set(range(batch.num_sequences)))]
-    else:
-        units = [[sequence] for sequence in range(batch.num_sequences)]
+    units = [members for _, members in _whole(batch, set(range(batch.num_sequences)), _units(batch, unit))]
     order = rng.permutation(len(units)).tolist()
     bounds = [len(order) * i // count for i in range(count + 1)]
     chosen = [[sequence for place in order[begin:end] for sequence in units[place]] for begin, end in pairwise(bounds)]

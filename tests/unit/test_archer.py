@@ -23,6 +23,7 @@ from alignkit.train.target import Target
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
+from tests.unit.value_table import Table
 
 STATES = {0: [10], 1: [10, 1, 11]}
 ASK, GUESS, RIGHT, WRONG = 1, 2, 3, 4
@@ -60,42 +61,6 @@ def shaped(batch: Batch, values: Tensor, settings: archer.Config, slow: Tensor |
     controls = {"level": 0.0, "scale": 1.0} | controls
     columns = {"values": values, "target_values": values if slow is None else slow}
     return archer.estimate(settings, batch.replace(**columns, controls=controls))
-
-
-class Table:
-    """A critic that keeps numbers for every prefix, and its slow copy."""
-
-    def __init__(self, batch: Batch, heads: int = 4):
-        paths = [self._path(batch, index) for index in range(batch.num_tokens)]
-        known = sorted(set(paths))
-        self.index = torch.tensor([known.index(path) for path in paths])
-        self.numbers = torch.zeros(len(known), heads, requires_grad=True)
-        self.slow = torch.zeros(len(known), heads)
-        self.known = known
-
-    def _path(self, batch: Batch, index: int) -> tuple[int, ...]:
-        before = int(batch.parent[index])
-        return (*(self._path(batch, before) if before >= 0 else ()), int(batch.tokens[index]))
-
-    def at(self, *tokens: int) -> Tensor:
-        return self.numbers.detach()[self.known.index(tokens)]
-
-    def fit(self, algorithm, settings, batch: Batch) -> Batch:
-        """Runs TD until it stands still, which it must; returns the batch with the last targets."""
-        for _ in range(1500):
-            columns = {"values": self.numbers.detach()[self.index], "target_values": self.slow[self.index]}
-            batch = algorithm.estimate(settings, batch.replace(**columns))
-            loss = algorithm.critic_loss(settings, Outputs(values=self.numbers[self.index], entropy=None), batch)
-            (gradient,) = torch.autograd.grad(loss.total / loss.count, self.numbers)
-            with torch.no_grad():
-                self.numbers -= 0.5 * gradient
-            apart = (self.numbers.detach() - self.slow).abs().max()
-            self.slow.lerp_(self.numbers.detach(), settings.target_rate)
-            if apart < 1e-5 and gradient.abs().max() < 1e-5:
-                break
-        else:
-            pytest.fail(f"after 1500 steps the slow critic is still {apart} behind")
-        return algorithm.estimate(settings, batch.replace(values=self.numbers.detach()[self.index]))
 
 
 @functools.cache

@@ -38,14 +38,14 @@ def test_the_best_of_a_group_are_its_largest_values_and_never_its_smallest(count
     """Group 0: 3, 1, 2, 2 (the first of the equal ones goes first); group 1: 5, 5, without spread; group 2: 0."""
     values = torch.tensor([3.0, 1.0, 2.0, 2.0, 5.0, 5.0, 7.0])
     group = torch.tensor([0, 0, 0, 0, 1, 1, 2])
-    got = ops.groups.best(values, group, count)
+    got = ops.choices.best(values, group, count)
     assert got.tolist() == [bool(each) for each in wanted[:6]] + [False]
 
 
 def test_groups_may_lie_anywhere_in_the_batch():
     values, group = torch.tensor([1.0, 9.0, 4.0, 2.0, 8.0, 3.0]), torch.tensor([7, 2, 7, 2, 2, 7])
-    assert ops.groups.best(values, group, 1).tolist() == [False, True, True, False, False, False]
-    assert ops.groups.best(values, group, 2).tolist() == [False, True, True, False, True, True]
+    assert ops.choices.best(values, group, 1).tolist() == [False, True, True, False, False, False]
+    assert ops.choices.best(values, group, 2).tolist() == [False, True, True, False, True, True]
 
 
 # --- online dpo --------------------------------------------------------------------------------------------------

@@ -123,7 +123,10 @@ def test_a_bandit_with_a_costly_best_arm_goes_to_the_saddle_point_of_its_kl():
         share = 1 / (1 + math.exp(-logit))
         draws = round(share * 200)
         arms = [1.0] * draws + [0.0] * (200 - draws)
-        items = [Item(prompt_ids=[1], completion_ids=[2], reward=a, channels={"harm": a}, group=0) for a in arms]
+        items = [
+            Item(prompt_ids=[1], completion_ids=[2], reward=a, channels={"harm": a}, group=0, member=m)
+            for m, a in enumerate(arms)
+        ]
         batch = pack(items, share_prefix=True)
         chosen = torch.tensor([share if a else 1 - share for a in arms]).log()
         column = batch.scatter(chosen)

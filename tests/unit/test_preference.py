@@ -285,7 +285,7 @@ def test_a_group_that_is_no_pair_is_refused():
 
 def test_sides_meet_by_their_group_whatever_the_order():
     items = [(2, -1), (0, 1), (1, -1), (2, 1), (0, -1), (1, 1)]
-    batch = pack([Item(prompt_ids=[1], completion_ids=[2], group=g, side=side) for g, side in items])
+    batch = pack([Item(prompt_ids=[1], completion_ids=[2], group=g, side=s, member=int(s < 0)) for g, s in items])
     chosen, rejected = preference.sides(batch)
     assert [(items[c][0], items[r][0]) for c, r in zip(chosen, rejected, strict=True)] == [(0, 0), (1, 1), (2, 2)]
 

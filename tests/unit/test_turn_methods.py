@@ -11,7 +11,7 @@ from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
 
 
-def episode(group: int, said: list[int], answers: list[int], paid: list[float]) -> Item:
+def episode(group: int, said: list[int], answers: list[int], paid: list[float], *, member: int = 0) -> Item:
     """Turns of so many tokens each, after each but the last an answer of one token; a turn's pay on its last token."""
     ids, action, rewards = [], [], []
     for number, (length, pay) in enumerate(zip(said, paid, strict=True)):
@@ -22,7 +22,8 @@ def episode(group: int, said: list[int], answers: list[int], paid: list[float]) 
             ids.append(answers[number])
             action.append(False)
             rewards.append(0.0)
-    return Item(prompt_ids=[9], completion_ids=ids, action=action, rewards=rewards, reward=sum(paid), group=group)
+    numbers = {"group": group, "member": member}
+    return Item(prompt_ids=[9], completion_ids=ids, action=action, rewards=rewards, reward=sum(paid), **numbers)
 
 
 def at_turns(batch: Batch, column: torch.Tensor) -> list[float]:
@@ -52,10 +53,10 @@ def test_turns_met_one_state_where_their_group_was_told_the_same_since_the_last_
 
 def test_turns_of_one_state_are_compared_and_one_alone_is_not():
     """Returns 1 and 0. Both prompts lead to 5: the turn after it is better by 1, the first by the discounted 1/2."""
-    batch = pack([episode(0, [1, 1], [5], [0.0, 1.0]), episode(0, [1, 1], [5], [0.0, 0.0])])
+    batch = pack([episode(0, [1, 1], [5], [0.0, 1.0]), episode(0, [1, 1], [5], [0.0, 0.0], member=1)])
     config = gigpo.Config(type="gigpo", discount=0.5, scale="none")
     assert at_turns(batch, gigpo.estimate(config, batch).advantages) == [1.5, 2.0, -1.5, -2.0]
-    apart = pack([episode(0, [1, 1], [5], [0.0, 1.0]), episode(0, [1, 1], [6], [0.0, 0.0])])
+    apart = pack([episode(0, [1, 1], [5], [0.0, 1.0]), episode(0, [1, 1], [6], [0.0, 0.0], member=1)])
     assert at_turns(apart, gigpo.estimate(config, apart).advantages) == [1.5, 1.0, -1.5, -1.0]
     alone = gigpo.Config(type="gigpo", step_weight=0.0, scale="none")
     assert at_turns(apart, gigpo.estimate(alone, apart).advantages) == [1.0, 1.0, -1.0, -1.0]

@@ -76,13 +76,13 @@ class Config(AlgorithmConfig):
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
-    reward = ops.kl.penalised_reward(batch, weight=config.loss.kl_in_reward)
-    shares = ops.groups.shares(batch.group, batch.member)
-    centred = ops.groups.centre(reward, batch.group, shares)
+    rollouts = ops.groups.rollouts(batch)
+    reward = ops.groups.rewards(batch, rollouts, kl_weight=config.loss.kl_in_reward)
+    centred = ops.groups.centre(reward, rollouts.group)
     if config.scale != "none":
-        over = batch.group if config.scale == "group" else batch.group * 0  # the whole batch as one group
-        centred = centred / (ops.groups.std(reward, over, shares) + ops.groups.STD_EPS)
-    return batch.replace(advantages=batch.spread(centred))
+        over = rollouts.group if config.scale == "group" else rollouts.group * 0  # the whole batch as one group
+        centred = centred / (ops.groups.std(reward, over) + ops.groups.STD_EPS)
+    return batch.replace(advantages=batch.spread(centred[rollouts.of]))
 
 
 def policy_loss(config: Any, outputs: Outputs, batch: Batch) -> Loss:

@@ -32,12 +32,15 @@ class Config(rloo.Config):
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
-    divergence = batch.sum_per_sequence(batch.require("old_logprobs") - batch.require("ref_logprobs"))
-    log_weights = -config.mixture * ops.groups.centre(divergence, batch.group)
+    rollouts = ops.groups.rollouts(batch)
+    gap = batch.sum_per_sequence(batch.require("old_logprobs") - batch.require("ref_logprobs"))
+    divergence, group = rollouts.sums(gap), rollouts.group
+    log_weights = -config.mixture * ops.groups.centre(divergence, group)
     weights = ops.policy.ratio(log_weights, 0 * log_weights)
-    wins = ops.groups.win_rate(ops.groups.bradley_terry(batch.reward), batch.group, weights=weights)
-    penalty = config.kl_weight * ops.groups.leave_one_out(divergence, batch.group)
-    return rloo.place(config, batch, wins - 0.5 - penalty)
+    beats = ops.groups.bradley_terry(batch.reward[rollouts.first])
+    wins = ops.groups.win_rate(beats, group, weights=weights)
+    penalty = config.kl_weight * ops.groups.leave_one_out(divergence, group)
+    return rloo.place(config, batch, rollouts, wins - 0.5 - penalty)
 
 
 def requires(config: Config, stage: Stage) -> list[str]:

@@ -29,7 +29,8 @@ class Config(sft.Config):
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
-    kept = ops.groups.best(batch.reward, batch.group, config.keep)
+    rollouts = ops.groups.rollouts(batch)
+    kept = ops.choices.best(batch.reward[rollouts.first], rollouts.group, config.keep)[rollouts.of]
     if config.min_reward is not None:
         kept &= batch.reward >= config.min_reward
     return batch.select(kept.nonzero().flatten().tolist())

@@ -35,20 +35,22 @@ class Config(AlgorithmConfig):
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
-    reward = ops.kl.penalised_reward(batch, weight=config.kl_weight)
+    rollouts = ops.groups.rollouts(batch)
+    reward, given = ops.groups.rewards(batch, rollouts, kl_weight=config.kl_weight), batch.reward[rollouts.first]
     if config.target == "win_rate":
-        wins = ops.groups.win_rate(ops.groups.bradley_terry(batch.reward), batch.group)
-        reward = wins + reward - batch.reward
-    return batch.replace(targets=config.eta * reward[:, None])
+        wins = ops.groups.win_rate(ops.groups.bradley_terry(given), rollouts.group)
+        reward = wins + reward - given
+    return batch.replace(targets=config.eta * reward[rollouts.of, None])
 
 
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
-    mask, targets = batch.action_mask, batch.require("targets")[:, 0]
+    mask, rollouts = batch.action_mask, ops.groups.rollouts(batch)
+    targets, group = batch.require("targets")[rollouts.first, 0], rollouts.group
     old = outputs.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    moved = batch.sum_per_sequence(outputs.logprobs - old)
-    loss = ops.groups.pair_gaps(moved - targets, batch.group)
+    moved = rollouts.sums(batch.sum_per_sequence(outputs.logprobs - old))
+    loss = ops.choices.pair_gaps(moved - targets, group)
     total = loss.sum() / (1.0 if config.convention == "code" else config.eta**2)
-    count = float(len(batch.group[ops.groups.size(batch.group) > 1].unique()))
+    count = float(len(group[ops.groups.size(group) > 1].unique()))
     means = {"entropy": outputs.entropy[mask]}
     if batch.sampler_logprobs is not None:
         means["kl_sampler"] = (batch.sampler_logprobs - old)[mask]

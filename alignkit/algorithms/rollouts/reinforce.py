@@ -53,8 +53,10 @@ def estimate(config: Config, batch: Batch) -> Batch:
     # without values, GAE at trace 1 is the return from each token on
     advantages = ops.advantages.gae(rewards, 0 * rewards, end, segment, discount=config.discount, trace=1.0)
     if config.baseline != "none":
-        over = batch.group if config.baseline == "group" else batch.group * 0  # the whole batch as one group
-        advantages = advantages - ops.groups.mean(end.index_add(0, segment, rewards), over)[segment]
+        rollouts = ops.groups.rollouts(batch)
+        over = rollouts.group if config.baseline == "group" else rollouts.group * 0  # the whole batch as one group
+        total = rollouts.sums(end.index_add(0, segment, rewards)) / rollouts.sums(end + 1)  # of its sequences the mean
+        advantages = advantages - ops.groups.mean(total, over)[rollouts.of][segment]
     if config.whiten:
         advantages = ops.advantages.whiten(advantages, mask[mask])
     return batch.replace(advantages=batch.scatter(advantages))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from alignkit.ops.groups import Rollouts
     from alignkit.recipe.schema import Stage
     from alignkit.types.batch import Batch
 
@@ -62,15 +63,16 @@ class Config(AlgorithmConfig):
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
-    reward = ops.kl.penalised_reward(batch, weight=config.kl_weight)
-    shares = ops.groups.shares(batch.group, batch.member)
-    return place(config, batch, ops.groups.leave_one_out(reward, batch.group, shares))
+    rollouts = ops.groups.rollouts(batch)
+    reward = ops.groups.rewards(batch, rollouts, kl_weight=config.kl_weight)
+    return place(config, batch, rollouts, ops.groups.leave_one_out(reward, rollouts.group))
 
 
-def place(config: Config, batch: Batch, advantages: Float[Tensor, " sequence"]) -> Batch:
-    """The advantages of whole completions, scaled if asked for, on their tokens; without those that are too small."""
+def place(config: Config, batch: Batch, rollouts: Rollouts, advantages: Float[Tensor, " rollout"]) -> Batch:
+    """The advantages of rollouts, scaled if asked for, on their tokens; without those that are too small."""
     if config.normalise:
-        advantages = advantages / (ops.groups.std(advantages, batch.group * 0) + ops.groups.STD_EPS)
+        advantages = advantages / (ops.groups.std(advantages, rollouts.group * 0) + ops.groups.STD_EPS)
+    advantages = advantages[rollouts.of]
     kept = (advantages.abs() >= config.min_advantage).nonzero().flatten()
     return batch.replace(advantages=batch.spread(advantages)).select(kept.tolist())
 

@@ -28,15 +28,17 @@ class Config(AlgorithmConfig):
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
-    wins = ops.groups.win_rate(ops.groups.bradley_terry(batch.reward), batch.group)
-    return batch.replace(targets=config.eta * (wins - 0.5)[:, None])
+    rollouts = ops.groups.rollouts(batch)
+    wins = ops.groups.win_rate(ops.groups.bradley_terry(batch.reward[rollouts.first]), rollouts.group)
+    return batch.replace(targets=config.eta * (wins - 0.5)[rollouts.of, None])
 
 
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
-    mask, trained = batch.action_mask, batch.actions_per_sequence() > 0
+    mask, rollouts = batch.action_mask, ops.groups.rollouts(batch)
+    trained = rollouts.sums(batch.actions_per_sequence()) > 0
     old = outputs.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    moved = batch.sum_per_sequence(outputs.logprobs - old)
-    loss = (moved - batch.require("targets")[:, 0])[trained] ** 2
+    moved = rollouts.sums(batch.sum_per_sequence(outputs.logprobs - old))
+    loss = (moved - batch.require("targets")[rollouts.first, 0])[trained] ** 2
     means = {"policy/entropy": outputs.entropy[mask]}
     if batch.sampler_logprobs is not None:
         means["policy/kl_sampler"] = (batch.sampler_logprobs - old)[mask]
@@ -61,4 +63,5 @@ ALGORITHM = Algorithm(
     losses={"policy": policy_loss},
     requires=requires,
     explain=explain,
+    unit="rollout",
 )

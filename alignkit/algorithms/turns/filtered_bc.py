@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from alignkit import ops
 from alignkit.algorithms import sft
 from alignkit.algorithms.base import Algorithm
 
@@ -27,9 +28,10 @@ class Config(sft.Config):
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
-    reward = batch.reward
+    rollouts = ops.groups.rollouts(batch)
+    reward = batch.reward[rollouts.first]
     threshold = reward.sort(descending=True).values[math.ceil(config.fraction * len(reward) - 1e-9) - 1]
-    kept = (reward >= threshold) & (reward > reward.amin())
+    kept = ((reward >= threshold) & (reward > reward.amin()))[rollouts.of]
     return batch.select(kept.nonzero().flatten().tolist())
 
 

@@ -58,7 +58,9 @@ def estimate(config: Config, batch: Batch) -> Batch:
     end = nothing.new_zeros(batch.num_sequences, 1)
     ahead = ops.turns.ahead(nothing, end, rewards=rewards, sequence=turns.sequence, **how)[:, 0]
     steps = relative(config, ahead, ops.turns.anchors(batch, turns))
-    advantages = relative(config, batch.reward, batch.group)[turns.sequence] + config.step_weight * steps
+    rollouts = ops.groups.rollouts(batch)
+    episodes = relative(config, batch.reward[rollouts.first], rollouts.group)[rollouts.of]
+    advantages = episodes[turns.sequence] + config.step_weight * steps
     return batch.replace(advantages=batch.scatter(advantages[turns.of]))
 
 

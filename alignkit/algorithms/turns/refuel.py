@@ -39,7 +39,7 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     old = outputs.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
     moved = batch.sum_per_sequence(outputs.logprobs - old)
     turns = batch.channels.get(TURNS, batch.reward.new_ones(batch.num_sequences))
-    loss = turns * ops.groups.pair_gaps(moved - targets, batch.group)
+    loss = turns * ops.choices.pair_gaps(moved - targets, batch.group)
     total = loss.sum() / (1.0 if config.convention == "code" else config.eta**2)
     size = ops.groups.size(batch.group)
     count = float((turns.double() / size)[size > 1].sum())

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from alignkit.errors import BatchError
+from alignkit.ops import groups
 from alignkit.ops.constraint import mixed, next_multiplier
 from alignkit.recipe.schema import Constraint
 from alignkit.train.hooks.hook import Hook, HookMemory, Metrics
@@ -44,9 +45,10 @@ class Constraints(Hook):
         The multipliers move first, by the mean cost of the last steps, this one included. Every rank has the whole
         batch, so all compute the same. Raises BatchError for a cost that some sequence has no value of.
         """
-        costs = {each.of: self.cost(batch, each.of) for each in self.settings}
+        costs, first = {each.of: self.cost(batch, each.of) for each in self.settings}, groups.rollouts(batch).first
         after = {
-            each.of: self._moved(each, memory[each.of], float(costs[each.of].mean()), step) for each in self.settings
+            each.of: self._moved(each, memory[each.of], float(costs[each.of][first].mean()), step)
+            for each in self.settings
         }
         multipliers = torch.tensor([after[each.of]["multiplier"] for each in self.settings])
         metrics = {
@@ -64,13 +66,16 @@ class Constraints(Hook):
         return _paid(batch, reward, scale=1 / (1 + float(multipliers.sum()))), after, metrics
 
     def cost(self, batch: Batch, of: str) -> Float[Tensor, " sequence"]:
-        """The cost of each sequence: its length in action tokens, whether it was cut, its KL, or a reward's part."""
+        """The cost of each sequence's rollout: its length in action tokens, whether it was cut, its KL, or a reward's
+        part."""
+        rollouts = groups.rollouts(batch)
         if of == "length":
-            return batch.actions_per_sequence().float()
+            return rollouts.sums(batch.actions_per_sequence().float())[rollouts.of]
         if of == "truncated":
-            return batch.truncated.float()
+            return rollouts.sums(batch.truncated.float())[rollouts.of]
         if of == "kl":
-            return batch.sum_per_sequence(batch.require("old_logprobs") - batch.require("ref_logprobs"))
+            gap = batch.sum_per_sequence(batch.require("old_logprobs") - batch.require("ref_logprobs"))
+            return rollouts.sums(gap)[rollouts.of]
         if of not in batch.channels:
             known = ", ".join(["length", "truncated", "kl", *batch.channels])
             raise BatchError(f"constraints: no cost is called '{of}'; the batch has {known}")
