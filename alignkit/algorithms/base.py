@@ -44,6 +44,8 @@ class Algorithm:
         differences). No micro-batch and no minibatch cuts one apart.
     heads: (config) -> names of the value head's outputs; none for algorithms without a critic.
     scored: (config) -> how many of these, the first ones, are scores of the chosen token, read in the state before it.
+    normalised: (config) -> whether as many come next, each the logsumexp of such a score over the vocabulary.
+    steers: (config) -> nats that a unit of its least score adds to a token's log-prob where its policy speaks; 0: none.
     controls: (config) -> coefficients that adapt during training, at their first values. They reach `estimate` and the
         losses as `batch.controls`, are logged as control/<name> and saved with every checkpoint.
     adapt: (config, batch) -> the coefficients of the next step, from a batch that has been trained on.
@@ -65,6 +67,8 @@ class Algorithm:
     unit: Literal["sequence", "rollout", "group"] = "sequence"
     heads: Callable[[Any], tuple[str, ...]] = lambda config: ()
     scored: Callable[[Any], int] = lambda config: 0
+    normalised: Callable[[Any], bool] = lambda config: False
+    steers: Callable[[Any], float] = lambda config: 0.0
     controls: Callable[[Any], Mapping[str, float]] = lambda config: {}
     adapt: Callable[[Any, Batch], Mapping[str, float]] = lambda config, batch: batch.controls
     columns: Callable[[Any], tuple[str, ...]] = lambda config: ()

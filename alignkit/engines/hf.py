@@ -96,15 +96,13 @@ class HfEngine:
             model.train(training)
 
     def _generate(self, requests: Sequence[Request]) -> list[Completion]:
+        rows = [_Row(request, self._context) for request in requests]
         with self._evaluating():
-            done = [
-                row
-                for begin in range(0, len(requests), ROWS)
-                for row in self._sample([_Row(request, self._context) for request in requests[begin : begin + ROWS]])
-            ]
-        return [row.completion(self.policy_version) for row in done]
+            for begin in range(0, len(rows), ROWS):
+                self._sample(rows[begin : begin + ROWS])
+        return [row.completion(self.policy_version) for row in rows]
 
-    def _sample(self, rows: list[_Row]) -> list[_Row]:
+    def _sample(self, rows: list[_Row]) -> None:
         """Samples all rows to their ends; each distinct prompt is read once."""
         prompts = {prompt: index for index, prompt in enumerate(dict.fromkeys(row.request.prompt_ids for row in rows))}
         mask, logits, cache = self._read(list(prompts))
@@ -116,7 +114,7 @@ class HfEngine:
             tokens = _choose(live, logits)
             unfinished = [index for index, row in enumerate(live) if row.stop is None]
             if not unfinished:
-                return rows
+                return
             if 2 * len(unfinished) <= len(live):  # dropping finished rows copies the cache: it must halve the work
                 members = torch.tensor(unfinished, device=logits.device)
                 cache.reorder_cache(members)
@@ -126,32 +124,31 @@ class HfEngine:
 
     def _read(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Tensor, Any]:
         """Attention mask (prompt, length), next-token logits (prompt, vocabulary) and cache, padded on the left."""
-        from transformers import DynamicCache
-
         longest = max(map(len, prompts))
         ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         ids, mask = ids.to(self._model.device), mask.to(self._model.device)
-        cache = DynamicCache(config=self._model.config)
+        cache = self._cache()
         return mask, self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache), cache
 
+    def _cache(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._model.config)
+
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Float[Tensor, "row vocabulary"]:
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1].float()
+        seen = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        return self._model(input_ids=ids, use_cache=True, logits_to_keep=1, **seen).logits[:, -1].float()
+
+    def _logits(self, ids: Tensor) -> Float[Tensor, "row position vocabulary"]:
+        return self._model(input_ids=ids, use_cache=False).logits.float()
 
     def _score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         scores: list[list[float]] = []
         with self._evaluating():
             for sequence in sequences:
                 ids = torch.tensor([list(sequence)], device=self._model.device)
-                logprobs = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+                logprobs = self._logits(ids)[0, :-1].log_softmax(-1)
                 scores.append(logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist())
         return scores
 

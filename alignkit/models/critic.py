@@ -10,36 +10,50 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from alignkit.errors import RecipeError
 from alignkit.models.adapted import base_model
 from alignkit.models.encoder import packs
 from alignkit.models.token_scores import TokenScores
-from alignkit.models.weights import VALUE_HEAD
+from alignkit.models.weights import VALUE_HEAD, whole
 from alignkit.types.seeds import child
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from alignkit.types.batch import Batch
 
 FIRST_STD = 0.01  # small, so that first values are near 0; not 0, or two heads of one critic could never differ
 
 
-def add_value_head(model: nn.Module, heads: int, *, seed: int, scored: int = 0) -> nn.Module:
+def add_value_head(model: nn.Module, heads: int, *, seed: int, scored: int = 0, normalised: bool = False) -> nn.Module:
     """Gives a transformers causal LM (or a PEFT model of one) a value head of `heads` outputs; returns the model.
 
-    scored: how many of them, the first ones, are scores of the chosen token (`TokenScores`).
+    scored: how many of them, the first ones, are scores of the chosen token, normalised: and as many their logsumexps
+    (`TokenScores`).
     """
     causal = base_model(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(child(seed, VALUE_HEAD))
         width = causal.config.hidden_size
         vocabulary = causal.get_input_embeddings().num_embeddings
-        layer = TokenScores(width, heads, scored=scored, vocabulary=vocabulary) if scored else nn.Linear(width, heads)
+        kept = {"scored": scored, "normalised": normalised, "vocabulary": vocabulary}
+        layer = TokenScores(width, heads, **kept) if scored else nn.Linear(width, heads)
         for name, parameter in layer.named_parameters():
             nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=FIRST_STD)
     causal.add_module(VALUE_HEAD, layer.to(next(causal.parameters()).device))
     return model
+
+
+def save_value_head(model: nn.Module, folder: Path, *, writes: bool = True) -> None:
+    """Writes the value head beside the weights in `folder`. writes: as of `save_pretrained`."""
+    head = getattr(base_model(model), VALUE_HEAD)
+    with whole(head.parameters()):
+        if writes:
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+            save_file(weights, folder / f"{VALUE_HEAD}.safetensors")
 
 
 def check_reads(key: str, path: str, model: nn.Module, tokenizer: Any, policys: Any) -> None:

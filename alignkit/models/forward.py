@@ -13,15 +13,12 @@ from torch import Tensor, nn
 from alignkit.models import attention
 from alignkit.models.adapted import base_model, effective_weight
 from alignkit.models.critic import read_values
-from alignkit.models.device_type import device_type
+from alignkit.models.device_type import HEAD_ROWS, device_type
 from alignkit.models.frozen import read_beside, without_adapter
 from alignkit.ops.logprobs import chunked_kl, chunked_logprobs
 from alignkit.types.batch import Batch
 from alignkit.types.outputs import Outputs
 
-HEAD_ROWS = {"cpu": 256, "cuda": 2048}
-"""Rows of logits that exist at a time, by device: 50 MB in float32 for a vocabulary of 49k, which fits a CPU's cache; a
-GPU wants large tiles, and 1.2 GB are at hand there for a vocabulary of 152k."""
 STATELESS = {"full_attention", "sliding_attention", "attention"}
 FACTORS = {
     "logit_scale": 1,

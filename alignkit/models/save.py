@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 ADAPTER = "adapter"  # folder in the folder
+STEERING = "steering"  # another, of critics that steer what the model says (models/steering.py)
 
 
 def save_pretrained(

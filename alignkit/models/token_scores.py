@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alignkit.models.device_type import HEAD_ROWS, device_type
+from alignkit.ops.logprobs import chunked_logprobs
+
 if TYPE_CHECKING:
     from alignkit.types.batch import Batch
 
@@ -18,14 +21,31 @@ class TokenScores(nn.Module):
     hidden: width of the states h. vocabulary: tokens, each with a vector e_j of that width for each score j; so a score
     is one row of what a head as wide as the vocabulary would say, and nothing of size tokens x vocabulary exists. The
     first token of a prompt has no state before it, and scores 0.
+    normalised: as many numbers stand behind the scores, log sum_a exp <h_t-1, e_j[a]> over the vocabulary, read tile by
+    tile; 0 at tokens that nobody chose.
     """
 
-    def __init__(self, hidden: int, heads: int, *, scored: int, vocabulary: int):
+    def __init__(self, hidden: int, heads: int, *, scored: int, vocabulary: int, normalised: bool = False):
         super().__init__()
-        self.states = nn.Linear(hidden, heads - scored)
+        self.normalised, self.scored = normalised, scored
+        self.states = nn.Linear(hidden, heads - scored * (1 + normalised))
         self.scores = nn.Embedding(vocabulary, scored * hidden)
 
     def forward(self, hidden: Float[Tensor, "token hidden"], batch: Batch) -> Float[Tensor, "token head"]:
         before = hidden[batch.parent.clamp(min=0)] * (batch.parent >= 0)[:, None]
         vectors = self.scores(batch.tokens).unflatten(1, (-1, hidden.shape[1]))
-        return torch.cat([torch.einsum("th,tjh->tj", before, vectors), self.states(hidden)], dim=1)
+        said = [torch.einsum("th,tjh->tj", before, vectors)]
+        if self.normalised:
+            said.append(self._normalisers(before[batch.actions], batch))
+        return torch.cat([*said, self.states(hidden)], dim=1)
+
+    def every(self, before: Float[Tensor, "state hidden"]) -> Float[Tensor, "state vocabulary score"]:
+        """Scores of all tokens that could be chosen next."""
+        vectors = self.scores.weight.unflatten(1, (self.scored, -1))
+        return torch.einsum("sh,ajh->saj", before, vectors)
+
+    def _normalisers(self, before: Float[Tensor, "action hidden"], batch: Batch) -> Float[Tensor, "token score"]:
+        rows, chosen = HEAD_ROWS.get(device_type(before), HEAD_ROWS["cuda"]), batch.tokens[batch.actions]
+        vectors = self.scores.weight.unflatten(1, (self.scored, -1)).unbind(1)
+        found = torch.stack([chunked_logprobs(before, each, chosen, rows=rows)[2] for each in vectors], dim=1)
+        return found.new_zeros(batch.num_tokens, self.scored).index_put((batch.actions,), found)

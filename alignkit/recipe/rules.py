@@ -157,6 +157,11 @@ def _evaluation(recipe: Recipe, algorithms: Sequence[tuple[Any, Any]]) -> Broken
             yield ("evaluation", "suite"), "asks a policy, and this stage is evaluated on its held-out data; remove it"
     elif algorithms[-1][0] is not None and not any(stage.rewards or stage.environment for stage in recipe.stages):
         yield ("evaluation",), "cannot grade without `rewards` or an `environment` in any stage; add them"
+    exact = last.rollouts.engine == "hf" and recipe.engine.placement != "servers"
+    for stage, (algorithm, config) in zip(recipe.stages, algorithms, strict=True):
+        if algorithm is not None and algorithm.steers(config) and not exact:
+            problem = f"asks vLLM or servers, where the critics of {stage.algorithm['type']} cannot steer what is said"
+            yield ("evaluation",), f"{problem}; set `rollouts.engine` to hf, `algorithm.beta` to 0, or remove it"
     if evaluation.samples > 1 and evaluation.temperature == 0:
         problem = "at temperature 0 all samples of a task are the same; set `evaluation.temperature` above 0"
         yield ("evaluation", "samples"), problem

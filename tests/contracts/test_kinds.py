@@ -31,7 +31,7 @@ def test_a_kind_is_called_as_its_file_and_says_what_its_rows_become(name):
     assert (kind.rows is None) == (kind.items is None) == kind.samples == (name in SAMPLED)
     if not kind.samples:
         assert (kind.fresh, kind.replays, kind.goes_back) == (False, False, False)
-        assert kind.environment == ("may" if name == "transitions" else "never")
+        assert kind.environment == ("may" if name in ("transitions", "episodes") else "never")
 
 
 def test_of_what_is_sampled_a_replay_alone_is_not_fresh_and_only_rollouts_do_without_an_environment():
@@ -54,7 +54,7 @@ def test_a_kind_may_be_held_instead_of_named_and_a_wrong_name_is_an_error_with_a
     assert kind_of(own) is own
     with pytest.raises(
         ContentError,
-        match=r"no kind of data is called 'pairwis' \(did you mean 'pairwise'.*is one of paired_preference, ",
+        match=r"no kind of data is called 'pairwis' \(did you mean 'pairwise'.*is one of episodes, paired_preference, ",
     ):
         kind_of("pairwis")
     with pytest.raises(ContentError, match="no kind of data is called 'kind'"):

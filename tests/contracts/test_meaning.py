@@ -70,7 +70,7 @@ def bandit(source: str) -> list[Item]:
         match source:
             case "rollouts" | "ranked" | "rated":
                 items += [better, worse, replace(better, member=2), replace(worse, member=3)]
-            case "paired_preference" | "resets" | "transitions":
+            case "paired_preference" | "resets" | "transitions" | "episodes":
                 items += [better, worse]
             case "sft":
                 items += [better]
@@ -101,7 +101,8 @@ def bandit(source: str) -> list[Item]:
 
 def played(update: Update) -> Batch:
     """The bandit with the ratings that the algorithm reads; for a critic of states the first prompt alone pays."""
-    batch = pack(bandit(update.algorithm.source)).validate()
+    items = bandit(update.algorithm.source)
+    batch = pack([one for one in items if one.reward] if clones(update) else items).validate()
     low, *_, high = update.config.model_dump().get("classes") or (0.0, 1.0)
     better = first_tokens(batch) == BETTER
     rating = torch.where(better, float(high), float(low))
@@ -109,6 +110,11 @@ def played(update: Update) -> Batch:
     if update.role == "critic" and not utterance_heads(update):
         batch = batch.replace(reward=(batch.group == 0).float())
     return batch.replace(channels=batch.channels | ratings).validate()
+
+
+def clones(update: Update) -> bool:
+    """Whether nothing else is shown to the policy than what it is to learn."""
+    return update.role == "policy" and update.algorithm.source in ("sft", "episodes")
 
 
 def utterance_heads(update: Update) -> list[int]:
@@ -128,7 +134,11 @@ def first_tokens(batch: Batch) -> Tensor:
 def known_values(update: Update, batch: Batch) -> Tensor:
     """What a critic that knows the game says: of an utterance what it is paid less the mean, of a state before it 0."""
     values = torch.zeros(batch.num_tokens, len(heads_of(update)))
-    if update.algorithm.source in ("replay", "transitions"):  # critics of utterances; others say what a state is worth
+    if update.algorithm.source in (
+        "replay",
+        "transitions",
+        "episodes",
+    ):  # critics of utterances; others say what a state is worth
         said = (first_tokens(batch) == BETTER).float() - 0.5
         for number in utterance_heads(update):
             values[batch.last_action(), number] = said
@@ -160,7 +170,7 @@ def lead(update: Update, model: nn.Module) -> float:
     better = first_tokens(batch) == BETTER
     if update.role == "policy":
         each = outputs.logprobs[batch.first_action()]
-        if update.algorithm.source == "sft":  # nothing else is shown than what is to be learnt
+        if clones(update):
             return float(each.mean())
     elif update.role == "reward":
         assert update.algorithm.judge is not None

@@ -66,7 +66,7 @@ def sections(name: str, kind: Kind) -> Iterator[dict[str, Any]]:
         options = SUMS["options"] | ({"answers": answers} if answers else {})
         yield {"data": SUMS | {"options": options}, "train": steps}
     else:
-        yield {"data": {"transitions": GAMES, "stepwise_supervision": CHAINS}[kind.name], "train": steps}
+        yield {"data": CHAINS if kind.name == "stepwise_supervision" else GAMES, "train": steps}
 
 
 def directed_sums(folder: Path) -> dict[str, Any]:

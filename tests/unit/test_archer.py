@@ -23,6 +23,7 @@ from alignkit.train.target import Target
 from alignkit.types.batch import Batch, pack
 from alignkit.types.item import Item
 from alignkit.types.outputs import Outputs
+from tests.unit.value_table import Table
 
 STATES = {0: [10], 1: [10, 1, 11]}
 ASK, GUESS, RIGHT, WRONG = 1, 2, 3, 4
@@ -68,55 +69,20 @@ def shaped(batch: Batch, values: Tensor, settings: archer.Config, slow: Tensor |
     return archer.estimate(settings, batch.replace(**columns, controls=controls))
 
 
-class Table:
-    """A critic that keeps numbers for every prefix, and its slow copy."""
-
-    def __init__(self, batch: Batch, heads: int = 4):
-        paths = [self._path(batch, index) for index in range(batch.num_tokens)]
-        known = sorted(set(paths))
-        self.index = torch.tensor([known.index(path) for path in paths])
-        self.numbers = torch.zeros(len(known), heads, requires_grad=True)
-        self.slow = torch.zeros(len(known), heads)
-        self.known = known
-
-    def _path(self, batch: Batch, index: int) -> tuple[int, ...]:
-        before = int(batch.parent[index])
-        return (*(self._path(batch, before) if before >= 0 else ()), int(batch.tokens[index]))
-
-    def at(self, *tokens: int) -> Tensor:
-        return self.numbers.detach()[self.known.index(tokens)]
-
-    def fit(self, algorithm, settings, batch: Batch) -> Batch:
-        """Runs TD until it stands still, which it must; returns the batch with the last targets."""
-        for _ in range(1500):
-            columns = {"values": self.numbers.detach()[self.index], "target_values": self.slow[self.index]}
-            batch = algorithm.estimate(settings, batch.replace(**columns))
-            loss = algorithm.critic_loss(settings, Outputs(values=self.numbers[self.index], entropy=None), batch)
-            (gradient,) = torch.autograd.grad(loss.total / loss.count, self.numbers)
-            with torch.no_grad():
-                self.numbers -= 0.5 * gradient
-            apart = (self.numbers.detach() - self.slow).abs().max()
-            self.slow.lerp_(self.numbers.detach(), settings.target_rate)
-            if apart < 1e-5 and gradient.abs().max() < 1e-5:
-                break
-        else:
-            pytest.fail(f"after 1500 steps the slow critic is still {apart} behind")
-        return algorithm.estimate(settings, batch.replace(values=self.numbers.detach()[self.index]))
-
-    def descend(self, settings, batch: Batch) -> Batch:
-        """110 steps with momentum, longer ones for logits: those of bins that nothing falls into never stand still."""
-        rate = torch.full((self.numbers.shape[1],), 6.0)
-        rate[:2] = 0.1
-        step = torch.zeros_like(self.numbers)
-        for _ in range(110):
-            now = self.numbers.detach()[self.index]
-            batch = archer.estimate(settings, batch.replace(values=now, target_values=now))
-            loss = archer.critic_loss(settings, Outputs(values=self.numbers[self.index], entropy=None), batch)
-            (gradient,) = torch.autograd.grad(loss.total / loss.count, self.numbers)
-            step = 0.8 * step + rate * gradient
-            with torch.no_grad():
-                self.numbers -= step
-        return batch
+def descended(table: Table, settings, batch: Batch) -> Batch:
+    """110 steps with momentum, longer ones for logits: those of bins that nothing falls into never stand still."""
+    rate = torch.full((table.numbers.shape[1],), 6.0)
+    rate[:2] = 0.1
+    step = torch.zeros_like(table.numbers)
+    for _ in range(110):
+        now = table.numbers.detach()[table.index]
+        batch = archer.estimate(settings, batch.replace(values=now, target_values=now))
+        loss = archer.critic_loss(settings, Outputs(values=table.numbers[table.index], entropy=None), batch)
+        (gradient,) = torch.autograd.grad(loss.total / loss.count, table.numbers)
+        step = 0.8 * step + rate * gradient
+        with torch.no_grad():
+            table.numbers -= step
+    return batch
 
 
 @functools.cache
@@ -124,7 +90,7 @@ def learnt(head: str, turns=TURNS, bins: int | None = None) -> tuple[Table, Batc
     """A table that has learnt the chain, the batch with its targets, and the unit in which it speaks."""
     batch, settings = transitions(turns), config(head=head, **histograms(bins))
     table = Table(batch, len(archer.ALGORITHM.heads(settings)))
-    batch = table.descend(settings, batch) if bins else table.fit(archer, settings, batch)
+    batch = descended(table, settings, batch) if bins else table.fit(archer, settings, batch)
     return table, batch, batch.controls
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from alignkit.algorithms.base import Algorithm
@@ -22,14 +22,14 @@ from alignkit.data.kinds.stepwise_supervision import step_ids
 from alignkit.data.prompts import render, render_answer
 from alignkit.errors import ContentError, DataError, on_one_line
 from alignkit.models.adapted import base_model
-from alignkit.models.critic import add_value_head
+from alignkit.models.critic import add_value_head, save_value_head
 from alignkit.models.device_type import default_device
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want
 from alignkit.models.last_states import TOLERANCE, States, differences, last_values, reads_last_only, trial_batch
 from alignkit.models.load import load_policy
 from alignkit.models.save import save_pretrained
-from alignkit.models.weights import VALUE_HEAD, whole
+from alignkit.models.weights import VALUE_HEAD
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.lookup.made_by import made_by
 from alignkit.recipe.read import load_algorithm
@@ -70,12 +70,8 @@ class Reading:
 def save_reward_model(model: nn.Module, tokenizer: Any, folder: Path, reading: Reading, *, writes: bool = True) -> None:
     """Writes the folder that `RewardModel.load` reads. writes: as of `save_pretrained`."""
     save_pretrained(model, tokenizer, folder, dtype=getattr(torch, reading.dtype), writes=writes)
-    head = getattr(base_model(model), VALUE_HEAD, None)
-    if head is not None:
-        with whole(head.parameters()):
-            if writes:
-                weights = {name: tensor.detach().contiguous() for name, tensor in head.state_dict().items()}
-                save_file(weights, folder / f"{VALUE_HEAD}.safetensors")
+    if hasattr(base_model(model), VALUE_HEAD):
+        save_value_head(model, folder, writes=writes)
     if writes:
         (folder / FILE).write_text(json.dumps(asdict(reading), indent=1) + "\n")
 

@@ -20,6 +20,7 @@ from alignkit.evaluate.benchmark.protocol import MetricSpec
 from alignkit.evaluate.benchmark.runner import BenchmarkJob
 from alignkit.models.device_type import default_device
 from alignkit.models.load import load_policy, model_folder
+from alignkit.models.save import STEERING
 from alignkit.models.tokenizer import recognise, stop_tokens
 from alignkit.recipe.lookup.find import find
 from alignkit.recipe.schema import Data, RewardSpec
@@ -29,7 +30,7 @@ from alignkit.types.scratch import scratch
 from alignkit.types.task import Task
 
 TOKEN_VARIABLE = "ALIGNKIT_TOKEN"  # the key of an external server, as for rewards
-HASHED = ("*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*")
+HASHED = ("*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", f"{STEERING}/*.[sj]*")
 REWARD_DEADLINE_S = 30.0  # a reward model on a CPU may take seconds for its first pair
 MEMORY_FRACTION = 0.9  # of a GPU: nothing trains beside it
 CHOICE_TOKENS = 256  # room for the longest choice of a multiple-choice question
@@ -164,7 +165,15 @@ def start_engine(
     *,
     memory_fraction: float = MEMORY_FRACTION,
 ) -> tuple[Any, str, int]:
-    """(the engine, its kind with its arithmetic, its context in tokens). Ours start late, a server is asked at once."""
+    """(the engine, its kind with its arithmetic, its context in tokens). Ours start late, a server is asked at once.
+
+    Raises ContentError for a model with critics that steer it, where the engine is not the one that can do that.
+    """
+    if engine != "hf" and (folder / STEERING).is_dir():
+        raise ContentError(
+            f"{folder} speaks with the critics in its folder {STEERING}, which the hf engine alone can do: say "
+            "--engine hf, or `alignkit export` the policy without them"
+        )
     if engine.startswith(("http://", "https://")):
         from alignkit.engines.server import ServerEngine
         from alignkit.rewards.serve.endpoint import token_from
@@ -185,9 +194,13 @@ def start_engine(
 
 def _hf(folder: Path, seed: int) -> Any:
     from alignkit.engines.hf import HfEngine
+    from alignkit.engines.steered import SteeredEngine
+    from alignkit.models.steering import Steering
 
     policy, _ = load_policy(ModelSection(path=str(folder)), seed=seed)
-    return HfEngine(policy.to(default_device()), dtype="float32", share=True)
+    engine = HfEngine(policy.to(default_device()), dtype="float32", share=True)
+    steering = Steering.find(folder, default_device())
+    return SteeredEngine(engine, steering) if steering else engine
 
 
 def _vllm(folder: Path, longest: int, seed: int, resources: contextlib.ExitStack, settings: Settings) -> Any:

@@ -13,6 +13,7 @@ from alignkit.data.tokens import said_text
 from alignkit.errors import DataError
 from alignkit.models.device_type import default_device
 from alignkit.models.lora import seeded
+from alignkit.models.steering import Steering
 from alignkit.run.evaluate.evaluated_model import load_parts
 from alignkit.run.talk.trained import Trained
 from alignkit.types.task import Message, Task
@@ -31,6 +32,7 @@ class Talker:
         self._context: int = config.max_position_embeddings
         model: Any = AutoModelForCausalLM.from_pretrained(trained.folder, dtype="auto", trust_remote_code=False)
         self._model = model.to(default_device()).eval()
+        self._steering = Steering.find(trained.folder, default_device())
 
     def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The token ids that the policy was asked with in training; without a chat template what was said last."""
@@ -70,7 +72,11 @@ class Talker:
         text = _Text(lambda said: said_text(self._tokenizer, said, self._stop), told, skipped=len(ids))
         with seeded(seed, "chat"), torch.inference_mode():
             self._model.generate(
-                given, attention_mask=torch.ones_like(given), generation_config=settings, streamer=text
+                given,
+                attention_mask=torch.ones_like(given),
+                generation_config=settings,
+                streamer=text,
+                logits_processor=[self._steering.processor()] if self._steering else [],
             )
         return text.text
 

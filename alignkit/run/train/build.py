@@ -137,10 +137,11 @@ def load_other(recipe: Recipe, key: str, path: str, load: Load = load_policy) ->
 
 
 def build_critic(
-    recipe: Recipe, stage: Stage, policy: Policy, heads: int, load: Load = load_policy, *, scored: int = 0
+    recipe: Recipe, stage: Stage, policy: Policy, heads: int, load: Load = load_policy, **scores: Any
 ) -> nn.Module:
     """A critic of its own: `critic.path`, else a copy of the policy as it is now, with a fresh value head.
 
+    scores: as of `add_value_head`.
     From the folder of a reward model of one number, a critic of one value takes the head, too: it begins as the score.
     Raises RecipeError for a model that cannot read the policy's tokens.
     """
@@ -151,7 +152,7 @@ def build_critic(
     else:
         model = copied(policy.model)
     freeze_words(base_model(model))
-    add_value_head(model, heads, seed=child(recipe.seed, stage.name), scored=scored)
+    add_value_head(model, heads, seed=child(recipe.seed, stage.name), **scores)
     if path and is_reward_model(folder := Path(locate(path, beside(recipe)))):
         adopt_value(model, folder)
     return on(model, next(policy.model.parameters()).device)

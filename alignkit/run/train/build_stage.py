@@ -14,6 +14,7 @@ from torch import nn
 
 from alignkit.algorithms.base import Algorithm
 from alignkit.data.kinds.kind import Kind
+from alignkit.errors import RecipeError
 from alignkit.models.critic import add_value_head
 from alignkit.models.encoder import packs
 from alignkit.models.forward import Forward, Want
@@ -141,17 +142,18 @@ class StageBuilder:
         self, stage: Stage, algorithm: Algorithm, config: Any, policy: build.Policy
     ) -> tuple[bool, nn.Module | None]:
         """(whether the policy's model is trained on all losses, a critic of its own)."""
-        heads, scored, reward = len(algorithm.heads(config)), algorithm.scored(config), algorithm.trains_reward
+        heads, reward = len(algorithm.heads(config)), algorithm.trains_reward
+        scores = {"scored": algorithm.scored(config), "normalised": algorithm.normalised(config)}
         shared = reward or (stage.critic is not None and stage.critic.shared)
         if reward:
             build.make_reward_model(self.recipe, stage, policy, self.report)
         elif heads and shared:
-            add_value_head(policy.model, heads, seed=child(self.recipe.seed, stage.name), scored=scored)
+            add_value_head(policy.model, heads, seed=child(self.recipe.seed, stage.name), **scores)
         build.check_speaks(policy, reward=reward)
         # a copy of the policy while it is whole: its trainer may shard it
         if not heads or shared:
             return shared, None
-        return shared, build.build_critic(self.recipe, stage, policy, heads, self.load, scored=scored)
+        return shared, build.build_critic(self.recipe, stage, policy, heads, self.load, **scores)
 
     def _forward(
         self, trainer: Trainer, want: tuple[Want, ...], *, fast: bool, reference: Reference | None = None
@@ -202,6 +204,12 @@ class StageBuilder:
 
     def _target(self, critic: Step, slow: nn.Module) -> Target:
         """slow: a copy of the critic."""
+        if self.cutter and self.recipe.evaluation and critic.algorithm.steers(critic.config):
+            kind = critic.config.type
+            raise RecipeError(
+                f"{kind}: its evaluation speaks with critics, which ZeRO-3 holds in shards; launch with zero2, set "
+                "algorithm.beta to 0, or remove the evaluation"
+            )
         slow = self.cutter.cut(slow) if self.cutter else slow
         forward = self._frozen(critic.trainer, slow, ("values",), fast=critic.forward.fast)
         return Target(forward, rate=critic.config.target_rate, group=self.group)

@@ -24,7 +24,8 @@ from alignkit.models.load import load_policy
 from alignkit.models.lora import quiet
 from alignkit.models.own_head import own_head
 from alignkit.models.pretrained import load_pretrained
-from alignkit.models.save import ADAPTER, save_pretrained
+from alignkit.models.save import ADAPTER, STEERING, save_pretrained
+from alignkit.models.steering import Steering
 from alignkit.models.weights import VALUE_HEAD, merged_weights, policy_shapes, whole
 from alignkit.parallel.cut import Cutter
 from alignkit.parallel.frozen import FrozenShards
@@ -46,13 +47,20 @@ CURE = "do not use it: the trained weights are in the last checkpoint; go on fro
 
 
 def save_final(
-    recipe: Recipe, policy: Policy, trainer: Trainer, folder: Path, probe: Sequence[Sequence[int]], group: Group
+    recipe: Recipe,
+    policy: Policy,
+    trainer: Trainer,
+    folder: Path,
+    probe: Sequence[Sequence[int]],
+    group: Group,
+    *,
+    steering: Steering | None = None,
 ) -> dict[str, float]:
     """Writes the trained model as an ordinary transformers folder; a reward model with its head and how it is read.
 
-    trainer: of the policy, which is read where it lies; the first rank writes, all call this. The folder has its name
-    only once `check_saved`, whose result this returns, has found it right. Raises CheckpointError when it is not, or
-    the disk refuses it.
+    steering: goes into a folder of its own within. trainer: of the policy, which is read where it lies; the first rank
+    writes, all call this. The folder has its name only once `check_saved`, whose result this returns, has found it
+    right. Raises CheckpointError when it is not, or the disk refuses it.
     """
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     if group.first:
@@ -60,6 +68,9 @@ def save_final(
     problem = None
     try:
         _write(recipe, policy, unfinished, writes=group.first)
+        if steering is not None:
+            dtype = getattr(torch, recipe.model.dtype)
+            steering.save(policy.tokenizer, unfinished / STEERING, dtype=dtype, writes=group.first)
     except (OSError, SafetensorError) as error:
         cure = "free some space; --resume then writes it from the last checkpoint"
         problem = f"{unfinished}: the final model could not be written ({error}); {cure}"

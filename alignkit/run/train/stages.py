@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.engines.engine import Engine
+from alignkit.engines.hf import HfEngine
+from alignkit.engines.steered import SteeredEngine
 from alignkit.errors import CheckpointError, EngineError, HealthError, RewardError
 from alignkit.evaluate.results.before_after import compare_results
 from alignkit.models.critic import add_value_head, remove_value_head
 from alignkit.models.held_weights import held_weights
+from alignkit.models.save import STEERING
 from alignkit.models.shards import write_shards
+from alignkit.models.steering import Steering
 from alignkit.parallel.cut import set_whole
 from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import stored_tensors
@@ -140,23 +144,42 @@ class Run:
             self.health.restore(self.state.health)
             self.start = None
         self.untrained = Untrained(self.policy.model)
+        self.evaluator = self.suite = None  # of the stage before: another one may steer what they ask
         return loop
+
+    def _steering(self) -> Steering | None:
+        """What the present stage's critics add where its policy speaks; None: nothing."""
+        step, target = self.loop.step, self.loop.target
+        beta = step.algorithm.steers(step.config)
+        return Steering(target.forward.model, beta=beta) if beta and target else None
+
+    def _speaker(self) -> Engine:
+        """What the evaluation asks: the engine, which the critics steer where there are such."""
+        assert self.engine is not None, "evaluations are the first rank's, which has the engine"
+        steering = self._steering()
+        if steering is None:
+            return self.engine
+        assert isinstance(self.engine, HfEngine), "recipes of other engines are refused (recipe/rules.py)"
+        return SteeredEngine(self.engine, steering)
 
     def _compare_with_benchmarks(self, tasks: Sequence[Task]) -> None:
         """Once, as the stage begins."""
         if self.state.step == 0:
             tell_trained_questions(self.stage, tasks, self.journal, beside=build.beside(self.recipe))
 
-    def _collector(self, number: int, tasks: Sequence[Task] | None = None) -> Collector:
+    def _collector(
+        self, number: int, tasks: Sequence[Task] | None = None, *, engine: Engine | None = None
+    ) -> Collector:
         """The collector of a stage; its reward processes start once and live as long as the run. tasks: what the stage
-        trains on, where it is loaded already."""
-        assert self.engine is not None, "collectors live on the first rank, which has the engine"
+        trains on, where it is loaded already. engine: what it asks, None: the run's."""
+        engine = engine or self.engine
+        assert engine is not None, "collectors live on the first rank, which has the engine"
         stage = self.recipe.stages[number]
         if stage.rewards and number not in self._pools:
             tasks = training_tasks(stage, self.recipe) if tasks is None else tasks
             self._pools[number] = build.build_pool(self.recipe, number, tasks)
             self.resources.callback(self._pools[number].close)
-        return build.build_collector(self.recipe, stage, self.policy, self.engine, self._pools.get(number))
+        return build.build_collector(self.recipe, stage, self.policy, engine, self._pools.get(number))
 
     def _first_weights(self) -> build.First:
         """The weights with which the present stage began, kept in files so that a resumed run finds them."""
@@ -250,10 +273,11 @@ class Run:
         """What the engine answers, judged and written down."""
         assert self.recipe.evaluation is not None
         if not isinstance(self.evaluator, Evaluator):
-            collector = self._collector(len(self.recipe.stages) - 1)
+            speaker = self._speaker()
+            collector = self._collector(len(self.recipe.stages) - 1, engine=speaker)
             self.evaluator = build_data.build_evaluator(self.recipe, self.policy, collector)
-            if self.recipe.evaluation.suite is not None and self.engine is not None:
-                self.suite = SuiteEvaluation(self.recipe, self.policy, self.engine, self.path)
+            if self.recipe.evaluation.suite is not None:
+                self.suite = SuiteEvaluation(self.recipe, self.policy, speaker, self.path)
         rows, summary = self.evaluator.run()
         if self.suite is not None:
             summary |= self.suite.run(self.state.done)
@@ -278,12 +302,12 @@ class Run:
 
     def conclude(self) -> dict[str, Any] | None:
         """Saves the final model, compares before with after; the run's summary on the first rank."""
-        step, final = self.loop.step, self.path / "final"
+        step, final, steering = self.loop.step, self.path / "final", self._steering()
         if self.loop.critic:
             self.loop.critic.trainer.finish()
         if not step.algorithm.trains_reward:
             remove_value_head(self.policy.model)
-        gaps = save_final(self.recipe, self.policy, step.trainer, final, self.sync.probe, self.group)
+        gaps = save_final(self.recipe, self.policy, step.trainer, final, self.sync.probe, self.group, steering=steering)
         if not self.group.first:
             return None
         self.journal.folder.event("saved", step=self.state.done, **gaps)
@@ -295,6 +319,11 @@ class Run:
             summary["comparison"] = {**asdict(comparison), "sentence": comparison.sentence}
             self.journal.report(comparison.sentence)
         exports = None if step.algorithm.trains_reward else "merged" if self.recipe.model.scratch else "gguf"
+        if steering is not None:
+            self.journal.report(
+                f"the critics that steer it are in {final / STEERING}: sample, chat and eval speak with them on the hf "
+                "engine, an export is the policy alone"
+            )
         self.journal.report(last_line(self.path, exports))
         return summary
 
