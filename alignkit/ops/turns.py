@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from alignkit.ops import advantages, histogram
+from alignkit.ops import advantages, groups, histogram
 
 if TYPE_CHECKING:
     from alignkit.types.batch import Batch
@@ -56,6 +56,30 @@ def anchors(batch: Batch, of: Turns) -> Int[Tensor, " turn"]:
             place = parent[place]
         numbers.append(known.setdefault(tuple(seen), len(known)))
     return torch.tensor(numbers, device=of.before.device)
+
+
+def numbers(rollout: Int[Tensor, " turn"]) -> Int[Tensor, " turn"]:
+    """Of each turn in its rollout, from 0, over all its sequences in their order. rollout: that of each turn."""
+    order, size = rollout.argsort(stable=True), rollout.bincount()
+    place = torch.arange(len(rollout), device=rollout.device)
+    return torch.zeros_like(rollout).index_put((order,), place - (size.cumsum(0) - size)[rollout[order]])
+
+
+def returns(batch: Batch, of: Turns, *, discount: float) -> Float[Tensor, " turn"]:
+    """What was paid from each turn on in its sequence, each later turn discounted once more."""
+    paid = batch.placed_rewards()
+    rewards = paid.new_zeros(len(of.last)).index_add(0, of.of, paid[batch.action_mask])
+    end = paid.new_zeros(batch.num_sequences)
+    return advantages.gae(rewards, 0 * rewards, end, of.sequence, discount=discount, trace=1.0)
+
+
+def relative(
+    values: Float[Tensor, " n"], among: Int[Tensor, " n"], scale: Literal["std", "none"]
+) -> Float[Tensor, " n"]:
+    """How much better each is than those of its number: in deviations from their mean, or less the mean of the others."""
+    if scale == "none":
+        return groups.leave_one_out(values, among)
+    return groups.centre(values, among) / (groups.std(values, among) + groups.STD_EPS)
 
 
 class Said(NamedTuple):
