@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from alignkit.ops import advantages, groups, histogram
+from alignkit.ops import advantages, histogram
 
 if TYPE_CHECKING:
     from alignkit.types.batch import Batch
@@ -71,15 +71,6 @@ def returns(batch: Batch, of: Turns, *, discount: float) -> Float[Tensor, " turn
     rewards = paid.new_zeros(len(of.last)).index_add(0, of.of, paid[batch.action_mask])
     end = paid.new_zeros(batch.num_sequences)
     return advantages.gae(rewards, 0 * rewards, end, of.sequence, discount=discount, trace=1.0)
-
-
-def relative(
-    values: Float[Tensor, " n"], among: Int[Tensor, " n"], scale: Literal["std", "none"]
-) -> Float[Tensor, " n"]:
-    """How much better each is than those of its number: in deviations from their mean, or less the mean of the others."""
-    if scale == "none":
-        return groups.leave_one_out(values, among)
-    return groups.centre(values, among) / (groups.std(values, among) + groups.STD_EPS)
 
 
 class Said(NamedTuple):

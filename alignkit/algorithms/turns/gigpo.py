@@ -42,11 +42,11 @@ class Config(AlgorithmConfig):
 
 def estimate(config: Config, batch: Batch) -> Batch:
     turns = ops.turns.turns(batch)
-    steps = ops.turns.relative(
+    steps = ops.relative.relative(
         ops.turns.returns(batch, turns, discount=config.discount), ops.turns.anchors(batch, turns), config.scale
     )
     rollouts = ops.groups.rollouts(batch)
-    episodes = ops.turns.relative(batch.reward[rollouts.first], rollouts.group, config.scale)[rollouts.of]
+    episodes = ops.relative.relative(batch.reward[rollouts.first], rollouts.group, config.scale)[rollouts.of]
     advantages = episodes[turns.sequence] + config.step_weight * steps
     return batch.replace(advantages=batch.scatter(advantages[turns.of]))
 

@@ -47,9 +47,9 @@ def estimate(config: Config, batch: Batch) -> Batch:
     rollout = rollouts.of[turns.sequence]
     number = ops.turns.numbers(rollout)
     met = rollouts.group[rollout] * (number.max() + 1) + number
-    whole = ops.turns.relative(batch.reward[rollouts.first], rollouts.group, config.scale)[rollout]
+    whole = ops.relative.relative(batch.reward[rollouts.first], rollouts.group, config.scale)[rollout]
     ahead = ops.turns.returns(batch, turns, discount=config.discount)
-    each = ops.turns.relative(ahead, met, config.scale).where(ops.groups.size(met) > 1, whole)
+    each = ops.relative.relative(ahead, met, config.scale).where(ops.groups.size(met) > 1, whole)
     return batch.replace(advantages=batch.scatter(whole.lerp(each, config.turn_weight)[turns.of]))
 
 
