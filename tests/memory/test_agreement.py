@@ -41,9 +41,10 @@ def test_all_thirty_layers_hold_what_is_continued_from_two_and_three():
 
 @pytest.mark.slow
 def test_layers_of_two_kinds_hold_what_is_continued_by_whole_periods_of_them(tmp_path):
-    """Fourteen of Gemma 3's, every sixth of which sees everything, from two and from eight of them."""
+    """Six of Gemma 3's, every second of which sees everything, from two and from four of them."""
     config = json.loads((SHIPPED / "google/gemma-3-1b-it.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 14}))
+    kinds = ["sliding_attention", "full_attention"] * 3
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 6, "layer_types": kinds}))
     own = [f"model.path={tmp_path}", "data.source=hub:any/rows", "train.micro_batch_tokens=2048"]
     recipe = read_recipe("sft/gemma-3-1b", own)
     few, whole = count_stage(recipe, 0), count_stage(recipe, 0, whole=True)

@@ -44,6 +44,25 @@ def test_what_a_turn_is_credited_with_does_not_depend_on_how_many_tokens_it_has(
     assert found[0] == pytest.approx(found[1])
 
 
+def test_two_discounts_are_one_where_utterances_are_one_token_and_a_lambda_of_one_keeps_the_turns_return():
+    """Utterances of 3 and 2 tokens; R = V + A of each turn, less the value before each of its tokens."""
+    batch = pack([episode(0, [3, 2], [5], [1.0, 2.0]), episode(1, [1, 1], [5], [0.0, 4.0])])
+    known = torch.randn(batch.num_tokens, 1, generator=torch.Generator().manual_seed(0))
+    batch = batch.replace(values=known)
+    settings = {"type": "turn_ppo", "discount": 0.9, "gae_lambda": 0.5}
+    plain = turn_ppo.estimate(turn_ppo.Config(**settings), batch)
+    fine = turn_ppo.estimate(turn_ppo.Config(**settings, token_lambda=1.0), batch)
+    before = known[batch.parent[batch.actions], 0]
+    raw = plain.returns[batch.actions] - before
+    torch.testing.assert_close(fine.returns, plain.returns)
+    torch.testing.assert_close(fine.advantages[batch.actions], (raw - raw.mean()) / raw.std(correction=0))
+    short = batch.select([1])
+    both = turn_ppo.Config(**settings, token_discount=0.3, token_lambda=0.7)
+    for column in ("advantages", "returns"):
+        found = [getattr(turn_ppo.estimate(c, short), column) for c in (turn_ppo.Config(**settings), both)]
+        torch.testing.assert_close(found[0], found[1])
+
+
 def test_turns_met_one_state_where_their_group_was_told_the_same_since_the_last_utterance():
     items = [episode(0, [1, 2, 1], [5, 6], [0.0] * 3), episode(0, [3, 1, 1], [6, 5], [0.0] * 3)]
     batch = pack([*items, episode(1, [1, 1], [5], [0.0] * 2)])
