@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from alignkit.data.traces.training_trace import is_trace
 from alignkit.errors import DataError, first_line, on_one_line
 
 ONE_SPLIT, SPLITS = "state.json", "dataset_dict.json"  # what datasets.save_to_disk leaves in a folder
@@ -117,7 +118,10 @@ def _is_lines(text: str) -> bool:
 
 
 def _rows_within(whole: dict[str, Any]) -> Any:
-    """The rows of one object: the list under `data` or a like name, or columns of one length; else the object."""
+    """The rows of one object: itself where it is a trace, the list under `data` or a like name, or columns of one
+    length; else the object."""
+    if is_trace(whole.get("turns")):
+        return [whole]
     for name in ("data", "rows", "examples", "instances", "records"):
         if isinstance(whole.get(name), list) and all(isinstance(row, dict) for row in whole[name]):
             return whole[name]

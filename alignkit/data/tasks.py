@@ -11,6 +11,7 @@ from alignkit.data.layouts import MESSAGES, row_system, to_ours
 from alignkit.data.paths import reach
 from alignkit.data.rows import Row
 from alignkit.data.sides import take_prompt
+from alignkit.data.traces.training_trace import is_trace
 from alignkit.errors import DataError
 from alignkit.recipe.lookup.find import did_you_mean
 from alignkit.recipe.schema import Data
@@ -177,6 +178,8 @@ def _prompt(row: Row, columns: Columns, data: Data) -> tuple[Any, Columns, bool]
         sides = {name: columns[name] for name in ANSWERS if name in columns}
         return asked, {**columns, **_after_question(row, asked, sides)}, False
     conversation = False
+    if prompt is None and "messages" not in columns and is_trace(columns.get("turns")):
+        return "", columns, False  # whose prompts are tokens
     if prompt is None and "messages" in columns:
         prompt, columns, conversation = _split_answer(columns)
     elif prompt is not None and "messages" in columns and not {"completion", "chosen", "rejected"} & columns.keys():
@@ -269,7 +272,10 @@ def _fill(row: Row, template: str, columns: Mapping[str, Any]) -> str:
 def _conversation(
     row: Row, prompt: Any, columns: Columns, system: str | None, data: Data
 ) -> tuple[tuple[Message, ...] | None, str | None]:
-    if prompt == "" and "text" in columns and "prompt" not in columns:  # whole texts, which no template touches
+    tokens = is_trace(columns.get("turns"))
+    if (
+        prompt == "" and (tokens or "text" in columns) and "prompt" not in columns
+    ):  # whole texts: no template touches them
         return None, ""
     messages: list[Message] = []
     if isinstance(prompt, str):

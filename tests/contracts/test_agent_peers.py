@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignkit.cli.main import main
-from alignkit.rollout.gateway.training_trace import to_training_trace
+from alignkit.data.traces.training_trace import to_training_trace
 from alignkit.types.rollout import Rollout
 from alignkit.types.task import Task
 from alignkit.types.turn import StopReason, Turn

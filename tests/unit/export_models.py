@@ -67,6 +67,10 @@ FAMILIES = {
     "OLMo 2": Exportable("olmo2", "olmo_2", "llama-bpe"),
     "SmolLM3": Exportable("smollm3", "smollm2", "llama-bpe", {"num_hidden_layers": 4, "tie_word_embeddings": True}),
     "Llama 2": Exportable("llama", "llama_2", "▁"),
+    "Mixtral": Exportable("mixtral", "mistral_7b_v0_3", "▁", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "OLMoE": Exportable(
+        "olmoe", "olmo_2", "gpt-2", {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4}
+    ),
     "Mistral 7B v0.2, v0.3": Exportable("mistral", "mistral_7b_v0_3", "▁", {"sliding_window": None}),
 }
 

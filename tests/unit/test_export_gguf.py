@@ -183,6 +183,8 @@ def wrong_prefix(writer, value):
     [
         ("Qwen3 MoE", (write, "stored", swapped), r"blk.0.ffn_gate_exps.weight \(F16\) is up to \d"),
         ("Qwen3 MoE", (GGUFWriter, "add_expert_used_count", nothing), "num_experts_per_tok is 2 in the model and "),
+        ("Mixtral", (write, "stored", swapped), r"blk.0.ffn_gate_exps.weight \(F16\) is up to \d"),
+        ("OLMoE", (GGUFWriter, "add_expert_used_count", nothing), "olmoe.expert_used_count is missing"),
         ("OLMo 2", (write, "stored", without_post_norm), "the weight blk.1.post_ffw_norm.weight is missing"),
         ("SmolLM3", (write, "stored", stale_head), "tie_word_embeddings is True in the model and False in the file"),
         ("OLMo 2", (GGUFWriter, "add_rope_freq_base", another_base),
@@ -236,6 +238,16 @@ def test_what_no_reader_can_prove_is_refused_with_what_can_be_done(tmp_path):
             tiny("qwen3_moe", tokenizer, num_experts=4, num_experts_per_tok=2, norm_topk_prob=False),
             tokenizer,
             "norm_topk_prob is False in the model and True in",
+        ),
+        (
+            tiny("olmoe", tokenizer, num_experts=4, num_experts_per_tok=2),
+            tokenizer,
+            "wants as many keys as queries, olmoe has 2 of 4",
+        ),
+        (
+            tiny("olmoe", tokenizer, num_experts=4, num_experts_per_tok=2, num_key_value_heads=4, norm_topk_prob=True),
+            tokenizer,
+            "norm_topk_prob is True in the model and False in",
         ),
         (tiny("llama", odd), odd, "no name that is known here for how the tokenizer splits text"),
         (

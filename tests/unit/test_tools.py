@@ -13,17 +13,20 @@ import pytest
 import torch
 
 from alignkit.algorithms.rollouts import grpo
+from alignkit.data.rendering import render_learnt
+from alignkit.data.sources import load_tasks
 from alignkit.data.tool_formats import FORMATS, read_calls, tool_format
 from alignkit.data.turns import Renderer
 from alignkit.environments.base import Observation
 from alignkit.environments.lift import World
 from alignkit.environments.tool_use import ToolUse
-from alignkit.environments.toolbox import Toolbox, ToolFault
+from alignkit.environments.toolbox import Toolbox, ToolFault, tool_schema
+from alignkit.environments.tools.calculator import calculator
 from alignkit.errors import ContentError, DataError
 from alignkit.models.forward import packed
 from alignkit.models.load import load_policy
 from alignkit.models.tokenizer import character_tokenizer
-from alignkit.recipe.schema import Model, Rollouts, Scratch
+from alignkit.recipe.schema import Data, Model, Rollouts, Scratch
 from alignkit.rollout.collect import Collector, describe
 from alignkit.rollout.episodes import Episodes
 from alignkit.rollout.items import items
@@ -373,6 +376,26 @@ def test_a_function_without_a_schema_is_refused_before_the_first_episode(tmp_pat
         World(name=None, tools=(("./mine.py:lookup", {}),), beside=tmp_path).factory()
     with pytest.raises(ContentError, match=r"two are called 'add'"):
         Toolbox.of([add, add], deadline_s=1, characters=1)
+
+
+def test_the_calculators_recipe_teaches_calls_in_the_context_and_format_of_its_episodes():
+    folder = Path(__file__).parents[2] / "recipes" / "agents"
+    tokenizer = character_tokenizer(string.printable, context=4096)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (folder / "calculator.jinja").read_text()
+    data = Data(source="./calculator_calls.py:conversations", options={"count": 1})
+    task = load_tasks(data, seed=0, beside=folder)[1]
+    rendering = render_learnt(tokenizer, task, data)
+    transcript = Renderer(tokenizer=tokenizer, chat=True).begin()
+    transcript.offer([tool_schema(calculator)])
+    transcript.observe("", [task.messages[0]])
+    assert tuple(transcript.ids) == rendering.prompt
+    _, called, result, answer = rendering.pieces
+    message = transcript.act(tokenizer(called.text, add_special_tokens=False)["input_ids"])
+    expression = message["tool_calls"][0]["function"]["arguments"]["expression"]
+    assert answer.text == f"{calculator(expression)}<|im_end|>"
+    transcript.observe("", [{"role": "tool", "name": "calculator", "content": calculator(expression)}])
+    assert tokenizer.decode(transcript.ids).endswith(result.text)
 
 
 def use(name: str, options: dict[str, Any] | None = None, beside: Path | None = None, **arguments: Any) -> Any:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignkit.data.kinds.sft import KIND as SFT
+from alignkit.data.look.spans import marked, sequences
+from alignkit.data.offline.row_filter import RowFilter
+from alignkit.data.sources import load_tasks
+from alignkit.data.traces.training_trace import from_training_trace, to_training_trace
 from alignkit.errors import DataError
-from alignkit.rollout.gateway.training_trace import from_training_trace, to_training_trace
+from alignkit.models.tokenizer import character_tokenizer
+from alignkit.recipe.schema import Data
 from alignkit.rollout.items import items
 from alignkit.types.rollout import Rollout
 from alignkit.types.score import Score
@@ -103,3 +111,65 @@ def broken(change: Any) -> dict[str, Any]:
 def test_what_is_no_trace_is_refused_by_name(change: Any, told: str):
     with pytest.raises(DataError, match=f"^row 3: .*{told}"):
         from_training_trace(broken(change), where="row 3")
+
+
+LETTERS = character_tokenizer("abcdefgh", context=100)
+
+
+def said(prompt: str, answer: str) -> Turn:
+    prompt_ids, ids = (tuple(LETTERS(text)["input_ids"]) for text in (prompt, answer))
+    return Turn(
+        prompt_ids=prompt_ids,
+        completion_ids=ids,
+        sampler_logprobs=(-0.5,) * len(ids),
+        stop=StopReason.END_OF_TEXT,
+        text=answer,
+    )
+
+
+FORKED = to_training_trace(rollout(said("a", "bc"), said("abcd", "e"), said("a", "f")))
+
+
+def learnt(tmp_path: Path, trace: dict[str, Any], *, tokenizer: Any = LETTERS, context: int = 100) -> RowFilter | Any:
+    (tmp_path / "trace.json").write_text(json.dumps(trace, indent=1))
+    data = Data(source=str(tmp_path / "trace.json"), chat=False)
+    row_filter = RowFilter(tokenizer=tokenizer, data=data, context=context, unit="rows")
+    return SFT.rows(load_tasks(data, seed=0), row_filter), row_filter
+
+
+def test_a_file_of_a_trace_is_learnt_by_its_own_tokens_and_masks_a_row_for_each_chain(tmp_path: Path):
+    trace = copy.deepcopy(FORKED)
+    trace["turns"][0]["loss_mask"][-1] = 0
+    rows, row_filter = learnt(tmp_path, trace)
+    own = from_training_trace(trace, where="trace")
+    found = [[*item.prompt_ids, *item.completion_ids] for item in SFT.items_of(rows)]
+    assert found == [[*item.prompt_ids, *item.completion_ids] for item in own]
+    assert [row.completion for row in rows] == [tuple(LETTERS(text)["input_ids"]) for text in ("bcde", "f")]
+    assert [row.action for row in rows] == [(True, False, False, True), (True,)]
+    assert (row_filter.seen, row_filter.left_out) == (2, 0)
+
+
+def test_what_cannot_be_learnt_of_a_trace_is_counted(tmp_path: Path):
+    rows, row_filter = learnt(tmp_path, FORKED, context=4)
+    assert [LETTERS.decode(row.completion) for row in rows] == ["f"]
+    assert row_filter.reasons == {"a trace longer than the model's context": 1}
+    masked = copy.deepcopy(FORKED)
+    for one in masked["turns"]:
+        one["loss_mask"] = [0] * len(one["loss_mask"])
+    rows, row_filter = learnt(tmp_path, masked)
+    assert (rows, row_filter.reasons) == ([], {"no learnt token": 1})
+
+
+def test_a_trace_of_another_tokenizer_is_refused_where_that_can_be_told(tmp_path: Path):
+    beyond = copy.deepcopy(FORKED)
+    beyond["turns"][1]["completion_token_ids"] = [len(LETTERS)]
+    with pytest.raises(DataError, match="turn 1 has the token id 11, and the tokenizer knows 0 to 10"):
+        learnt(tmp_path, beyond)
+    with pytest.raises(DataError, match="turn 0 answers 'bc', and its ids say 'gf'"):
+        learnt(tmp_path, FORKED, tokenizer=character_tokenizer("hgfedcba", context=100))
+
+
+def test_a_trace_is_shown_as_it_is_learnt(tmp_path: Path):
+    rows, _ = learnt(tmp_path, {**FORKED, "reward": 1.0})
+    shown = [marked(one.spans) for row in rows for one in sequences(LETTERS, SFT, row)]
+    assert shown == ["a⟦bc⟧d⟦e⟧", "a⟦f⟧"]

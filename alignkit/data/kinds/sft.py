@@ -9,6 +9,7 @@ from alignkit.data.offline.example import Example
 from alignkit.data.offline.row_filter import RowFilter
 from alignkit.data.offline.transitions import learn
 from alignkit.data.rendering import Rendering, render_learnt
+from alignkit.data.traces.training_trace import check_tokens, from_training_trace, is_trace
 from alignkit.types.item import Item
 from alignkit.types.task import Task
 
@@ -16,8 +17,8 @@ NOTHING = "no learnt token"
 
 
 def make_sft(tasks: Sequence[Task], row_filter: RowFilter) -> list[Example]:
-    """The tasks with what is to be learnt of them, those with turns first."""
-    played = [_played(task, row_filter) for task in tasks if "turns" in task.columns]
+    """The tasks with what is to be learnt of them, those with turns first; of a trace each chain of its calls."""
+    played = [example for task in tasks if "turns" in task.columns for example in _played(task, row_filter)]
     said = [task for task in tasks if "turns" not in task.columns]
     given = {id(task): render_learnt(row_filter.tokenizer, task, row_filter.data) for task in said}
     prompts = [(task, list(given[id(task)].prompt)) for task in said]
@@ -37,9 +38,29 @@ def sft_items(row: Example, group: int) -> list[Item]:
 KIND = Kind(name="sft", rows=make_sft, items=sft_items, table="conversations")
 
 
-def _played(task: Task, row_filter: RowFilter) -> Example:
+def _played(task: Task, row_filter: RowFilter) -> list[Example]:
+    if is_trace(task.columns["turns"]):
+        return _traced(task, row_filter)
     first, rest, action = learn(row_filter.renderer, task, row_filter.context)
-    return Example(task=task, prompt=tuple(first), completion=tuple(rest), action=tuple(action))
+    return [Example(task=task, prompt=tuple(first), completion=tuple(rest), action=tuple(action))]
+
+
+def _traced(task: Task, row_filter: RowFilter) -> list[Example]:
+    """The chains of a TrainingTrace, by its own tokens and masks; counted where one is left out."""
+    where = f"task {task.id}"
+    chains = from_training_trace(task.columns, where=where)
+    check_tokens(task.columns, row_filter.tokenizer, where=where)
+    row_filter.seen += max(1, len(chains))
+    if not chains:
+        row_filter.leave_out(NOTHING)
+    examples = []
+    for item in chains:
+        prompt, completion = tuple(item.prompt_ids), tuple(item.completion_ids)
+        if len(prompt) + len(completion) > row_filter.context:
+            row_filter.leave_out("a trace longer than the model's context")
+        else:
+            examples.append(Example(task=task, prompt=prompt, completion=completion, action=tuple(item.action or ())))
+    return examples
 
 
 def _rendered(task: Task, prompt: Sequence[int], rendering: Rendering, row_filter: RowFilter) -> Example | None:

@@ -7,9 +7,9 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from alignkit.data.traces.recording import Call
 from alignkit.data.turns import Renderer, Transcript
 from alignkit.errors import DataError
-from alignkit.rollout.gateway.recording import Call
 from alignkit.types.task import Message
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignkit.data.traces.recording import Call
 from alignkit.data.turns import Renderer
 from alignkit.errors import ContentError
 from alignkit.recipe.lookup.find import find, load
 from alignkit.rollout.gateway.command import Program, command
 from alignkit.rollout.gateway.gateway import Gateway
-from alignkit.rollout.gateway.recording import Call
 from alignkit.rollout.gateway.session import Session
 from alignkit.rollout.play import RolloutStart, Speaker
 from alignkit.types.rollout import Rollout

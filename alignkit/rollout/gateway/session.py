@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from alignkit.data.traces.recording import Call, Recording
 from alignkit.data.turns import Renderer, Transcript
 from alignkit.errors import DataError
 from alignkit.rollout.gateway.contexts import Contexts
-from alignkit.rollout.gateway.recording import Call, Recording
 from alignkit.rollout.gateway.wire import Refusal
 from alignkit.rollout.play import Speaker, Utterance
 from alignkit.types.task import Message

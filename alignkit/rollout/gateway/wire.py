@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from alignkit.data.traces.recording import Call
 from alignkit.errors import DataError
-from alignkit.rollout.gateway.recording import Call
 from alignkit.types.messages import read_messages
 from alignkit.types.task import Message
 from alignkit.types.turn import StopReason

@@ -183,7 +183,7 @@ def _lengths(tasks: Sequence[Task], tokenizer: Any) -> list[Lengths]:
     answers = [answer for task in tasks for answer in _answers(task)]
     told = [(what, texts) for what, texts in (("prompts", asked), ("answers", answers)) if texts]
     found = [lengths(what, "characters", [*map(len, texts)]) for what, texts in told]
-    if tokenizer is None or not tasks:
+    if tokenizer is None or not told:
         return found
     count = cache(lambda text: len(plain_ids(tokenizer, text)))
     found += [lengths(what, "tokens", [*map(count, texts)]) for what, texts in told]

@@ -24,7 +24,8 @@ class Family:
     them. centred: norms are stored by transformers without the 1 that is added to them. pattern: each how many-th layer
     sees everything where the others have a window; None: a window cannot be said. factors: rotary frequencies may be
     divided one by one. caps: scores and logits are capped. experts: layers are mixtures of them. plain_every: each how
-    many-th layer is not rotated. assembled: transformers reads no such files, `read.py` puts the model together."""
+    many-th layer is not rotated. whole_norms: queries and keys are normalised over all heads, of which there must be as
+    many. assembled: transformers reads no such files, `read.py` puts the model together."""
 
     arch: str
     permutes: bool = False
@@ -34,6 +35,7 @@ class Family:
     caps: bool = False
     experts: bool = False
     plain_every: int | None = None
+    whole_norms: bool = False
     assembled: bool = False
 
 
@@ -48,6 +50,8 @@ FAMILIES = {
     "qwen3_moe": Family(arch="qwen3moe", experts=True),
     "olmo2": Family(arch="olmo2", assembled=True),
     "smollm3": Family(arch="smollm3", permutes=True, plain_every=4, assembled=True),
+    "mixtral": Family(arch="llama", permutes=True, experts=True, assembled=True),
+    "olmoe": Family(arch="olmoe", experts=True, whole_norms=True, assembled=True),
 }
 
 
@@ -66,12 +70,17 @@ def head_size(config: Any) -> int:
 def write_settings(writer: GGUFWriter, model: Any) -> None:
     """Everything of the config that llama.cpp computes with."""
     config, family = model.config, family_of(model)
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    if family.whole_norms and heads != shared:
+        raise ExportError(
+            f"gguf: llama.cpp wants as many keys as queries, {config.model_type} has {shared} of {heads}; {INSTEAD}"
+        )
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(shared)
     writer.add_key_length(head_size(config))
     writer.add_value_length(head_size(config))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
@@ -81,7 +90,8 @@ def write_settings(writer: GGUFWriter, model: Any) -> None:
     if family.experts:
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
-        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+        if hasattr(config, "moe_intermediate_size"):  # else the feed-forward length is that of each
+            writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if family.caps:
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)

@@ -33,7 +33,7 @@ FREE = {
     "output_attentions", "return_dict", "id2label", "label2id", "problem_type", "chunk_size_feed_forward",
     "is_encoder_decoder", "max_window_layers", "quantization_config", "original_max_position_embeddings",
     "tokenizer_class", "auto_map", "is_llama_config", "rope_interleaved", "cache_implementation", "resid_pdrop",
-    "embd_pdrop", "transformers.js_config",
+    "embd_pdrop", "transformers.js_config", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise",
     "rope_parameters", "rope_theta", "rope_scaling", "head_dim", "layer_types", "sliding_window", "use_sliding_window",
 }  # fmt: skip
 """Settings that nothing is computed with, and (the last line) those that are compared by what they do."""

@@ -33,6 +33,7 @@ SETTINGS = {
     "vocab_size": "vocab_size",
 }
 """What transformers calls llama.cpp's settings."""
+EXPERTS = {"num_experts": "expert_count", "num_experts_per_tok": "expert_used_count"}
 STOPS = ("eos", "eot", "eom")
 
 
@@ -52,6 +53,13 @@ class GgufFile:
         field = self.reader.fields.get(key.format(arch=self.arch))
         return None if field is None else field.contents()
 
+    def _needed(self, key: str) -> Any:
+        """The setting. Raises ExportError where the file has none: a default would stand for it."""
+        value = self.value(key)
+        if value is None:
+            raise ExportError(f"{self.file}: {key.format(arch=self.arch)} is missing; nothing was exported")
+        return value
+
     def weight(self, name: str) -> tuple[str, Tensor] | None:
         """(type, weight in float32) of one of llama.cpp's names; None where the file has none of that name."""
         from gguf import dequantize
@@ -67,8 +75,14 @@ class GgufFile:
         return set(self._tensors)
 
     @property
+    def kind(self) -> str:
+        """transformers' name of the family; of those with one architecture the first that has experts as the file."""
+        mixed = self.value("{arch}.expert_count") is not None
+        return next(kind for kind, one in FAMILIES.items() if (one.arch, one.experts) == (self.arch, mixed))
+
+    @property
     def family(self) -> Family:
-        return next(family for family in FAMILIES.values() if family.arch == self.arch)
+        return FAMILIES[self.kind]
 
     def config(self) -> Any:
         """transformers' config of the file, with what it does not read: sizes of heads, windows, caps."""
@@ -107,8 +121,9 @@ class GgufFile:
         if self.family.plain_every:
             layers = range(1, settings["num_hidden_layers"] + 1)
             settings["no_rope_layers"] = [int(layer % self.family.plain_every != 0) for layer in layers]
-        kind = next(kind for kind, family in FAMILIES.items() if family.arch == self.arch)
-        return without_dropout(AutoConfig.for_model(kind, **settings))
+        if self.family.experts:
+            settings |= {ours: self._needed(f"{{arch}}.{theirs}") for ours, theirs in EXPERTS.items()}
+        return without_dropout(AutoConfig.for_model(self.kind, **settings))
 
     def _assembled(self) -> Any:
         """The model of such a family, each weight of the file in its place."""

@@ -6,14 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alignkit.data.traces.recording import Call, Recording
 from alignkit.errors import DataError
-from alignkit.rollout.gateway.recording import Call, Recording
 from alignkit.types.item import Item
 from alignkit.types.rollout import Completion, Rollout
 from alignkit.types.turn import StopReason
 
 VERSION = 1
 WANTED = ("node_id", "prompt_token_ids", "completion_token_ids", "per_token_logps", "loss_mask")
+SHOWN = 40  # characters
+
+
+def is_trace(turns: Any) -> bool:
+    """Whether a row's column `turns` is that of a TrainingTrace, whole or not, and not of a played game."""
+    return isinstance(turns, list) and any(isinstance(turn, Mapping) and {*WANTED} & turn.keys() for turn in turns)
 
 
 def to_training_trace(rollout: Rollout) -> dict[str, Any]:
@@ -64,6 +70,32 @@ def from_training_trace(trace: Any, *, where: str, group: int = 0, member: int =
         _item(chain, masks, group=group, member=member, reward=reward) for chain in recording.chains(with_retried=True)
     ]
     return [item for item in items if any(item.action or ())]
+
+
+def check_tokens(trace: Mapping[str, Any], tokenizer: Any, *, where: str) -> None:
+    """Raises DataError, which names the turn, for a trace of another tokenizer, where that can be told: a token id is
+    beyond the vocabulary, or no word of what was answered is in what the sampled ids say. trace: a whole one."""
+    known = len(tokenizer)
+    for number, turn in enumerate(trace["turns"]):
+        largest = max(*turn["prompt_token_ids"], *turn["completion_token_ids"])
+        words, said = _answer(turn).split(), tokenizer.decode(turn["completion_token_ids"])
+        problem = None
+        if largest >= known:
+            problem = f"has the token id {largest}, and the tokenizer knows 0 to {known - 1}"
+        elif words and not any(word in said for word in words):
+            problem = f"answers {' '.join(words)[:SHOWN]!r}, and its ids say {said[:SHOWN]!r}"
+        if problem:
+            raise DataError(
+                f"{where}: turn {number} {problem}: another tokenizer's trace; name its model (model.path, --model)"
+            )
+
+
+def _answer(turn: Mapping[str, Any]) -> str:
+    """What the turn's response says; "" where it is no chat completion with words."""
+    try:
+        return str(turn["response"]["choices"][0]["message"]["content"] or "")
+    except (LookupError, TypeError):
+        return ""
 
 
 def _item(chain: Sequence[Call], masks: Sequence[Sequence[bool]], *, group: int, member: int, reward: float) -> Item:

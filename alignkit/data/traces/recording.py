@@ -50,7 +50,7 @@ class Recording:
         completion: Completion = call["completion"]
         if len(completion.token_ids) != len(completion.logprobs):
             raise EngineError(
-                f"gateway: call {len(self.calls)} has {len(completion.token_ids)} tokens and "
+                f"call {len(self.calls)} has {len(completion.token_ids)} tokens and "
                 f"{len(completion.logprobs)} log-probs, wanted equally many; this is the engine's fault"
             )
         parent = self._longest(call["prompt_ids"])
