@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # without byte code each of the hundreds of processes that the tests start would compile alignkit anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: memory-table setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow test-release smoke check format lock counts clean setup glossary bench algorithms-table environments-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
+.PHONY: memory-table family-memory setup-gpu quickstart-gpu test-gpu lock-cpu lock-gpu mutate fuzz licences trust-table data-docs models-table export-table evals-table quickstart test test-slow test-release smoke check format lock counts clean setup glossary bench algorithms-table environments-table agents-table step-labels-table reward-models-table over-optimisation reallocation weight-delta
 .PHONY: peers schema docs notebooks first-hour
 .DEFAULT_GOAL := help
 
@@ -115,6 +115,9 @@ export-table: $(STAMP) ## families as GGUF, as tiny ones: what each number forma
 
 memory-table: $(STAMP) ## what the recipes for a GPU need, counted without one, written to docs/memory.md
 	$(BIN)/python .ci/memory_table.py
+
+family-memory: $(STAMP) ## what the recipes of known models need, counted into their headers (20 min of a core; METHODS=sft: of these alone)
+	$(BIN)/python .ci/family_memory.py $(METHODS)
 
 licences: $(STAMP) ## the licences of the installed packages, written to docs/licences.md
 	$(BIN)/python .ci/licences.py docs/licences.md

@@ -43,7 +43,7 @@ def gae(
     final_values: Float[Tensor, " sequence"],
     segment: Int[Tensor, " action"],
     *,
-    discount: float,
+    discount: float | Float[Tensor, " action"],
     trace: float,
 ) -> Float[Tensor, " action"]:
     """GAE (arXiv 1506.02438): A_t = delta_t + discount trace A_t+1, delta_t = r_t + discount V_t+1 - V_t.
@@ -51,17 +51,21 @@ def gae(
     All token arguments lie on the axis of action tokens, in the order of their sequences, so the next token is the next
     one that the policy chose: what tools and environments wrote in between takes no discount. values: of the state
     before each token. final_values: of the state after the last one, 0 where the sequence came to its end. segment:
-    sequence of each token. Returns (their sums with `values` are the critic's targets).
+    sequence of each token. discount: of what follows, one for all or each token's. Returns (their sums with `values`
+    are the critic's targets).
     """
     length = torch.bincount(segment, minlength=len(final_values))
     position = torch.arange(len(segment), device=segment.device) - (length.cumsum(0) - length)[segment]
     rows, columns = len(length), int(length.max()) if len(segment) else 0
     paid, known, result = (rewards.new_zeros(rows, columns) for _ in range(3))
     paid[segment, position], known[segment, position] = rewards, values
+    rates = [discount] * columns
+    if isinstance(discount, Tensor):
+        rates = list(torch.zeros_like(paid).index_put((segment, position), discount).T)
     following, running = final_values.to(rewards), rewards.new_zeros(rows)
     for t in reversed(range(columns)):
         inside = t < length
-        step = paid[:, t] + discount * following - known[:, t] + discount * trace * running
+        step = paid[:, t] + rates[t] * following - known[:, t] + rates[t] * trace * running
         running = torch.where(inside, step, running)
         following = torch.where(inside, known[:, t], following)
         result[:, t] = running

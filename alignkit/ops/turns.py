@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from alignkit.ops import advantages
+from alignkit.ops import advantages, histogram
 
 if TYPE_CHECKING:
     from alignkit.types.batch import Batch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Head = Literal["scores", "dueling", "last_token"]
 """How two critics' heads q, v make Q(o, u). scores: V(o) + the sum over the utterance's tokens of q, a score of the
 token; dueling: V(o) + q at its last token; last_token: q at its last token."""
-Q, V = slice(0, 2), slice(2, 4)  # of the value head's outputs
+Q = slice(0, 2)  # of the value head's outputs; those of V follow
 FEW = 3  # turns; of fewer nothing is said about how they are ranked
 
 
@@ -58,28 +58,71 @@ def anchors(batch: Batch, of: Turns) -> Int[Tensor, " turn"]:
     return torch.tensor(numbers, device=of.before.device)
 
 
+def numbers(rollout: Int[Tensor, " turn"]) -> Int[Tensor, " turn"]:
+    """Of each turn in its rollout, from 0, over all its sequences in their order. rollout: that of each turn."""
+    order, size = rollout.argsort(stable=True), rollout.bincount()
+    place = torch.arange(len(rollout), device=rollout.device)
+    return torch.zeros_like(rollout).index_put((order,), place - (size.cumsum(0) - size)[rollout[order]])
+
+
+def returns(batch: Batch, of: Turns, *, discount: float) -> Float[Tensor, " turn"]:
+    """What was paid from each turn on in its sequence, each later turn discounted once more."""
+    paid = batch.placed_rewards()
+    rewards = paid.new_zeros(len(of.last)).index_add(0, of.of, paid[batch.action_mask])
+    end = paid.new_zeros(batch.num_sequences)
+    return advantages.gae(rewards, 0 * rewards, end, of.sequence, discount=discount, trace=1.0)
+
+
 class Said(NamedTuple):
     """What two critics say, in units of the return: Q(o, u) and V(o) of each turn, and V after each sequence's last
-    token, 0 where the episode ended there."""
+    token, 0 where the episode ended there. histograms: of Q and V the logits of bins whose middles are `centres`; None:
+    a number each."""
 
     q: Float[Tensor, "turn critic"]
     v: Float[Tensor, "turn critic"]
     final: Float[Tensor, "sequence critic"]
+    histograms: tuple[Float[Tensor, "turn critic bin"], Float[Tensor, "turn critic bin"]]
+    centres: Float[Tensor, " bin"] | None
 
 
 def critics(
-    values: Float[Tensor, "token head"], batch: Batch, of: Turns, *, head: Head, unit: Mapping[str, float]
+    values: Float[Tensor, "token head"],
+    batch: Batch,
+    of: Turns,
+    *,
+    head: Head,
+    unit: Mapping[str, float],
+    bins: int | None = None,
+    support: tuple[float, float] = (0.0, 0.0),
 ) -> Said:
-    """Q and V of every turn from the four heads q1 q2 v1 v2; unit: level + scale x number (`standard`)."""
-    v, q = values[of.before, V], values[of.last, Q]
+    """Q and V of every turn from the heads q1 q2 v1 v2; unit: level + scale x number (`standard`).
+
+    bins: then v1 and v2 are histograms over so many bins of `support`, one after the other, and q1 and q2 tilt them:
+    they add q x c to the logit of a bin with the middle c, which raises the mean with q. Where V is no part of Q they
+    tilt an even histogram.
+    """
+    centres = histogram.centres(bins, *support).to(values) if bins else None
+    states, q = values[:, 2 : 2 + 2 * (bins or 1)].unflatten(1, (2, -1)), values[of.last, Q]
     if head == "scores":
-        q = values.new_zeros(v.shape).index_add(0, of.of, values[batch.action_mask, Q])
-    if head != "last_token":
-        q = v + q
+        q = torch.zeros_like(q).index_add(0, of.of, values[batch.action_mask, Q])
+    v, tilt = states[of.before], q[..., None] if centres is None else q[..., None] * centres
+    both = (tilt if head == "last_token" else v + tilt, v)
     last = batch.last_token()
     over = last == batch.last_action()  # nothing follows the last utterance: the episode ended with it
-    final = unit["level"] + unit["scale"] * values[last, V]
-    return Said(unit["level"] + unit["scale"] * q, unit["level"] + unit["scale"] * v, final * ~over[:, None])
+    numbers = [each[..., 0] if centres is None else histogram.mean(each, centres) for each in (*both, states[last])]
+    said_q, said_v, final = (unit["level"] + unit["scale"] * number for number in numbers)
+    return Said(said_q, said_v, final * ~over[:, None], both, centres)
+
+
+def misses(
+    said: Said, aims: Float[Tensor, "turn critic"], played: Bool[Tensor, " turn"], *, unit: Mapping[str, float]
+) -> Float[Tensor, "turn critic"]:
+    """What the critics are to make small: of Q where a turn was played, of V elsewhere, the squared error in units, or
+    of histograms the cross-entropy."""
+    if said.centres is None:
+        return ((said.q.where(played[:, None], said.v) - aims) / unit["scale"]) ** 2
+    logits = said.histograms[0].where(played[:, None, None], said.histograms[1])
+    return histogram.cross_entropy(logits, (aims - unit["level"]) / unit["scale"], said.centres)
 
 
 def ahead(
@@ -88,7 +131,7 @@ def ahead(
     *,
     rewards: Float[Tensor, " turn"],
     sequence: Int[Tensor, " turn"],
-    discount: float,
+    discount: float | Float[Tensor, " turn"],
     trace: float,
 ) -> Float[Tensor, "turn critic"]:
     """GAE over turns under each critic's V; with V added, the lambda-return. rewards: of each turn."""

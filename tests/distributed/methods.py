@@ -25,7 +25,7 @@ from tests.distributed.ranks import ROOT
 
 SMOKE = ROOT / "recipes" / "smoke"
 STEPS, EPSILON = 3, 1e-3  # of Adam: why so large, tests/distributed/steps.py says
-TURNS = ("archer", "archer_iql", "gigpo", "refuel", "turn_ppo")
+TURNS = ("archer", "archer_iql", "gigpo", "ilql", "refuel", "turn_ppo")
 REWARD_MODELS = ("bradley-terry", "cost", "odin", "pairwise", "plackett-luce", "quantile", "rating", "multi-objective",
                  "gate", "implicit")  # fmt: skip
 ANSWERS = ("sft", "dpo", "ipo", "tdpo", "simpo", "orpo", "kto", "cpl", "ipl", "rebel_pairs", "rlmec", "grpo", "rloo",

@@ -34,6 +34,8 @@ TURNS = (
     *[(1, WRONG, -4.0, ())] * 4,
 )
 HEADS = ("scores", "dueling", "last_token")
+HOW = [*((head, None) for head in HEADS), *((head, 13) for head in HEADS)]
+"""Heads, and the bins of their histograms or none."""
 CHOICES = {0: (ASK, GUESS), 1: (RIGHT, WRONG)}
 
 
@@ -56,6 +58,10 @@ def config(**settings) -> archer.Config:
     return archer.Config(type="archer", **settings)
 
 
+def histograms(bins: int | None) -> dict:
+    return {"bins": bins, "support": (-4.0, 4.0)} if bins else {}
+
+
 def shaped(batch: Batch, values: Tensor, settings: archer.Config, slow: Tensor | None = None, **controls) -> Batch:
     """After `estimate`, in units of the return unless told."""
     controls = {"level": 0.0, "scale": 1.0} | controls
@@ -63,30 +69,49 @@ def shaped(batch: Batch, values: Tensor, settings: archer.Config, slow: Tensor |
     return archer.estimate(settings, batch.replace(**columns, controls=controls))
 
 
+def descended(table: Table, settings, batch: Batch) -> Batch:
+    """110 steps with momentum, longer ones for logits: those of bins that nothing falls into never stand still."""
+    rate = torch.full((table.numbers.shape[1],), 6.0)
+    rate[:2] = 0.1
+    step = torch.zeros_like(table.numbers)
+    for _ in range(110):
+        now = table.numbers.detach()[table.index]
+        batch = archer.estimate(settings, batch.replace(values=now, target_values=now))
+        loss = archer.critic_loss(settings, Outputs(values=table.numbers[table.index], entropy=None), batch)
+        (gradient,) = torch.autograd.grad(loss.total / loss.count, table.numbers)
+        step = 0.8 * step + rate * gradient
+        with torch.no_grad():
+            table.numbers -= step
+    return batch
+
+
 @functools.cache
-def learnt(head: str, turns=TURNS) -> tuple[Table, Batch, dict[str, float]]:
+def learnt(head: str, turns=TURNS, bins: int | None = None) -> tuple[Table, Batch, dict[str, float]]:
     """A table that has learnt the chain, the batch with its targets, and the unit in which it speaks."""
-    batch, settings = transitions(turns), config(head=head)
-    table = Table(batch)
-    batch = table.fit(archer, settings, batch)
+    batch, settings = transitions(turns), config(head=head, **histograms(bins))
+    table = Table(batch, len(archer.ALGORITHM.heads(settings)))
+    batch = descended(table, settings, batch) if bins else table.fit(archer, settings, batch)
     return table, batch, batch.controls
 
 
-def values_of(table: Table, unit: dict[str, float], head: str) -> dict[str, list[float]]:
+def values_of(table: Table, unit: dict[str, float], head: str, bins: int | None = None) -> dict[str, list[float]]:
     """Q and V of both states in units of the return, of both critics."""
     ask, guess = table.at(10, ASK)[:2], table.at(10, GUESS)[:2]
-    here, there = table.at(10)[2:], table.at(10, ASK, 11)[2:]
-    base = here if head != "last_token" else torch.zeros(2)
-    said = {"V(0)": here, "V(1)": there, "Q(0, ask)": base + ask, "Q(0, guess)": base + guess}
-    return {name: (unit["level"] + unit["scale"] * each).tolist() for name, each in said.items()}
+    here, there = (table.at(*state)[2:].view(2, -1) for state in ((10,), (10, ASK, 11)))
+    base = here if head != "last_token" else torch.zeros_like(here)
+    middles = -4 + 8 * (torch.arange(bins) + 0.5) / bins if bins else torch.ones(1)
+    said = {"V(0)": here, "V(1)": there}
+    said |= {f"Q(0, {name})": base + q[:, None] * middles for name, q in (("ask", ask), ("guess", guess))}
+    numbers = {name: each.softmax(1) @ middles if bins else each[:, 0] for name, each in said.items()}
+    return {name: (unit["level"] + unit["scale"] * each).tolist() for name, each in numbers.items()}
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_the_critics_converge_to_the_values_of_the_uniform_policy_whatever_the_head(head):
-    table, _, unit = learnt(head)
+@pytest.mark.parametrize(("head", "bins"), HOW)
+def test_the_critics_converge_to_the_values_of_the_uniform_policy_whatever_the_head(head, bins):
+    table, _, unit = learnt(head, bins=bins)
     assert unit["level"] == pytest.approx(-2.4, abs=0.5)  # they learn standardised numbers, and say returns
     expected = {"V(0)": -2.95, "V(1)": -2.0, "Q(0, ask)": -2.9, "Q(0, guess)": -3.0}
-    for name, got in values_of(table, unit, head).items():
+    for name, got in values_of(table, unit, head, bins).items():
         assert got == pytest.approx([expected[name]] * 2, abs=2e-3), name
 
 
@@ -98,15 +123,15 @@ def test_old_turns_leave_v_unbiased_because_its_utterance_is_fresh():
     assert values_of(table, unit, "scores")["V(0)"] == pytest.approx([-2.95] * 2, abs=2e-3)
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_the_actors_gradient_is_the_enumerated_policy_gradient_whatever_the_head(head):
+@pytest.mark.parametrize(("head", "bins"), HOW)
+def test_the_actors_gradient_is_the_enumerated_policy_gradient_whatever_the_head(head, bins):
     """dJ/dlogits in state 0: sum_a p(a) A(a) d log p(a) = 0.25 (A(ask) - A(guess)) (1, -1) = (0.025, -0.025)."""
-    table, _, unit = learnt(head)
+    table, _, unit = learnt(head, bins=bins)
     known = {path: table.numbers.detach()[i] for i, path in enumerate(table.known)}
     batch = transitions(TURNS[:8])
     here = Table(batch)
     values = torch.stack([known[path] for path in here.known])[here.index]
-    settings = config(head=head, played_weight=0.0)
+    settings = config(head=head, played_weight=0.0, **histograms(bins))
     batch = shaped(batch, values, settings, **unit)
     logits = torch.zeros(2, requires_grad=True)
     logs = logits.log_softmax(0)

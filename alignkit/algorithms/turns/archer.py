@@ -14,7 +14,7 @@ rank turns that they were never trained on. Tokens stay as they were sampled, th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat
 
@@ -37,6 +37,11 @@ class Config(AlgorithmConfig):
 
     head: Literal["scores", "dueling", "last_token"] = "scores"
     """Q(o, u) is V(o) + the sum of its tokens' scores, V(o) + a number at its last token, or that number alone."""
+    bins: Annotated[int, Field(ge=2)] | None = None
+    """Distributional critics (HL-Gauss, arXiv 2403.03950): V is the mean of a histogram of so many bins, learnt by
+    cross-entropy, and Q that of the same histogram tilted; null: numbers, learnt by squared errors."""
+    support: tuple[float, float] = (-5.0, 5.0)
+    """Its ends, in standard deviations from the mean of the first returns; targets beyond count as the end."""
     discount: Fraction = 0.95
     """Of the next turn."""
     target_rate: Fraction = Field(default=0.1, gt=0)
@@ -59,8 +64,8 @@ def estimate(config: Config, batch: Batch) -> Batch:
     paid = {"rewards": batch.placed_rewards()[turns.last][played], "sequence": turns.sequence[played]}
     if not controls.get("scale"):
         controls |= ops.turns.standard(**paid, batch=batch, discount=config.discount)
-    columns, how = map(batch.require, COLUMNS[:2]), {"head": config.head, "unit": controls}
-    now, slow = (ops.turns.critics(column, batch, turns, **how) for column in columns)
+    how = {"head": config.head, "unit": controls, "bins": config.bins, "support": config.support}
+    now, slow = (ops.turns.critics(batch.require(column), batch, turns, **how) for column in COLUMNS[:2])
     paid |= {"discount": config.discount, "trace": config.q_lambda}
     targets, value = slow.q.clone(), now.v.amin(1)
     advantages, realised = now.q.amin(1) - value, value.new_zeros(len(value))
@@ -73,9 +78,12 @@ def estimate(config: Config, batch: Batch) -> Batch:
         ~played, realised * (age == age[played].amin())
     )
     told = {"critic_q": batch.scatter(now.q.amin(1)[turns.of]), "critic_v": batch.scatter(value[turns.of])}
-    aims = slow.q.new_zeros(batch.num_tokens, 2).index_put((turns.last,), targets)
-    filled = {"advantages": batch.scatter(learnt[turns.of]), "value_targets": aims, "controls": controls}
-    return batch.replace(**filled, turn_channels={**batch.turn_channels, **told})
+    return batch.replace(
+        advantages=batch.scatter(learnt[turns.of]),
+        value_targets=slow.q.new_zeros(batch.num_tokens, 2).index_put((turns.last,), targets),
+        controls=controls,
+        turn_channels={**batch.turn_channels, **told},
+    )
 
 
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
@@ -90,18 +98,20 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
         loss = loss.index_add(0, fresh.nonzero().squeeze(-1), config.kl_weight * ops.kl.k2(gap))
         means["policy/kl_reference"] = ops.kl.k1(gap)
     count = float((batch.member != PLAYED).sum())
-    metrics = {name: Mean.of(each) for name, each in means.items()}
     return Loss(
-        total=loss.sum(), count=count, metrics=metrics | {"loss/policy": Mean(float(loss.detach().sum()), count)}
+        total=loss.sum(),
+        count=count,
+        metrics={"loss/policy": Mean(float(loss.detach().sum()), count)} | {n: Mean.of(m) for n, m in means.items()},
     )
 
 
 def critic_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
     turns, unit = ops.turns.turns(batch), batch.controls
-    played = (batch.member == PLAYED)[turns.sequence]
-    said = ops.turns.critics(outputs.values, batch, turns, head=config.head, unit=unit)
-    errors = ((said.q.where(played[:, None], said.v) - batch.require("value_targets")[turns.last]) ** 2).sum(1)
-    total, count = errors.sum() / unit["scale"] ** 2, float(played.sum())
+    played, aims = (batch.member == PLAYED)[turns.sequence], batch.require("value_targets")[turns.last]
+    how = {"head": config.head, "unit": unit, "bins": config.bins, "support": config.support}
+    said = ops.turns.critics(outputs.values, batch, turns, **how)
+    errors = ((said.q.where(played[:, None], said.v) - aims) ** 2).sum(1)
+    total, count = ops.turns.misses(said, aims, played, unit=unit).sum(), float(played.sum())
     means = {"q_error": errors[played] / 2, "v_error": errors[~played] / 2, "value": said.v[~played]}
     metrics = {f"critic/{name}": Mean.of(each) for name, each in means.items()}
     return Loss(total=total, count=count, metrics=metrics | {"loss/critic": Mean(float(total.detach()), count)})
@@ -110,12 +120,13 @@ def critic_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
 def explain(config: Config) -> str:
     how = f"discount {config.discount:g}, lambda {config.q_lambda:g}, slow copies at rate {config.target_rate:g}"
     q = {"scores": "V + scores of tokens", "dueling": "V + a number", "last_token": "a number of its own"}[config.head]
-    objective = "maximise E[A sum log p(utterance)] on fresh utterances, A = min Q - min V of double utterance critics"
-    objective += f", and {config.played_weight:g} x the clipped gradient on those just played" * (
-        config.played_weight > 0
+    played = f", and {config.played_weight:g} x the clipped gradient on those just played" * (config.played_weight > 0)
+    kl = f", less {config.kl_weight:g} KL to the first policy" * (config.kl_weight > 0)
+    q += f", V a histogram of {config.bins} bins" if config.bins else ""
+    return (
+        "maximise E[A sum log p(utterance)] on fresh utterances, A = min Q - min V of double utterance critics"
+        f"{played}{kl}; critics by TD with {how}, Q = {q}"
     )
-    objective += f", less {config.kl_weight:g} KL to the first policy" * (config.kl_weight > 0)
-    return f"{objective}; critics by TD with {how}, Q = {q}"
 
 
 ALGORITHM = Algorithm(
@@ -127,7 +138,7 @@ ALGORITHM = Algorithm(
     requires=lambda config, stage: [],
     explain=explain,
     unit="group",
-    heads=lambda config: ("q1", "q2", "v1", "v2"),
+    heads=lambda config: ("q1", "q2", *(v for v in ("v1", "v2") for _ in range(config.bins or 1))),
     scored=lambda config: 2 * (config.head == "scores"),
     controls=lambda config: {"level": 0.0, "scale": 0.0, "ranking": 0.0},
 )

@@ -21,9 +21,6 @@ from alignkit.types.metric import Mean
 from alignkit.types.needs import Needs
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
-
     from alignkit.recipe.schema import Stage
     from alignkit.types.batch import Batch
 
@@ -43,23 +40,13 @@ class Config(AlgorithmConfig):
     """Largest importance weight for the gap between sampler and trainer."""
 
 
-def relative(config: Config, values: Float[Tensor, " n"], among: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """How much better each is than those of its number."""
-    if config.scale == "none":
-        return ops.groups.leave_one_out(values, among)
-    return ops.groups.centre(values, among) / (ops.groups.std(values, among) + ops.groups.STD_EPS)
-
-
 def estimate(config: Config, batch: Batch) -> Batch:
     turns = ops.turns.turns(batch)
-    paid = batch.placed_rewards()
-    rewards = paid.new_zeros(len(turns.last)).index_add(0, turns.of, paid[batch.action_mask])
-    nothing, how = rewards.new_zeros(len(rewards), 1), {"discount": config.discount, "trace": 1.0}
-    end = nothing.new_zeros(batch.num_sequences, 1)
-    ahead = ops.turns.ahead(nothing, end, rewards=rewards, sequence=turns.sequence, **how)[:, 0]
-    steps = relative(config, ahead, ops.turns.anchors(batch, turns))
+    steps = ops.relative.relative(
+        ops.turns.returns(batch, turns, discount=config.discount), ops.turns.anchors(batch, turns), config.scale
+    )
     rollouts = ops.groups.rollouts(batch)
-    episodes = relative(config, batch.reward[rollouts.first], rollouts.group)[rollouts.of]
+    episodes = ops.relative.relative(batch.reward[rollouts.first], rollouts.group, config.scale)[rollouts.of]
     advantages = episodes[turns.sequence] + config.step_weight * steps
     return batch.replace(advantages=batch.scatter(advantages[turns.of]))
 

@@ -4,14 +4,20 @@ r_k = what turn k was paid,   A_k = GAE over turns of (r, V),   R_k = A_k + V(o_
 L = token mean of -min(rho_t A_k, clip(rho_t) A_k),   L_V = value_weight max((V - R)^2, (V_clip - R)^2) / 2 over turns
 
 Between two tokens of one utterance nothing is discounted and no critic is asked: what a turn is credited with does not
-depend on how many tokens it has. Ratios are those of tokens, as in ppo.
+depend on how many tokens it has. Ratios are those of tokens, as in ppo. Two settings undo that (bi-level GAE, as in
+VAGEN, arXiv 2510.16907): with w_k = token_discount^(tokens of turn k - 1)
+
+    A_k = w_k (r_k + discount V(o_k+1)) - V(o_k) + w_k discount gae_lambda A_k+1
+    A_t = GAE(token_discount, token_lambda) over the tokens of turn k alone, at whose end R_k / w_k is paid
+
+and with token_lambda the critic learns A_t + V_t before every token.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from alignkit import ops
 from alignkit.algorithms.base import Algorithm, AlgorithmConfig, Loss, Outputs
@@ -20,6 +26,10 @@ from alignkit.types.metric import Mean
 from alignkit.types.needs import Needs
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from alignkit.ops.turns import Turns
     from alignkit.types.batch import Batch
 
 
@@ -36,6 +46,11 @@ class Config(AlgorithmConfig):
     """Of the next turn."""
     gae_lambda: Fraction = 0.9
     """1 is the whole return minus the value, 0 one turn of it."""
+    token_discount: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of each further token of an utterance, beside that of the next turn."""
+    token_lambda: Fraction | None = None
+    """Lambda within an utterance, before each of whose tokens the critic is asked; null: all have the turn's advantage.
+    1 is the turn's return less the token's own value."""
     correction_cap: PositiveFloat = 2.0
     """Largest importance weight for the gap between sampler and trainer."""
     bootstrap_truncated: bool = False
@@ -46,11 +61,24 @@ def estimate(config: Config, batch: Batch) -> Batch:
     turns, values = ops.turns.turns(batch), batch.require("values")[:, :1]
     paid = values.new_zeros(len(turns.last)).index_add(0, turns.of, ops.advantages.paid(batch))
     before, cut = values[turns.before], batch.truncated & config.bootstrap_truncated
-    how = {"sequence": turns.sequence, "discount": config.discount, "trace": config.gae_lambda}
-    ahead = ops.turns.ahead(before, values[batch.last_token()] * cut[:, None], rewards=paid, **how)[:, 0]
-    returns = batch.scatter((ahead + before[:, 0])[turns.of])
+    within = 1.0 if config.token_discount == 1 else config.token_discount ** (turns.of.bincount() - 1.0)
+    how = {"sequence": turns.sequence, "discount": within * config.discount, "trace": config.gae_lambda}
+    ahead = ops.turns.ahead(before, values[batch.last_token()] * cut[:, None], rewards=within * paid, **how)[:, 0]
+    returns = ahead + before[:, 0]
+    if config.token_lambda is not None:
+        return by_token(config, batch, turns, returns / within)
     whitened = ops.advantages.whiten(ahead, ahead.isfinite())
-    return batch.replace(advantages=batch.scatter(whitened[turns.of]), returns=returns)
+    return batch.replace(advantages=batch.scatter(whitened[turns.of]), returns=batch.scatter(returns[turns.of]))
+
+
+def by_token(config: Config, batch: Batch, turns: Turns, earned: Float[Tensor, " turn"]) -> Batch:
+    """GAE within each utterance, which ends with what its turn earned."""
+    values = batch.require("values")[batch.parent[batch.actions], 0]
+    paid = values.new_zeros(len(values)).index_put((turns.of.bincount().cumsum(0) - 1,), earned)
+    how = {"discount": config.token_discount, "trace": config.token_lambda}
+    advantages = ops.advantages.gae(paid, values, 0 * earned, turns.of, **how)
+    whitened = ops.advantages.whiten(advantages, advantages.isfinite())
+    return batch.replace(advantages=batch.scatter(whitened), returns=batch.scatter(advantages + values))
 
 
 def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
@@ -63,9 +91,10 @@ def policy_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
 
 
 def critic_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
-    turns = ops.turns.turns(batch)
-    values, old = outputs.values[turns.before, 0], batch.require("values")[turns.before, 0]
-    returns = batch.require("returns")[turns.last]
+    turns, said = ops.turns.turns(batch), batch.actions
+    before, said = (turns.before, turns.last) if config.token_lambda is None else (batch.parent[said], said)
+    values, old = outputs.values[before, 0], batch.require("values")[before, 0]
+    returns = batch.require("returns")[said]
     loss = config.value_weight * ops.policy.clipped_value(values, old, returns, clip=config.clip_value)
     means = {"value": values, "return": returns, "error": (values - returns) ** 2}
     metrics = {f"critic/{name}": Mean.of(each) for name, each in means.items()} | {"loss/critic": Mean.of(loss)}
@@ -74,6 +103,8 @@ def critic_loss(config: Config, outputs: Outputs, batch: Batch) -> Loss:
 
 def explain(config: Config) -> str:
     gae = f"GAE over turns, discount {config.discount:g}, lambda {config.gae_lambda:g}"
+    if config.token_lambda is not None or config.token_discount < 1:
+        gae += f"; over tokens discount {config.token_discount:g}, lambda {config.token_lambda}"
     return f"maximise E[A] by ratios held in {1 - config.clip_low:g} to {1 + config.clip_high:g}; {gae}"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.errors import ContentError, first_line
 from alignkit.models.encoder import Encoder, is_encoder
 from alignkit.models.experts import follow_autocast
+from alignkit.models.pretrained import own_attention
 from alignkit.models.quantized import check_quantizable
 from alignkit.recipe.lookup.find import KINDS
 from alignkit.recipe.lookup.secrets import FOR_THE_HUB, lent
@@ -50,7 +51,8 @@ def model_of_config(
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[:layers]
     kind = AutoModel if is_encoder(config) else AutoModelForCausalLM
-    model: Any = kind.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    how = own_attention(config, kind)
+    model: Any = kind.from_config(config, dtype=torch.float32, attn_implementation=how)
     if quantization is not None:
         check_quantizable(path, config, is_encoder(config))
         quantized_sizes(model, quantization)

@@ -143,8 +143,8 @@ class _Phases(Clock):
 
 
 PHASES = ("start", "sync", "verify", "annotate", "update", "optimizer", "save")
-FEW, MORE = 2, 3  # the first one is another: nothing before it may be trained
-"""Layers of the two models from which a deep one of like layers is extrapolated: all layers take the same."""
+FEWEST = 2  # the first one is another: nothing before it may be trained
+"""Layers of the smaller of two models from which a deep one is extrapolated, at least."""
 
 
 def count_stage(recipe: Recipe, number: int, *, device: str = "cuda", whole: bool = False) -> Counted:
@@ -153,14 +153,15 @@ def count_stage(recipe: Recipe, number: int, *, device: str = "cuda", whole: boo
 
     Raises ContentError where the sizes of one of its models are not known.
     """
-    layers = None if whole else _like_layers(recipe)
-    if layers is None or layers <= MORE:
+    layers, period = (0, 1) if whole else _repeated_layers(recipe)
+    depth = FEWEST + (layers - FEWEST) % period  # and then whole periods
+    if layers <= depth + period:
         counted, peaks = _count(recipe, number, device, None)
         return replace(counted, phases=_merged(peaks))
-    (few, begin), (more, end) = (_count(recipe, number, device, depth) for depth in (FEW, MORE))
-    peaks = deeper(begin, end, layers=(FEW, MORE, layers))
+    (few, begin), (more, end) = (_count(recipe, number, device, deep) for deep in (depth, depth + period))
+    peaks = deeper(begin, end, layers=(depth, depth + period, layers))
     numbers = {
-        name: getattr(few, name) + (getattr(more, name) - getattr(few, name)) * (layers - FEW) // (MORE - FEW)
+        name: getattr(few, name) + (getattr(more, name) - getattr(few, name)) * (layers - depth) // period
         for name in ("trained", "weights", "policy", "token")
     }
     return replace(more, phases=_merged(peaks), **numbers)
@@ -176,19 +177,26 @@ def _merged(peaks: Peaks) -> dict[str, Held]:
     return {phase: phases[phase] for phase in PHASES if phase in phases}
 
 
-def _like_layers(recipe: Recipe) -> int | None:
-    """The number of layers of each of the recipe's models; None where they differ in it, or one model's in kind."""
+def _repeated_layers(recipe: Recipe) -> tuple[int, int]:
+    """(the number of layers of each of the recipe's models, after how many of them their kinds come again).
+
+    (0, 1) where the models differ in it, or nothing comes again.
+    """
     critics = [stage.critic.path for stage in recipe.stages if stage.critic is not None]
     paths = [recipe.model.path, recipe.reference.path if recipe.reference else None, *critics]
-    depths = set()
+    found = set()
     for path in filter(None, paths):
         revision = recipe.model.revision if path == recipe.model.path else None
         text = config_of(locate(path, build.beside(recipe)), revision, build.beside(recipe)).get_text_config()
-        alike = len(set(getattr(text, "layer_types", None) or ["all"])) == 1 and not getattr(
-            text, "mlp_only_layers", None
-        )
-        depths.add(text.num_hidden_layers if alike else None)
-    return depths.pop() if recipe.model.path and len(depths) == 1 else None
+        kinds = list(getattr(text, "layer_types", None) or []) or ["all"] * text.num_hidden_layers
+        same = not getattr(text, "mlp_only_layers", None)
+        found.add((len(kinds), _period(kinds)) if same else (0, 1))
+    return found.pop() if recipe.model.path and len(found) == 1 else (0, 1)
+
+
+def _period(kinds: list[str]) -> int:
+    """The least distance at which every layer has one of its own kind behind it."""
+    return next(step for step in range(1, len(kinds) + 1) if kinds[step:] == kinds[:-step])
 
 
 def _count(recipe: Recipe, number: int, device: str, layers: int | None) -> tuple[Counted, Peaks]:
