@@ -14,6 +14,7 @@ import torch
 from alignkit.cli import main
 from alignkit.engines.hf import HfEngine
 from alignkit.errors import ContentError, DataError, EngineError, RewardError
+from alignkit.models.device_type import has_gpu
 from alignkit.models.load import load_policy
 from alignkit.recipe.read import read_recipe
 from alignkit.recipe.schema import Model
@@ -215,11 +216,12 @@ def test_a_model_is_served_by_vllms_own_server_and_the_token_stands_in_no_list_o
     monkeypatch.setattr(serve_policy.os, "execve", lambda *given: became.extend(given))
     monkeypatch.setenv("ALIGNKIT_TOKEN", "secret-9")
     told: list[dict] = []
-    serve_policy.serve_policy(left, name="mine", address=Address(port=8901), context=24, ready=told.append)
+    serve_policy.serve_policy(left / "final", name="mine", address=Address(port=8901), context=24, ready=told.append)
     program, command, variables = became
     assert program == sys.executable
     where = ["--host", "127.0.0.1", "--port", "8901", "--max-model-len", "24"]
-    assert command[3:] == ["--model", str(left), "--served-model-name", "mine", *where]
+    how = ["--dtype", "float32", *([] if has_gpu() else ["--enforce-eager"])]
+    assert command[3:] == [*how, "--model", str(left / "final"), "--served-model-name", "mine", *where]
     assert not any("secret-9" in word for word in command)
     assert variables["VLLM_API_KEY"] == "secret-9"
     assert told == [{"url": "http://127.0.0.1:8901/v1", "model": "mine"}]

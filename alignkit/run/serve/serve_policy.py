@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sys
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 from alignkit.engines.vllm.process import environment
 from alignkit.errors import EngineError
+from alignkit.models.device_type import has_gpu
 from alignkit.rewards.serve.listener import Address, check_address
 from alignkit.run.serve.serve import TOKEN_VARIABLE
 
@@ -44,8 +46,20 @@ def serve_policy(
 
 
 def arguments(folder: Path, *, name: str, address: Address, context: int | None) -> list[str]:
-    """vLLM's own. The token is none of them: it would stand in every list of processes."""
-    given = ["--model", str(folder), "--served-model-name", name, "--host", address.host, "--port", str(address.port)]
+    """vLLM's own. The token is none of them: it would stand in every list of processes.
+
+    The dtype is the folder's, since vLLM makes 16 bits of float32 by itself; on a CPU nothing is compiled, which takes
+    longer there than the first answers.
+    """
+    given = ["--dtype", _dtype(folder), *([] if has_gpu() else ["--enforce-eager"])]
+    given += ["--model", str(folder), "--served-model-name", name, "--host", address.host, "--port", str(address.port)]
     if address.certificate and address.key:
         given += ["--ssl-certfile", str(address.certificate), "--ssl-keyfile", str(address.key)]
     return given + (["--max-model-len", str(context)] if context else [])
+
+
+def _dtype(folder: Path) -> str:
+    """What the model's config says; vLLM's choice where it says nothing."""
+    config = folder / "config.json"
+    told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return told.get("dtype") or told.get("torch_dtype") or "auto"
