@@ -84,7 +84,7 @@ def _inside(model: type[Section], value: Any, path: KeyPath, *, mapping: bool = 
 def _same(stage: dict[Any, Any], path: KeyPath, below: Mapping[str, Any]) -> Any:
     """The stage that this one will be laid over: by its name, or by its number in an override."""
     stages = below.get("stages")
-    if not path or not isinstance(stages, list):
+    if len(path) < 2 or not isinstance(stages, list):  # of the recipe itself, or where no list is, which is told later
         return None
     if "name" not in stage:
         return stages[path[1]] if isinstance(path[1], int) and path[1] < len(stages) else None

@@ -134,6 +134,10 @@ def test_overrides_reach_list_items_and_make_missing_sections(folder):
         ("steps", "<command line>:1: 'steps' is not an override; write key=value"),
         ("extends=quickstart", "<command line>:1: extends: belongs in a recipe file; overrides only replace settings"),
         ("rewards.4.weight=1", "<command line>:1: rewards.4.weight: 'rewards' is a list of 1; there is no item '4'"),
+        (
+            "stages.sft.algorithm.beta=0",
+            "<command line>:1: stages.sft.algorithm.beta: 'stages' is a list of 1; there is no item 'sft'",
+        ),
         ("train.steps.x=1", "<command line>:1: train.steps.x: 'train.steps' is a value, not a section"),
         ("seed={", "<command line>:1: seed: not valid YAML"),
         ("train.batch=x", "<command line>:1: train.batch: wants a whole number"),
