@@ -136,7 +136,7 @@ def test_overrides_reach_list_items_and_make_missing_sections(folder):
         ("rewards.4.weight=1", "<command line>:1: rewards.4.weight: 'rewards' is a list of 1; there is no item '4'"),
         (
             "stages.sft.algorithm.beta=0",
-            "<command line>:1: stages.sft.algorithm.beta: 'stages' is a list of 1; there is no item 'sft'",
+            "<command line>:1: stages.sft.algorithm.beta: wants a list; got a mapping (sft)",
         ),
         ("train.steps.x=1", "<command line>:1: train.steps.x: 'train.steps' is a value, not a section"),
         ("seed={", "<command line>:1: seed: not valid YAML"),
