@@ -5,8 +5,8 @@
     L = token mean of -min(rho A, clip(rho) A)
 
 What earlier turns earned is in R, but not in G_k: it is no merit of turn k. With one turn A is that of grpo, without
-`scale` that of rloo (LOOP: that, clip_low and clip_high 0.1, train.epochs 2). A turn that no other rollout came to has
-A(R). A rollout of several sequences is paid its whole return in each of them, so there G_k is R; its turns are counted
+`scale` that of rloo, and of LOOP, whose symmetric clipping this has not. A turn that no other rollout came to has A(R).
+A rollout of several sequences is paid its whole return in each of them, so there G_k is R; its turns are counted
 on.
 """
 
