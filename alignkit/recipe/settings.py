@@ -34,6 +34,7 @@ def recipe_json_schema() -> dict[str, Any]:
     whole = {part["items"]["$ref"].rpartition("/")[2] for part in _lists(schema) if "$ref" in part["items"]} - {"Stage"}
     for section in [schema, *(section for name, section in schema["$defs"].items() if name not in whole)]:
         section.pop("required", None)
+    schema["$defs"]["Tool"] = {"anyOf": [{"type": "string", "description": "Its name."}, schema["$defs"]["Tool"]]}
     schema["title"] = "alignkit recipe"
     return schema
 

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from alignkit.errors import BatchError
-from alignkit.types.item import Item
+from alignkit.types.item import Item, members
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +335,7 @@ def pack(items: Sequence[Item], *, share_prefix: bool = True) -> Batch:
         action_mask=torch.tensor(columns["action"], dtype=torch.bool),
         turn=torch.tensor(columns["turn"]),
         group=torch.tensor([item.group for item in items]),
-        member=torch.tensor([item.member for item in items]),
+        member=torch.tensor(members(items)),
         reward=torch.tensor([item.reward for item in items], dtype=torch.float32),
         truncated=torch.tensor([item.truncated for item in items]),
         policy_version=torch.tensor([item.policy_version for item in items]),

@@ -260,3 +260,11 @@ def test_metrics_combine_as_they_say():
     assert {name: metric.value for name, metric in combined.items()} == {"mean": 1.0, "sum": 5, "max": 1.5, "only": 1}
     assert Mean(0.0, 0).value is None
     assert combine([]) == {}
+
+
+def test_items_that_name_no_rollout_are_rollouts_by_themselves():
+    items = [
+        Item(prompt_ids=(1,), completion_ids=(2,), group=group, member=m)
+        for group, m in ((0, None), (0, None), (1, 3), (1, 3))
+    ]
+    assert pack(items).member.tolist() == [0, 1, 3, 3]
