@@ -120,7 +120,7 @@ def time_table(measured: Mapping[str, Sequence[Run]]) -> str:
     """One line per method whose processor time was measured: the return after times that the quickest took."""
     timed = {method: runs for method, runs in measured.items() if all(run.seconds for run in runs)}
     longest = sorted(min(run.seconds[-1] for run in runs) for runs in timed.values())
-    budgets = sorted({60 * max(1, round(share * seconds / 60)) for seconds in longest[:1] for share in (0.5, 1.0)})
+    budgets = sorted({60 * max(1, int(share * seconds / 60)) for seconds in longest[:1] for share in (0.5, 1.0)})
     head = ["method", "minutes", *(f"after {budget // 60:.0f} min" for budget in budgets)]
     rows = [
         [method, f"{fmean(run.seconds[-1] for run in runs) / 60:.1f}", *(spread(runs, budget) for budget in budgets)]
