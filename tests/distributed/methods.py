@@ -25,7 +25,7 @@ from tests.distributed.ranks import ROOT
 
 SMOKE = ROOT / "recipes" / "smoke"
 STEPS, EPSILON = 3, 1e-3  # of Adam: why so large, tests/distributed/steps.py says
-TURNS = ("archer", "archer_iql", "gigpo", "ilql", "refuel", "turn_ppo")
+TURNS = ("archer", "archer_iql", "gigpo", "ilql", "refuel", "turn_grpo", "turn_ppo")
 REWARD_MODELS = ("bradley-terry", "cost", "odin", "pairwise", "plackett-luce", "quantile", "rating", "multi-objective",
                  "gate", "implicit")  # fmt: skip
 ANSWERS = ("sft", "dpo", "ipo", "tdpo", "simpo", "orpo", "kto", "cpl", "ipl", "rebel_pairs", "rlmec", "grpo", "rloo",
@@ -58,7 +58,7 @@ def recipes(folder: Path) -> dict[str, Recipe]:
     (raft,) = made["raft"].stages
     raft = raft.model_copy(update={"algorithm": {"type": "raft", "keep": 1}})  # of rewards that are all below 1
     made["raft"] = made["raft"].model_copy(update={"stages": (raft,)})
-    for name in ("turns-gigpo", "turns-refuel"):  # which compare games that ended otherwise
+    for name in ("turns-gigpo", "turns-refuel", "turns-turn_grpo"):  # which compare games that ended otherwise
         made[name] = taught(made[name])
     made["tdpo from another model"] = made["tdpo"].model_copy(update={"reference": made["rlmec"].reference})
     steps = Data(source=str(folder / "process.jsonl"), chat=False)
