@@ -33,19 +33,27 @@ class TokenScores(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "token hidden"], batch: Batch) -> Float[Tensor, "token head"]:
         before = hidden[batch.parent.clamp(min=0)] * (batch.parent >= 0)[:, None]
-        vectors = self.scores(batch.tokens).unflatten(1, (-1, hidden.shape[1]))
-        said = [torch.einsum("th,tjh->tj", before, vectors)]
         if self.normalised:
-            said.append(self._normalisers(before[batch.actions], batch))
+            vectors = self._vectors()
+            said = [torch.einsum("th,tjh->tj", before, vectors[batch.tokens])]
+            said.append(self._normalisers(before[batch.actions], vectors, batch))
+        else:
+            said = [torch.einsum("th,tjh->tj", before, self.scores(batch.tokens).unflatten(1, (-1, hidden.shape[1])))]
         return torch.cat([*said, self.states(hidden)], dim=1)
 
     def every(self, before: Float[Tensor, "state hidden"]) -> Float[Tensor, "state vocabulary score"]:
         """Scores of all tokens that could be chosen next."""
-        vectors = self.scores.weight.unflatten(1, (self.scored, -1))
-        return torch.einsum("sh,ajh->saj", before, vectors)
+        return torch.einsum("sh,ajh->saj", before, self._vectors())
 
-    def _normalisers(self, before: Float[Tensor, "action hidden"], batch: Batch) -> Float[Tensor, "token score"]:
+    def _vectors(self) -> Float[Tensor, "vocabulary score hidden"]:
+        """All of them, looked up: a weight that is read by itself would be a rank's share of it."""
+        tokens = torch.arange(self.scores.num_embeddings, device=self.scores.weight.device)
+        return self.scores(tokens).unflatten(1, (self.scored, -1))
+
+    def _normalisers(
+        self, before: Float[Tensor, "action hidden"], vectors: Float[Tensor, "vocabulary score hidden"], batch: Batch
+    ) -> Float[Tensor, "token score"]:
         rows, chosen = HEAD_ROWS.get(device_type(before), HEAD_ROWS["cuda"]), batch.tokens[batch.actions]
-        vectors = self.scores.weight.unflatten(1, (self.scored, -1)).unbind(1)
-        found = torch.stack([chunked_logprobs(before, each, chosen, rows=rows)[2] for each in vectors], dim=1)
+        read = [chunked_logprobs(before, each, chosen, rows=rows)[2] for each in vectors.unbind(1)]
+        found = torch.stack(read, dim=1)
         return found.new_zeros(batch.num_tokens, self.scored).index_put((batch.actions,), found)
