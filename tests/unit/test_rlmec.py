@@ -156,7 +156,7 @@ def test_rows_become_completions_with_sides_and_the_rewrites_of_wrong_ones():
         {"completion": "5", "label": False, "rewrite": " "},
     )
     items = KIND.items_of(made)
-    assert [(item.group, item.member, item.side) for item in items] == [(0, 0, 1), (1, 0, -1), (1, 1, 0)]
+    assert [(item.group, item.member, item.side) for item in items] == [(0, None, 1), (1, None, -1), (1, 1, 0)]
     assert [len(item.completion_ids) for item in items] == [2, 3, 2]  # with the stop token
     assert dict(row_filter.reasons) == {
         "a wrong completion without a rewrite": 1,
