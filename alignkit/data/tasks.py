@@ -273,9 +273,8 @@ def _conversation(
     row: Row, prompt: Any, columns: Columns, system: str | None, data: Data
 ) -> tuple[tuple[Message, ...] | None, str | None]:
     tokens = is_trace(columns.get("turns"))
-    if (
-        prompt == "" and (tokens or "text" in columns) and "prompt" not in columns
-    ):  # whole texts: no template touches them
+    whole = tokens or "text" in columns  # which no template touches
+    if prompt == "" and whole and "prompt" not in columns:
         return None, ""
     messages: list[Message] = []
     if isinstance(prompt, str):

@@ -156,3 +156,13 @@ def test_costs_and_confidence_are_those_of_rollouts():
     said = broken.scatter(torch.tensor([-0.1, -0.9, -0.1, -0.5]))  # means -0.37 and -0.5
     kept = ConfidenceFilter(share=0.5).after_estimate(broken.replace(sampler_logprobs=said))
     assert kept.member.tolist() == [1]
+
+
+def test_a_rollout_that_was_cut_is_cut_once_however_many_sequences_it_is():
+    """Rewards 1 (three sequences, cut), 0.4, 0: less a penalty of 0.5 the cut one is still the best."""
+    broken = batch((0, 1.0), (0, 1.0), (0, 1.0), (1, 0.4), (2, 0.0))
+    broken = broken.replace(truncated=torch.tensor([True, True, True, False, False]))
+    sides = online_dpo.estimate(settings(online_dpo, missing_eos_penalty=0.5), broken).side
+    assert sides.tolist() == [1, 1, 1, -1]
+    hook = Constraints(settings=[Constraint(of="truncated", limit=0.1, lr=0.1)], mix=False)
+    assert hook.cost(broken, "truncated").tolist() == [1, 1, 1, 0, 0]

@@ -28,8 +28,7 @@ class Config(dpo.Config):
 
 def estimate(config: Config, batch: Batch) -> Batch:
     rollouts = ops.groups.rollouts(batch)
-    cut = rollouts.sums(batch.truncated.to(batch.reward))
-    reward = batch.reward[rollouts.first] - config.missing_eos_penalty * cut
+    reward = (batch.reward - config.missing_eos_penalty * batch.truncated)[rollouts.first]
     best, worst = (ops.choices.best(each, rollouts.group, 1).long() for each in (reward, -reward))
     side = (best - worst)[rollouts.of]
     return batch.replace(side=side).select(side.nonzero().flatten().tolist())

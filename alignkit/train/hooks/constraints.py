@@ -72,7 +72,7 @@ class Constraints(Hook):
         if of == "length":
             return rollouts.sums(batch.actions_per_sequence().float())[rollouts.of]
         if of == "truncated":
-            return rollouts.sums(batch.truncated.float())[rollouts.of]
+            return batch.truncated.float()  # the same for all sequences of a rollout
         if of == "kl":
             gap = batch.sum_per_sequence(batch.require("old_logprobs") - batch.require("ref_logprobs"))
             return rollouts.sums(gap)[rollouts.of]
