@@ -59,9 +59,12 @@ def test_what_is_listed_lies_in_the_installation_and_no_module_comes_from_the_re
         "launch",
     }
     assert [entry for entry in listed if not Path(entry["path"]).is_relative_to(installed.folder)] == []
+    # the packages that both share may lie in the repository, too: in its .venv
     code = (
         "import sys; from alignkit.cli.main import run; code = run(['check', 'smoke/start', '--quick']);"
-        f"print(code, [n for n, m in sys.modules.items() if str(getattr(m, '__file__', '')).startswith({str(ROOT)!r})])"
+        "files = {name: str(getattr(module, '__file__', '')) for name, module in sys.modules.items()};"
+        f"own = [name for name, file in files.items() if file.startswith({str(ROOT)!r})];"
+        "print(code, [name for name in own if not files[name].startswith(sys.prefix)])"
     )
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, cwd=tmp_path, env=installed.environment, capture_output=True, text=True, check=True)
