@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignkit.data.kinds.episodes import KIND as EPISODES
+from alignkit.data.kinds.kind import Kind
 from alignkit.data.kinds.sft import KIND as SFT
+from alignkit.data.kinds.transitions import KIND as TRANSITIONS
 from alignkit.data.look.spans import marked, sequences
 from alignkit.data.offline.row_filter import RowFilter
 from alignkit.data.sources import load_tasks
@@ -130,11 +133,13 @@ def said(prompt: str, answer: str) -> Turn:
 FORKED = to_training_trace(rollout(said("a", "bc"), said("abcd", "e"), said("a", "f")))
 
 
-def learnt(tmp_path: Path, trace: dict[str, Any], *, tokenizer: Any = LETTERS, context: int = 100) -> RowFilter | Any:
+def learnt(
+    tmp_path: Path, trace: dict[str, Any], *, tokenizer: Any = LETTERS, context: int = 100, kind: Kind = SFT
+) -> RowFilter | Any:
     (tmp_path / "trace.json").write_text(json.dumps(trace, indent=1))
     data = Data(source=str(tmp_path / "trace.json"), chat=False)
     row_filter = RowFilter(tokenizer=tokenizer, data=data, context=context, unit="rows")
-    return SFT.rows(load_tasks(data, seed=0), row_filter), row_filter
+    return kind.rows(load_tasks(data, seed=0), row_filter), row_filter
 
 
 def test_a_file_of_a_trace_is_learnt_by_its_own_tokens_and_masks_a_row_for_each_chain(tmp_path: Path):
@@ -173,3 +178,33 @@ def test_a_trace_is_shown_as_it_is_learnt(tmp_path: Path):
     rows, _ = learnt(tmp_path, {**FORKED, "reward": 1.0})
     shown = [marked(one.spans) for row in rows for one in sequences(LETTERS, SFT, row)]
     assert shown == ["a⟦bc⟧d⟦e⟧", "a⟦f⟧"]
+
+
+def test_each_chain_of_a_trace_is_an_episode_whose_last_utterance_is_paid_what_the_rollout_earned(tmp_path: Path):
+    rows, row_filter = learnt(tmp_path, {**FORKED, "reward": -2.5}, kind=EPISODES)
+    read = [
+        [(*(LETTERS.decode(ids) for ids in (turn.state, turn.action, turn.answer)), turn.reward) for turn in row.turns]
+        for row in rows
+    ]
+    assert read == [[("a", "bc", "d", 0.0), ("abcd", "e", "", -2.5)], [("a", "f", "", -2.5)]]
+    assert (row_filter.seen, row_filter.left_out) == (2, 0)
+    found = [(item.prompt_ids, item.completion_ids, item.action, item.reward) for item in EPISODES.items_of(rows)]
+    own = from_training_trace(FORKED, where="trace", reward=-2.5)
+    assert found == [(tuple(item.prompt_ids), item.completion_ids, item.action, item.reward) for item in own]
+    assert [item.rewards for item in EPISODES.items_of(rows)] == [[0.0, 0.0, 0.0, -2.5], [-2.5]]
+    turns, _ = learnt(tmp_path, {**FORKED, "reward": -2.5}, kind=TRANSITIONS)
+    assert [row.turn for row in turns] == [turn for row in rows for turn in row.turns]
+
+
+def test_tokens_that_a_traces_mask_leaves_out_are_answers_in_its_episodes(tmp_path: Path):
+    trace = copy.deepcopy(FORKED) | {"reward": 1}
+    trace["turns"][0]["loss_mask"][-1] = 0  # of "bc" the c
+    rows, _ = learnt(tmp_path, trace, kind=EPISODES)
+    first = rows[0].turns[0]
+    assert [LETTERS.decode(ids) for ids in (first.state, first.action, first.answer)] == ["a", "b", "cd"]
+
+
+@pytest.mark.parametrize("reward", [{}, {"reward": None}, {"reward": "1"}, {"reward": True}, {"reward": float("nan")}])
+def test_a_trace_without_what_it_earned_is_no_episode(tmp_path: Path, reward: dict[str, Any]):
+    with pytest.raises(DataError, match=r"a trace knows no rewards and its column `reward` is .*; wanted a number"):
+        learnt(tmp_path, {**FORKED, **reward}, kind=EPISODES)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from alignkit.data.kinds.kind import Kind
 from alignkit.data.offline.example import Example
 from alignkit.data.offline.row_filter import RowFilter
+from alignkit.data.offline.traced import NOTHING, chains_of
 from alignkit.data.offline.transitions import learn
 from alignkit.data.rendering import Rendering, render_learnt
-from alignkit.data.traces.training_trace import check_tokens, from_training_trace, is_trace
+from alignkit.data.traces.training_trace import is_trace
 from alignkit.types.item import Item
 from alignkit.types.task import Task
-
-NOTHING = "no learnt token"
 
 
 def make_sft(tasks: Sequence[Task], row_filter: RowFilter) -> list[Example]:
@@ -46,21 +45,16 @@ def _played(task: Task, row_filter: RowFilter) -> list[Example]:
 
 
 def _traced(task: Task, row_filter: RowFilter) -> list[Example]:
-    """The chains of a TrainingTrace, by its own tokens and masks; counted where one is left out."""
-    where = f"task {task.id}"
-    chains = from_training_trace(task.columns, where=where)
-    check_tokens(task.columns, row_filter.tokenizer, where=where)
-    row_filter.seen += max(1, len(chains))
-    if not chains:
-        row_filter.leave_out(NOTHING)
-    examples = []
-    for item in chains:
-        prompt, completion = tuple(item.prompt_ids), tuple(item.completion_ids)
-        if len(prompt) + len(completion) > row_filter.context:
-            row_filter.leave_out("a trace longer than the model's context")
-        else:
-            examples.append(Example(task=task, prompt=prompt, completion=completion, action=tuple(item.action or ())))
-    return examples
+    """The chains of a TrainingTrace, by its own tokens and masks."""
+    return [
+        Example(
+            task=task,
+            prompt=tuple(item.prompt_ids),
+            completion=tuple(item.completion_ids),
+            action=tuple(item.action or ()),
+        )
+        for item in chains_of(task, row_filter)
+    ]
 
 
 def _rendered(task: Task, prompt: Sequence[int], rendering: Rendering, row_filter: RowFilter) -> Example | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from alignkit.data.kinds.kind import Kind
 from alignkit.data.offline.row_filter import RowFilter
-from alignkit.data.offline.transitions import Transition, transitions_of
+from alignkit.data.offline.traced import episodes_of
+from alignkit.data.offline.transitions import Transition
 from alignkit.types.item import Item
 from alignkit.types.task import Task
 
@@ -25,7 +26,8 @@ def make_turns(tasks: Sequence[Task], row_filter: RowFilter) -> list[TransitionR
     return [
         TransitionRow(task=task, turn=turn)
         for task in tasks
-        for turn in transitions_of(row_filter.renderer, task, row_filter.context)
+        for turns in episodes_of(task, row_filter)
+        for turn in turns
     ]
 
 
