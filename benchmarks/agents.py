@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
+from string import ascii_uppercase
 from typing import Any
 
 from jinja2 import Template
@@ -33,11 +34,25 @@ GAMES = {
     "guess-number": "best play -2.70, mixed play -4.34",
     "maze": "best play -3.46, mixed play -6.69",
     "garden": "best play 1.67, random play 0.09",
+    "twenty-questions": "best play -6.78, random play about -19",
 }
-METHODS = ("grpo", "gigpo", "ppo", "ppo-epochs", "turn-ppo", "filtered-bc", "refuel", "archer", "archer-iql")
+METHODS = (
+    *(
+        "grpo",
+        "grpo-epochs",
+        "turn-grpo",
+        "gigpo",
+        "ppo",
+        "ppo-epochs",
+        "turn-ppo",
+        "filtered-bc",
+        "filtered-bc-epochs",
+    ),
+    *("refuel", "archer", "archer-hl-gauss", "archer-iql", "ilql", "mc-returns"),
+)
 BEGIN, END = "<!-- tables of make agents-table -->", "<!-- end of the tables -->"
 WINDOW = 512  # a point of a curve is the mean return of this many episodes before it
-KEY = 24  # height of the legend, in pixels
+KEY, ABREAST, WIDE = 18, 4, 124  # of the legend: pixels of a row, methods in one, pixels of each
 
 Curve = list[tuple[int, float]]
 """(episodes begun so far, mean return of the last WINDOW of them)."""
@@ -107,6 +122,12 @@ def averaged(runs: Sequence[Run]) -> Curve:
     return [(points[0][0], fmean(value for _, value in points)) for points in together]
 
 
+def band(runs: Sequence[Run]) -> list[tuple[int, float, float]]:
+    """(episodes, least, greatest) of the seeds' curves, as far as all of them go."""
+    together = zip(*(run.curve for run in runs), strict=False)
+    return [(points[0][0], min(value for _, value in points), max(value for _, value in points)) for points in together]
+
+
 def table(measured: Mapping[str, Sequence[Run]]) -> str:
     """One line per method: the return after the first, and after each of the methods' numbers of episodes."""
     budgets = sorted({min(run.episodes for run in runs) for runs in measured.values()} - {0})
@@ -147,17 +168,23 @@ def row(method: str, runs: Sequence[Run], budgets: Sequence[int]) -> str:
 
 
 def drawing(measured: Mapping[str, Sequence[Run]], title: str) -> str:
-    """The curves as an SVG file of its own, with a legend."""
-    lines = {method: averaged(runs) for method, runs in measured.items() if any(run.curve for run in runs)}
+    """The curves as an SVG file of its own, each with a band from the least to the greatest of its seeds; a legend."""
+    runs = {method: runs for method, runs in measured.items() if any(run.curve for run in runs)}
+    traces = [
+        chart.Trace(letter=letter, colour=i % chart.COLOURS, points=averaged(seeds), band=band(seeds))
+        for i, (letter, seeds) in enumerate(zip(ascii_uppercase, runs.values(), strict=False))
+    ]
     style = Template((ROOT / "alignkit" / "report" / "style.css.j2").read_text()).render().splitlines()
     rules = [line for line in style if line.startswith((":root", "  --", "@media (prefers", "svg"))]
     names = [
-        f'<circle class="dot s{i}" cx="{chart.LEFT + 88 * i}" cy="{chart.HEIGHT + 8}" r="4"/>'
-        f'<text class="tick" x="{chart.LEFT + 88 * i + 8}" y="{chart.HEIGHT + 12}">{method}</text>'
-        for i, method in enumerate(lines)
+        f'<text class="letter s{trace.colour}" x="{x}" y="{y}">{trace.letter}</text>'
+        f'<text class="tick" x="{x + 14}" y="{y}">{method}</text>'
+        for i, (method, trace) in enumerate(zip(runs, traces, strict=True))
+        for x, y in [(chart.LEFT + WIDE * (i % ABREAST), chart.HEIGHT + KEY * (i // ABREAST) + 12)]
     ]
-    svg = str(chart.line_chart(lines, title=title)).replace("<title>step ", "<title>episode ")
-    svg = svg.replace(f'0 0 {chart.WIDTH} {chart.HEIGHT}"', f'0 0 {chart.WIDTH} {chart.HEIGHT + KEY}"', 1)
+    height = chart.HEIGHT + KEY * -(-len(traces) // ABREAST)
+    svg = str(chart.overlaid_chart(traces, title=title)).replace("<title>step ", "<title>episode ")
+    svg = svg.replace(f'0 0 {chart.WIDTH} {chart.HEIGHT}"', f'0 0 {chart.WIDTH} {height}"', 1)
     opening = '<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" '
     svg = svg.replace("<svg ", opening, 1).replace(">", ">\n<style>\n" + "\n".join(rules) + "\n</style>\n", 1)
     return svg.removesuffix("</svg>") + "\n".join(names) + "\n</svg>\n"
