@@ -73,8 +73,8 @@ test: $(STAMP) ## all checks and the fast tests
 	@# three workers on two cores: a fifth of the time tests wait for others, for servers to end or deadlines to pass
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
-test-slow: $(STAMP) ## tests that take minutes, of many of a kind some: kill -9 and resume, vLLM, SmolLM2, two processes, the sandbox
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not release" --timeout 1800 -n 2 --dist loadscope --no-loadscope-reorder
+test-slow: $(STAMP) ## what `make test` leaves out (tests/ci.toml), and tests that take minutes, of many of a kind some: kill -9 and resume, vLLM, SmolLM2, two processes, the sandbox
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "(slow or ci) and not release" --timeout 1800 -n 2 --dist loadscope --no-loadscope-reorder
 
 test-release: $(STAMP) ## the slow tests that CI leaves out: every algorithm, family and engine where CI has some (tests/release.toml)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m release --timeout 1800 -n 2 --dist loadscope --no-loadscope-reorder

@@ -257,7 +257,17 @@ def main() -> None:
     print(f"{len(chosen)} of {len(every)} changes, {len(every) - len(real)} make no difference", flush=True)
     lab = Lab(chosen)
     with tempfile.TemporaryDirectory() as folder:
-        options = ["-s", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder}/tests"]
+        options = [
+            "-s",
+            "-q",
+            "-m",
+            "not slow and not gpu",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            f"--basetemp={folder}/tests",
+        ]
         os.chdir(ROOT)
         code = pytest.main([*options, *tests_of(chosen)], plugins=[lab])
     if code not in (0, 5):

@@ -29,14 +29,20 @@ settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks the slow tests that are left to `make test-release`, before pytest selects by marks."""
-    table, slow = tiers.read(), [item for item in items if item.get_closest_marker("slow")]
-    for item in slow:
-        if tiers.is_left_out(item.nodeid, table):
-            item.add_marker(pytest.mark.release)
+    """Marks what `make test` leaves to CI and which slow tests CI leaves out, before pytest selects by marks."""
     everything = config.args == config.getini("testpaths")
-    if everything and (lost := tiers.without_a_test([item.nodeid for item in slow], table)):
-        raise pytest.UsageError(f"tests/release.toml names no slow test with {lost}: write what they are called now")
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    fast = [item for item in items if not item.get_closest_marker("slow")]
+    for among, file, mark in ((fast, tiers.CI, pytest.mark.ci), (slow, tiers.RELEASE, pytest.mark.release)):
+        table = tiers.read(file)
+        for item in among:
+            if tiers.is_left_out(item.nodeid, table):
+                item.add_marker(mark)
+        if everything and (lost := tiers.without_a_test([item.nodeid for item in among], table)):
+            raise pytest.UsageError(
+                f"tests/{file.name} names no test with {lost}, or one whose own mark says otherwise: "
+                "write what they are called now, or take the lines away"
+            )
 
 
 @pytest.fixture(autouse=True, scope="session")

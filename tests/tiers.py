@@ -1,4 +1,4 @@
-"""Which slow tests CI leaves out: tests/release.toml, read for each test that pytest collects."""
+"""Which tests `make test` leaves to CI (tests/ci.toml) and which slow ones CI leaves out (tests/release.toml)."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 HERE = Path(__file__).parent
+CI = HERE / "ci.toml"
+RELEASE = HERE / "release.toml"
 
 
-def read(file: Path = HERE / "release.toml") -> dict[str, list[str]]:
-    """By the beginning of a test's id the patterns of what CI runs of it."""
+def read(file: Path) -> dict[str, list[str]]:
+    """By the beginning of a test's id the patterns of what is run of it where the others are left out."""
     return {
         f"tests/{folder}/{name}": patterns
         for folder, tests in tomllib.loads(file.read_text()).items()
@@ -24,7 +26,7 @@ def kind(test: str, table: Mapping[str, Sequence[str]]) -> str | None:
 
 
 def is_left_out(test: str, table: Mapping[str, Sequence[str]]) -> bool:
-    """Whether CI leaves it out: its line is there, and what stands in its brackets fits no pattern."""
+    """Whether it is: its line is there, and what stands in its brackets fits no pattern."""
     name = kind(test, table)
     parameters = test.split("[", 1)[1].removesuffix("]") if "[" in test else ""
     if name is None or (not parameters and table[name]):

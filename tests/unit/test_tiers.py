@@ -1,4 +1,4 @@
-"""Which slow tests CI leaves to `make test-release`."""
+"""Which tests `make test` leaves to CI, and which slow ones CI leaves to `make test-release`."""
 
 from tests.tiers import is_left_out, without_a_test
 
