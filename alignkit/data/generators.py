@@ -16,6 +16,7 @@ from typing import Any, Literal, cast, get_args
 
 from alignkit.data.city_rows import city_rows
 from alignkit.data.dialects import dialects
+from alignkit.data.game_pair import game_pair
 from alignkit.environments.base import Game
 from alignkit.environments.behaviour import Behaviour, play
 from alignkit.environments.guess_number import guess_number
@@ -190,6 +191,11 @@ def guess_number_games(
     return _games(lambda: guess_number(numbers=numbers, guesses=guesses), split, seed, behaviour, guesses, count)
 
 
+def guess_number_pairs(*, split: Split, seed: int, numbers: int = 20, guesses: int = 8, count: int = 2000) -> list[Row]:
+    """Two games of guess_number for one hidden number, the better and the worse, and that number as `privileged`."""
+    return [game_pair(numbers, guesses, child(seed, "generator", "pairs", split, number)) for number in range(count)]
+
+
 def maze_games(
     *, split: Split, seed: int, behaviour: Behaviour = "mixed", max_turns: int = 12, count: int = 2000
 ) -> list[Row]:
@@ -236,6 +242,7 @@ GENERATORS: dict[str, Callable[..., list[Row]]] = {
     "dialects": dialects,
     "seeds": seeds,
     "guess_number_games": guess_number_games,
+    "guess_number_pairs": guess_number_pairs,
     "maze_games": maze_games,
     "games": games,
     "city_conversations": city_conversations,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +14,8 @@ from alignkit.errors import EpisodeError
 from alignkit.types.score import FaultKind
 from alignkit.types.seeds import child
 from alignkit.types.task import Message, Task
+
+PRIVILEGED = "privileged"  # the name in `info` of what training may be told of the episode and the policy never reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,8 @@ class Observation:
     reward: paid for the utterance that
     led here; 0 for the first one. done: the episode is over. success: whether it counts as solved so far; None where
     the environment does not say. info: anything else, kept out of the policy's
-    sight; its numbers and words reach algorithms as `Batch.turn_channels`.
+    sight; its numbers and words reach algorithms as `Batch.turn_channels`. Of the first one, `info["privileged"]` is
+    what a `privileged_advantage` model is told of the episode: text with the hidden number, the goal, the answer.
     """
 
     text: str = ""
@@ -100,7 +103,8 @@ def _number_or_word(value: Any) -> float | str | None:
 class Game(ABC):
     """An Environment that computes its answers at once, knows its best move, and is guarded against a second use.
 
-    Subclasses define `_begin` and `_act`; `choices` and `best` are for behaviour policies (environments/behaviour.py).
+    Subclasses define `_begin` and `_act`; `choices` and `best` are for behaviour policies (environments/behaviour.py),
+    and `privileged`, where there is something hidden, for advantage models.
     """
 
     def __init__(self) -> None:
@@ -110,7 +114,8 @@ class Game(ABC):
         if self._phase != "new":
             raise EpisodeError(f"{type(self).__name__}: started twice; make a new environment for every episode")
         self._phase = "running"
-        return self._begin(task, np.random.Generator(np.random.Philox(key=child(seed, "game"))))
+        first = self._begin(task, np.random.Generator(np.random.Philox(key=child(seed, "game"))))
+        return replace(first, info={**first.info, PRIVILEGED: self.privileged}) if self.privileged else first
 
     async def step(self, text: str) -> Observation:
         if self._phase != "running":
@@ -119,6 +124,11 @@ class Game(ABC):
         observation = self._act(text)
         self._phase = "over" if observation.done else "running"
         return observation
+
+    @property
+    def privileged(self) -> str:
+        """What decides a game that has begun and is hidden from the policy, as text; "" where nothing is."""
+        return ""
 
     @abstractmethod
     def choices(self) -> list[str]:

@@ -35,6 +35,10 @@ class GuessNumber(Game):
         self._numbers = numbers
         self.state = State(0, numbers - 1, guesses)
 
+    @property
+    def privileged(self) -> str:
+        return f"={self._secret}"
+
     def choices(self) -> list[str]:
         return [str(number) for number in range(self._numbers)]
 

@@ -285,7 +285,7 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
     if source.environment == "must" and stage.environment is None:
         yield key, f"{kind} plays episodes; give it an `environment` (see `alignkit ls environments`)"
         return
-    if source.environment == "must" and stage.rewards:
+    if source.environment == "must" and stage.rewards and not source.candidates:
         yield (*key, "rewards"), f"{kind} learns from what the environment pays each turn alone; remove the rewards"
     if not source.fresh:
         if stage.environment is not None and source.environment == "never":
@@ -296,7 +296,7 @@ def _rewards(stage: Stage, algorithm: Any, key: KeyPath) -> Broken:
         return
     if stage.environment is not None:
         yield from _environment(stage, stage.environment, (*key, "environment"))
-    if stage.environment is not None and stage.environment.pays:
+    if stage.environment is not None and stage.environment.pays and not source.candidates:
         return
     if not stage.rewards:
         yield (*key, "rewards"), f"{kind} learns from rewards; name at least one (see `alignkit ls rewards`)"

@@ -30,7 +30,7 @@ class Resets:
             if start.member == 0
         }
         await self.episodes.play_out(list(firsts.values()), speaker)
-        resets = {group: _reset(first) for group, first in firsts.items()}
+        resets = {group: drawn_reset(first) for group, first in firsts.items()}
         forks = [
             Fork(rules=self.episodes, start=start, speaker=speaker, past=firsts[start.group].turns[: reset.turn + 1])
             for start in starts
@@ -41,7 +41,8 @@ class Resets:
         return [replace(episode.rollout(), reset=resets[episode.start.group]) for episode in played]
 
 
-def _reset(first: Episode) -> Reset | None:
+def drawn_reset(first: Episode) -> Reset | None:
+    """The turn of a played episode that is drawn by the seed, each as likely; None where it failed or has no turn."""
     turns = len(first.turns)
     if first.fault is not None or not turns:
         return None

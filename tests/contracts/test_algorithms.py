@@ -99,9 +99,10 @@ def read(model: nn.Module, shape: Shape) -> tuple[Batch, Tensor]:
 
 def annotated(case: Case, model) -> Batch:
     """A batch with everything the algorithm needs, near the model's own log-probs, before `estimate`."""
-    in_pairs = case.algorithm.source in ("paired_preference", "pairwise", "ranked", "rewrites", "replay", "resets")
+    sided = case.algorithm.source in ("paired_preference", "paired_episodes", "pairwise")
+    in_pairs = sided or case.algorithm.source in ("ranked", "rewrites", "replay", "resets")
     batch, logprobs = read(model, PAIRS if in_pairs else SHAPE)
-    if case.algorithm.source in ("paired_preference", "pairwise"):
+    if sided:
         batch = batch.replace(side=1 - 2 * batch.member)
     if case.algorithm.source == "stepwise_supervision":  # labels
         label = torch.rand(batch.num_tokens, generator=torch.Generator().manual_seed(3))

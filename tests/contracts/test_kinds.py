@@ -20,7 +20,7 @@ from alignkit.types.item import Item
 from alignkit.types.outputs import Judgement
 
 NAMES = sorted(path.stem for path in FOLDER.glob("[!_]*.py") if path.stem != "kind")
-SAMPLED = {"rollouts": (True, "may"), "resets": (True, "must"), "replay": (False, "must")}
+SAMPLED = {"rollouts": (True, "may"), "resets": (True, "must"), "replay": (False, "must"), "candidates": (True, "must")}
 """name -> whether every step's batch is sampled anew, whether there is an environment."""
 
 
@@ -38,6 +38,7 @@ def test_of_what_is_sampled_a_replay_alone_is_not_fresh_and_only_rollouts_do_wit
     assert {name: (kind_of(name).fresh, kind_of(name).environment) for name in SAMPLED} == SAMPLED
     assert [name for name in NAMES if kind_of(name).replays] == ["replay"]
     assert [name for name in NAMES if kind_of(name).goes_back] == ["resets"]
+    assert [name for name in NAMES if kind_of(name).candidates] == ["candidates"]
 
 
 def test_every_algorithm_names_a_kind_that_there_is_and_one_of_steps_says_how_it_reads_them():
@@ -54,7 +55,7 @@ def test_a_kind_may_be_held_instead_of_named_and_a_wrong_name_is_an_error_with_a
     assert kind_of(own) is own
     with pytest.raises(
         ContentError,
-        match=r"no kind of data is called 'pairwis' \(did you mean 'pairwise'.*is one of episodes, paired_preference, ",
+        match=r"no kind of data is called 'pairwis' \(did you mean 'pairwise'.*is one of candidates, episodes, ",
     ):
         kind_of("pairwis")
     with pytest.raises(ContentError, match="no kind of data is called 'kind'"):

@@ -68,9 +68,9 @@ def bandit(source: str) -> list[Item]:
         better = item(prompt, (BETTER,), good=True, group=number, member=0)
         worse = item(prompt, (WORSE,), good=False, group=number, member=1)
         match source:
-            case "rollouts" | "ranked" | "rated":
+            case "rollouts" | "candidates" | "ranked" | "rated":
                 items += [better, worse, replace(better, member=2), replace(worse, member=3)]
-            case "paired_preference" | "resets" | "transitions" | "episodes":
+            case "paired_preference" | "paired_episodes" | "resets" | "transitions" | "episodes":
                 items += [better, worse]
             case "sft":
                 items += [better]

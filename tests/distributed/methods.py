@@ -25,7 +25,7 @@ from tests.distributed.ranks import ROOT
 
 SMOKE = ROOT / "recipes" / "smoke"
 STEPS, EPSILON = 3, 1e-3  # of Adam: why so large, tests/distributed/steps.py says
-TURNS = ("archer", "archer_iql", "gigpo", "ilql", "refuel", "turn_grpo", "turn_ppo")
+TURNS = ("advantage", "archer", "archer_iql", "gigpo", "ilql", "refuel", "sweet", "turn_grpo", "turn_ppo")
 REWARD_MODELS = ("bradley-terry", "cost", "odin", "pairwise", "plackett-luce", "quantile", "rating", "multi-objective",
                  "gate", "implicit")  # fmt: skip
 ANSWERS = ("sft", "dpo", "ipo", "tdpo", "simpo", "orpo", "kto", "cpl", "ipl", "rebel_pairs", "rlmec", "grpo", "rloo",
@@ -60,6 +60,10 @@ def recipes(folder: Path) -> dict[str, Recipe]:
     made["raft"] = made["raft"].model_copy(update={"stages": (raft,)})
     for name in ("turns-gigpo", "turns-refuel", "turns-turn_grpo"):  # which compare games that ended otherwise
         made[name] = taught(made[name])
+    few_pairs = Data(source="generator:guess_number_pairs", options={"guesses": 4, "count": 50}, chat=False)
+    (advantage,) = made["turns-advantage"].stages
+    stages = (advantage.model_copy(update={"data": few_pairs}),)
+    made["turns-advantage"] = made["turns-advantage"].model_copy(update={"stages": stages})
     made["tdpo from another model"] = made["tdpo"].model_copy(update={"reference": made["rlmec"].reference})
     steps = Data(source=str(folder / "process.jsonl"), chat=False)
     stage = made["dpo"].stages[0].model_copy(update={"algorithm": {"type": "process"}, "data": steps, "rewards": ()})
@@ -96,21 +100,22 @@ def few(stage: Stage) -> Stage:
     train = {"steps": STEPS, "batch": batch, "micro_batch_tokens": 60, "critic_warmup_steps": 0}
     rollouts = {"prompts": min(stage.rollouts.prompts, 4), "group": min(stage.rollouts.group, 4), "reward_workers": 1}
     optimizer = Optimizer(lr=1e-3, eps=EPSILON)
-    right = [reward.name for reward in stage.rewards] == ["exact_match"]  # which such a model never is
+    judges = [reward.name for reward in stage.rewards]
+    unfit = judges == ["exact_match"] or "learned" in judges  # which such a model never is; which is not trained here
     return stage.model_copy(
         update={
             "data": stage.data.model_copy(update={"limit": 100, "holdout": 0}),
             "train": stage.train.model_copy(update=train),
             "rollouts": stage.rollouts.model_copy(update=rollouts),
             "optimizer": optimizer,
-            "rewards": (SHORT,) if right else stage.rewards,
+            "rewards": (SHORT,) if unfit else stage.rewards,
         }
     )
 
 
 def prepare(folder: Path) -> None:
     """The models on the disk, and rows for a process reward model."""
-    scratch = Scratch(characters="0123456789+=;", layers=2, hidden=32, heads=4, context=40)
+    scratch = Scratch(characters="0123456789+=;?<>!", layers=2, hidden=32, heads=4, context=40)
     for seed, name in enumerate(("model", "other")):
         save_pretrained(*load_policy(Model(scratch=scratch), seed=5 + seed), folder / name, shard_bytes=20000)
     (folder / "process.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROCESS))

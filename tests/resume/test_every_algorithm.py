@@ -29,6 +29,7 @@ SUMS = {"source": "generator:arithmetic", "options": {"digits": 1, "style": "cha
 SEEDS = {"source": "generator:seeds", "options": {"count": 100}, "chat": False}
 PLAYED = {"numbers": 5, "guesses": 3, "behaviour": "mixed", "count": 100}
 GAMES = {"source": "generator:guess_number_games", "options": PLAYED, "chat": False}
+GAME_PAIRS = GAMES | {"source": "generator:guess_number_pairs", "options": {"numbers": 5, "guesses": 3, "count": 100}}
 CHAINS = {"source": "generator:chains", "options": {"numbers": 3, "mistakes": True, "count": 100}, "chat": False}
 GAME = {"name": "guess_number", "options": {"numbers": 5, "guesses": 3}, "max_turns": 3}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -56,17 +57,20 @@ def sections(name: str, kind: Kind) -> Iterator[dict[str, Any]]:
     steps = {"steps": STEPS, "batch": 8}
     if kind.samples:
         fresh = {"steps": STEPS, "minibatches": 2}
+        judged = {"rewards": [{"name": "length_penalty", "options": {"max_tokens": 3, "buffer": 2}}]}
         rewards = [{"name": "exact_match"}, {"name": "ends_with_stop", "weight": 0.2}]
         if kind.environment != "must":
             yield {"data": SUMS, "rewards": rewards, "train": fresh}
         if kind.environment != "never":
-            yield {"data": SEEDS, "environment": GAME, "train": fresh if kind.fresh else steps}
+            judges = judged if kind.candidates else {}
+            yield {"data": SEEDS, "environment": GAME, "train": fresh if kind.fresh else steps} | judges
     elif kind.name in OFFLINE:
         answers = "unsafe" if name == "cost" else OFFLINE[kind.name]
         options = SUMS["options"] | ({"answers": answers} if answers else {})
         yield {"data": SUMS | {"options": options}, "train": steps}
     else:
-        yield {"data": CHAINS if kind.name == "stepwise_supervision" else GAMES, "train": steps}
+        data = {"stepwise_supervision": CHAINS, "paired_episodes": GAME_PAIRS}.get(kind.name, GAMES)
+        yield {"data": data, "train": steps}
 
 
 def directed_sums(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from alignkit.algorithms.base import Algorithm
 from alignkit.algorithms.preferences import dpo
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from alignkit.recipe.schema import Stage
     from alignkit.types.batch import Batch
 
@@ -27,9 +30,14 @@ class Config(dpo.Config):
 
 
 def estimate(config: Config, batch: Batch) -> Batch:
+    return best_against_worst(batch, batch.reward - config.missing_eos_penalty * batch.truncated)
+
+
+def best_against_worst(batch: Batch, reward: Float[Tensor, " sequence"]) -> Batch:
+    """The best and the worst rollout of each group, as the two sides of a pair; nothing of groups without spread."""
     rollouts = ops.groups.rollouts(batch)
-    reward = (batch.reward - config.missing_eos_penalty * batch.truncated)[rollouts.first]
-    best, worst = (ops.choices.best(each, rollouts.group, 1).long() for each in (reward, -reward))
+    told = reward[rollouts.first]
+    best, worst = (ops.choices.best(each, rollouts.group, 1).long() for each in (told, -told))
     side = (best - worst)[rollouts.of]
     return batch.replace(side=side).select(side.nonzero().flatten().tolist())
 

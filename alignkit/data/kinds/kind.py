@@ -37,8 +37,10 @@ class Kind:
     table: what `alignkit check` tells of the rows: of their "sides" how many are kept, why others are left out, and how
         long they are; of "conversations" which of their tokens are learnt; None: nothing.
     beside_reference: a model that learnt from it reads an answer and the task's reference in one context.
+    told: such a model reads episodes, and ahead of them what training knows of the task and the policy does not.
     environment: whether a stage "never" has one, "may" have one or "must" play in one.
     goes_back: sampled episodes are gone on with once more from one of their turns.
+    candidates: several utterances are sampled after one state of each episode, and rewards judge these.
     replays: what was sampled is kept, and drawn from in later steps.
     """
 
@@ -52,8 +54,10 @@ class Kind:
     sided: tuple[str, ...] = ()
     table: Literal["sides", "conversations"] | None = None
     beside_reference: bool = False
+    told: bool = False
     environment: Literal["never", "may", "must"] = "never"
     goes_back: bool = False
+    candidates: bool = False
     replays: bool = False
 
     @property

@@ -19,7 +19,10 @@ from torch import Tensor, nn
 
 from alignkit.algorithms.base import Algorithm
 from alignkit.data.kinds.stepwise_supervision import step_ids
+from alignkit.data.offline.told_episode import told_episode
 from alignkit.data.prompts import render, render_answer
+from alignkit.data.turns import Renderer
+from alignkit.environments.base import PRIVILEGED
 from alignkit.errors import ContentError, DataError, on_one_line
 from alignkit.models.adapted import base_model
 from alignkit.models.critic import add_value_head, save_value_head
@@ -242,6 +245,8 @@ class RewardModel:
                 for group in prepared]  # fmt: skip
 
     def _prepare(self, rollout: Rollout, name: str) -> Prepared | Score:
+        if kind_of(self.algorithm.source).told:
+            return self._told(rollout, name)
         task = asked(rollout, chat=self.reading.chat, system=self.reading.system)
         try:
             prompt = render(self.tokenizer, task, self._data)
@@ -263,6 +268,21 @@ class RewardModel:
             return unscorable(FaultKind.REFUSED, name, "the answer has no step that could be read")
         item = Item(prompt_ids=prompt, completion_ids=completion, action=action, truncated=rollout.truncated)
         return Prepared(item=item, ends=kept)
+
+    def _told(self, rollout: Rollout, name: str) -> Prepared | Score:
+        """The last utterance after all that was said before it, and ahead of that what training knows of the task."""
+        task = rollout.task
+        told = rollout.turns[0].info_before.get(PRIVILEGED, task.columns.get(PRIVILEGED))
+        renderer = Renderer(tokenizer=self.tokenizer, chat=self.reading.chat, system=self.reading.system)
+        messages = [message["content"] for message in task.messages or () if message["role"] != "system"]
+        before = [task.text or "\n\n".join(messages), *(turn.observation or "" for turn in rollout.turns)]
+        turns = [{"observation": seen, "action": turn.text} for seen, turn in zip(before, rollout.turns, strict=False)]
+        try:
+            episode = told_episode(renderer, replace(task, columns={PRIVILEGED: told}), turns, self.context)
+        except DataError as error:
+            return unscorable(FaultKind.REFUSED, name, str(error))
+        ids, said = [*episode.prompt_ids, *episode.completion_ids], len(renderer.encode(rollout.turns[-1].text)) + 1
+        return Prepared(item=Item(prompt_ids=ids[:-said], completion_ids=ids[-said:]))
 
     def _beside_reference(self, task: Task, prompt: list[int], answer: list[int], name: str) -> Prepared | Score:
         """The answer and the task's reference, in both orders."""

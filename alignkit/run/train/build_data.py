@@ -141,6 +141,8 @@ def build_evaluator(recipe: Recipe, policy: Policy, collector: Collector) -> Eva
     """The recipe's evaluation, graded by the last stage's rewards, on `evaluation.data` or the tasks held out there."""
     settings, stage = recipe.evaluation or Evaluation(), recipe.stages[-1]
     data, tasks = settings.data or stage.data, _heldout_tasks(recipe)
+    if kind_of(algorithm_of(recipe, stage)[0].source).candidates:
+        collector = replace(collector, scorer=None)  # its rewards judge utterances, and whole games are played here
     if isinstance(collector.scorer, RewardPool):
         collector = replace(collector, scorer=collector.scorer.unnormalised())
     if stage.environment is not None:

@@ -26,6 +26,7 @@ from alignkit.parallel.group import Group
 from alignkit.parallel.trainer import Trainer
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.schema import Recipe, Stage
+from alignkit.rollout.candidates import JudgedUtterances
 from alignkit.rollout.collect import Collector
 from alignkit.run.train import build, build_data
 from alignkit.run.train.build_order import indexed
@@ -232,7 +233,9 @@ class StageBuilder:
         self.tasks_read(tasks)
         collector = self.collector(number, tasks)
         play = training_play(collector.play, self.recipe, stage, policy, initial)
-        collector = replace(collector, play=play)
+        scorer = collector.scorer
+        judged = JudgedUtterances(rewards=scorer) if kind.candidates and scorer else scorer
+        collector = replace(collector, play=play, scorer=judged)
         return build_data.build_source(kind, stage, order, collector, policy, self.recipe.seed)
 
 

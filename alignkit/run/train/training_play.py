@@ -8,6 +8,7 @@ from alignkit.engines.hf import HfEngine
 from alignkit.models.critic import check_reads
 from alignkit.recipe.lookup.kind_of import kind_of
 from alignkit.recipe.schema import Recipe, Stage
+from alignkit.rollout.candidates import Candidates
 from alignkit.rollout.episodes import Episodes
 from alignkit.rollout.guide_roll_in import GuideRollIn
 from alignkit.rollout.guide_roll_out import GuideRollOut
@@ -22,9 +23,10 @@ def training_play(play: Play, recipe: Recipe, stage: Stage, policy: Policy, init
     initial: the stage's first weights, as `build_reference` takes them. Raises RecipeError for a guide that cannot read
     the policy's tokens.
     """
-    if kind_of(algorithm_of(recipe, stage)[0].source).goes_back:
+    kind = kind_of(algorithm_of(recipe, stage)[0].source)
+    if kind.goes_back or kind.candidates:
         assert isinstance(play, Episodes), "the recipe's rules want an environment"
-        play = Resets(episodes=play)
+        play = Candidates(episodes=play) if kind.candidates else Resets(episodes=play)
     if stage.rollouts.guide_roll_out:
         play = _finished(play, recipe, stage, policy, initial)
     if stage.rollouts.guide_roll_in:
