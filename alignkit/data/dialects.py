@@ -52,7 +52,7 @@ PROBLEMS: dict[str, tuple[str, str, str, str]] = {
 SIGNS = (int.__add__, int.__sub__, int.__mul__, int.__add__)
 
 
-def dialects(*, split: Literal["train", "heldout"], seed: int, count: int = 24) -> list[dict[str, Any]]:
+def dialect_sums(*, split: Literal["train", "heldout"], seed: int, count: int = 24) -> list[dict[str, Any]]:
     """`count` sums, each in every variety: rows with prompt, reference, `variety` and the number of the sum as `item`.
 
     The four problems take turns, with two numbers drawn anew for each sum. Raises DataError for the split to train on:

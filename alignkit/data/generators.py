@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
 from alignkit.data.city_rows import city_rows
-from alignkit.data.dialects import dialects
+from alignkit.data.dialects import dialect_sums
 from alignkit.data.game_pair import game_pair
 from alignkit.environments.base import Game
 from alignkit.environments.behaviour import Behaviour, play
@@ -29,6 +29,8 @@ from alignkit.types.seeds import child
 
 Row = dict[str, Any]
 Split = Literal["train", "heldout"]
+Given = Literal["right", "paired_preference", "unpaired_feedback", "rewritten"]
+Answers = Literal[Given, "mistaken", "ranked", "rated", "unsafe", "padded"]
 
 HELD_OUT = 0.3
 MISTAKEN = 0.6
@@ -46,17 +48,7 @@ def arithmetic(
     operations: str = "+",
     reversed: bool = False,
     style: Literal["chat", "characters"] = "chat",
-    answers: Literal[
-        "right",
-        "paired_preference",
-        "unpaired_feedback",
-        "rewritten",
-        "mistaken",
-        "ranked",
-        "rated",
-        "unsafe",
-        "padded",
-    ] = "right",
+    answers: Answers = "right",
     count: int | None = None,
 ) -> list[Row]:
     """Sums, differences or products of two numbers of `digits` digits (0-9, 10-99, ...), as ordered pairs.
@@ -176,6 +168,11 @@ def parity(*, split: Split, seed: int, digits: int = 2, count: int | None = None
 def seeds(*, split: Split, seed: int, count: int = 10_000) -> list[Row]:
     """Tasks without content, for environments that draw their own from a seed: `0`, `1`, ..."""
     return [{"prompt": str(number)} for number in range(count)]
+
+
+def dialects(*, split: Split, seed: int, count: int = 24) -> list[Row]:
+    """Sums for evaluations, each in six varieties of language; to train on there are none."""
+    return dialect_sums(split=split, seed=seed, count=count)
 
 
 def guess_number_games(

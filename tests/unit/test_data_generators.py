@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.data.generators import OLDER, _tell, generate
+from alignkit.data.generators import GENERATORS, OLDER, _tell, generate
 from alignkit.errors import DataError
+from alignkit.recipe.rules import _generators
 
 
 def rows(name, split="train", seed=0, **options):
@@ -217,3 +218,9 @@ def test_answers_are_known_by_their_older_names_too_and_one_line_says_the_newer_
     ]
     with pytest.raises(DataError, match=r"answers is \['judged'\]; wanted text"):
         rows("arithmetic", answers=["judged"])
+
+
+def test_check_knows_every_generator_that_there_is():
+    """It reads them from the source text, where one that was imported had no function."""
+    assert _generators().keys() == GENERATORS.keys()
+    assert _generators()["dialects"] == {"count"}

@@ -62,11 +62,9 @@ def requires(config: Config, stage: Stage) -> list[str]:
 
 
 def explain(config: Config) -> str:
-    how, advantage = (
-        config.episode,
-        "A = mean log-ratio of an utterance's tokens to the reference, both told what the policy is not",
-    )
-    return f"minimise -log sigmoid({config.beta:g} x ({how} A(better episode) - {how} A(worse episode))), {advantage}"
+    advantage = "A = mean log-ratio of an utterance's tokens to the reference, both told what the policy is not"
+    worth = f"{config.episode} A(better episode) - {config.episode} A(worse episode)"
+    return f"minimise -log sigmoid({config.beta:g} x ({worth})), {advantage}"
 
 
 ALGORITHM = Algorithm(
