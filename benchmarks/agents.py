@@ -44,6 +44,7 @@ METHODS = (
         "gigpo",
         "ppo",
         "ppo-epochs",
+        "ppo-lambda-1",
         "turn-ppo",
         "filtered-bc",
         "filtered-bc-epochs",
@@ -138,10 +139,12 @@ def table(measured: Mapping[str, Sequence[Run]]) -> str:
 
 
 def time_table(measured: Mapping[str, Sequence[Run]]) -> str:
-    """One line per method whose processor time was measured: the return after times that the quickest took."""
+    """One line per method whose processor time was measured: the return after once, twice and four times what the
+    quickest took, as far as any goes; blank where a method ended before, or had no episode yet."""
     timed = {method: runs for method, runs in measured.items() if all(run.seconds for run in runs)}
     longest = sorted(min(run.seconds[-1] for run in runs) for runs in timed.values())
-    budgets = sorted({60 * max(1, int(share * seconds / 60)) for seconds in longest[:1] for share in (0.5, 1.0)})
+    shares = {60 * max(1, int(times * seconds / 60)) for seconds in longest[:1] for times in (1, 2, 4)}
+    budgets = sorted(budget for budget in shares if budget <= longest[-1])
     head = ["method", "minutes", *(f"after {budget // 60:.0f} min" for budget in budgets)]
     rows = [
         [method, f"{fmean(run.seconds[-1] for run in runs) / 60:.1f}", *(spread(runs, budget) for budget in budgets)]
