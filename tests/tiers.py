@@ -36,7 +36,10 @@ def is_left_out(test: str, table: Mapping[str, Sequence[str]]) -> bool:
 
 def without_a_test(tests: Sequence[str], table: Mapping[str, Sequence[str]]) -> list[str]:
     """Lines of the table that no test is of, and patterns that fit none: what was renamed or taken away."""
-    found = {name: [test for test in tests if kind(test, table) == name] for name in table}
+    found: dict[str, list[str]] = {name: [] for name in table}
+    for test in tests:
+        if name := kind(test, table):
+            found[name].append(test)
     kept = {name: [test.split("[", 1)[-1].removesuffix("]") for test in of_it] for name, of_it in found.items()}
     idle = [
         f"{name} [{pattern}]"
