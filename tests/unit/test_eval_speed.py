@@ -67,6 +67,4 @@ def test_humaneval_and_mbpp_solutions_pass_their_own_tests_and_broken_ones_do_no
     solutions = {f"mbpp/mbpp/{row.columns['task_id']}": row.columns["code"] for row in
                  read_rows(DATA / "mbpp/mbpp.jsonl.gz")}  # fmt: skip
     mbpp = load_benchmark(read_protocol("code/mbpp"), data=DATA, seed=0)[:100]
-    outcomes = graded("code/mbpp", lambda task: f"```python\n{solutions[task.id]}\n```", mbpp)
-    wrong = {(task.id, outcome) for task, outcome in zip(mbpp, outcomes, strict=True) if outcome != "right"}
-    assert wrong <= {("mbpp/mbpp/123", "timeout")}  # amicable numbers by trial: seconds, on slow processors too many
+    assert graded("code/mbpp", lambda task: f"```python\n{solutions[task.id]}\n```", mbpp).count("right") == 100
