@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from alignkit.rollout.collect import Scorer
 from alignkit.rollout.episodes import Episode, Episodes
 from alignkit.rollout.play import RolloutStart, Speaker, Utterance
-from alignkit.rollout.resets import drawn_reset
+from alignkit.rollout.resets import drawn_reset, play_firsts
 from alignkit.types.rollout import Completion, Rollout, Turn
 from alignkit.types.score import Score
 from alignkit.types.task import Task
@@ -27,12 +27,7 @@ class Candidates:
     episodes: Episodes
 
     async def run(self, starts: Sequence[RolloutStart], speaker: Speaker) -> list[Rollout]:
-        firsts = {
-            start.group: Episode(rules=self.episodes, start=start, speaker=speaker)
-            for start in starts
-            if start.member == 0
-        }
-        await self.episodes.play_out(list(firsts.values()), speaker)
+        firsts = await play_firsts(self.episodes, starts, speaker)
         played = {group: _unpaid(first) for group, first in firsts.items()}
         others = [start for start in starts if start.member and played[start.group].reset]
         said = await speaker.sample([self._utterance(start, played[start.group]) for start in others]) if others else []
@@ -62,7 +57,7 @@ class Candidates:
             member=start.member,
             turns=(*_before(first), own),
             policy_version=said.policy_version,
-            score=Score(value=0.0),
+            score=Score(value=0.0),  # that no environment paid; what the rewards say is added to it
             reset=first.reset,
         )
 

@@ -24,12 +24,7 @@ class Resets:
     episodes: Episodes
 
     async def run(self, starts: Sequence[RolloutStart], speaker: Speaker) -> list[Rollout]:
-        firsts = {
-            start.group: Episode(rules=self.episodes, start=start, speaker=speaker)
-            for start in starts
-            if start.member == 0
-        }
-        await self.episodes.play_out(list(firsts.values()), speaker)
+        firsts = await play_firsts(self.episodes, starts, speaker)
         resets = {group: drawn_reset(first) for group, first in firsts.items()}
         forks = [
             Fork(rules=self.episodes, start=start, speaker=speaker, past=firsts[start.group].turns[: reset.turn + 1])
@@ -39,6 +34,15 @@ class Resets:
         await self.episodes.play_out(forks, speaker)
         played = sorted([*firsts.values(), *forks], key=lambda episode: (episode.start.group, episode.start.member))
         return [replace(episode.rollout(), reset=resets[episode.start.group]) for episode in played]
+
+
+async def play_firsts(episodes: Episodes, starts: Sequence[RolloutStart], speaker: Speaker) -> dict[int, Episode]:
+    """The first member of every group, played out, by the group's number."""
+    firsts = {
+        start.group: Episode(rules=episodes, start=start, speaker=speaker) for start in starts if start.member == 0
+    }
+    await episodes.play_out(list(firsts.values()), speaker)
+    return firsts
 
 
 def drawn_reset(first: Episode) -> Reset | None:

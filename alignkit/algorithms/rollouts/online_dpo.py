@@ -36,8 +36,8 @@ def estimate(config: Config, batch: Batch) -> Batch:
 def best_against_worst(batch: Batch, reward: Float[Tensor, " sequence"]) -> Batch:
     """The best and the worst rollout of each group, as the two sides of a pair; nothing of groups without spread."""
     rollouts = ops.groups.rollouts(batch)
-    told = reward[rollouts.first]
-    best, worst = (ops.choices.best(each, rollouts.group, 1).long() for each in (told, -told))
+    of_rollout = reward[rollouts.first]
+    best, worst = (ops.choices.best(each, rollouts.group, 1).long() for each in (of_rollout, -of_rollout))
     side = (best - worst)[rollouts.of]
     return batch.replace(side=side).select(side.nonzero().flatten().tolist())
 

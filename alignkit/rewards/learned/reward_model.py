@@ -281,7 +281,8 @@ class RewardModel:
             episode = told_episode(renderer, replace(task, columns={PRIVILEGED: told}), turns, self.context)
         except DataError as error:
             return unscorable(FaultKind.REFUSED, name, str(error))
-        ids, said = [*episode.prompt_ids, *episode.completion_ids], len(renderer.encode(rollout.turns[-1].text)) + 1
+        said = len(renderer.encode(rollout.turns[-1].text)) + 1  # and the stop token, as episodes are laid out
+        ids = [*episode.prompt_ids, *episode.completion_ids]
         return Prepared(item=Item(prompt_ids=ids[:-said], completion_ids=ids[-said:]))
 
     def _beside_reference(self, task: Task, prompt: list[int], answer: list[int], name: str) -> Prepared | Score:
