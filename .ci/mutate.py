@@ -257,17 +257,8 @@ def main() -> None:
     print(f"{len(chosen)} of {len(every)} changes, {len(every) - len(real)} make no difference", flush=True)
     lab = Lab(chosen)
     with tempfile.TemporaryDirectory() as folder:
-        options = [
-            "-s",
-            "-q",
-            "-m",
-            "not slow and not gpu",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-            f"--basetemp={folder}/tests",
-        ]
+        options = ["-s", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder}/tests"]
+        options += ["-m", "not slow and not gpu"]  # those of tests/ci.toml, too
         os.chdir(ROOT)
         code = pytest.main([*options, *tests_of(chosen)], plugins=[lab])
     if code not in (0, 5):
